@@ -1,0 +1,68 @@
+"""The diagonal Gaussian posterior of the VAE (SPEC 2; paper section 2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+VARIANCE_FLOOR = 1e-6  # of the published model: var = std² + 1e-6
+
+
+class Posterior:
+    """What the encoder says of the latents: a mean and a standard deviation each.
+
+    Args:
+        parameters: ``[batch, 2·latent, frames]``; the first half of the channels is the mean,
+            the second half the scale, with std = softplus(scale).
+
+    Attributes:
+        parameters: as given.
+        mean: ``[batch, latent, frames]``.
+        std: ``[batch, latent, frames]``, positive.
+    """
+
+    def __init__(self, parameters: Tensor) -> None:
+        if parameters.ndim != 3 or parameters.shape[1] % 2:
+            raise ValueError(
+                "posterior parameters must be [batch, 2·latent, frames], "
+                f"got {list(parameters.shape)}"
+            )
+        self.parameters = parameters
+        self.mean, scale = parameters.chunk(2, dim=1)
+        self.std = F.softplus(scale)
+
+    @property
+    def var(self) -> Tensor:
+        """Variance as the KL divergence uses it, ``[batch, latent, frames]``."""
+        return self.std.square() + VARIANCE_FLOOR
+
+    def mode(self) -> Tensor:
+        """The most likely latents, ``[batch, latent, frames]``: the mean."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents drawn as mean + std·ε, ``[batch, latent, frames]``.
+
+        ``generator`` makes the draw repeatable; it must live on the parameters' device.
+        """
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device,
+            dtype=self.mean.dtype,
+        )
+        return self.mean + self.std * noise
+
+    def kl(self) -> Tensor:
+        """KL divergence to the unit Gaussian, a scalar ≥ 0.
+
+        Mean over batch and frames of Σ_channels (mean² + var − log var − 1). The published
+        model leaves out the customary factor ½, and so do we: the KL weight refers to this.
+        """
+        return self.kl_per_channel().sum()
+
+    def kl_per_channel(self) -> Tensor:
+        """The summands of :meth:`kl`, averaged over batch and frames: ``[latent]``."""
+        var = self.var
+        return (self.mean.square() + var - var.log() - 1).mean(dim=(0, 2))

@@ -1,0 +1,91 @@
+"""The fixed invertible transform of the compact model: an MDCT in M/S.
+
+The MDCT (Princen, Johnson, Bradley 1987; sine window) is written as what it is: an orthogonal
+rotation of the samples around every block boundary, then a DCT-IV of every block. At the two
+ends of a signal there is nothing to rotate with, so nothing is rotated. n·N samples therefore
+give exactly n blocks, without padding, and the inverse returns exactly those samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def mid_side(audio: Tensor) -> Tensor:
+    """L/R to M/S and back, ``[batch, 2, samples]``: M = (L+R)/√2, S = (L−R)/√2 (orthonormal)."""
+    left, right = audio.unbind(dim=1)
+    return torch.stack([left + right, left - right], dim=1) * math.sqrt(0.5)
+
+
+class MDCT(nn.Module):
+    """Orthonormal lapped transform with blocks of ``block`` samples, sine window of 2·block.
+
+    A block depends on half a block beyond each of its ends, and on nothing else.
+    """
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        if block < 2 or block % 2:
+            raise ValueError(f"MDCT block must be even and at least 2, got {block}")
+        self.block = block
+        n = torch.arange(block, dtype=torch.float64) + 0.5
+        dct = math.sqrt(2 / block) * torch.cos(math.pi / block * n[:, None] * n[None, :])
+        angle = math.pi / (2 * block) * (block / 2 + n[: block // 2])
+        # Not persistent: derived from the block length, so a checkpoint need not carry them.
+        self.register_buffer("dct", dct.float(), persistent=False)  # symmetric, its own inverse
+        self.register_buffer("own", torch.sin(angle).float(), persistent=False)
+        self.register_buffer("other", torch.cos(angle).float(), persistent=False)
+
+    def _rotate(self, blocks: Tensor, sign: float) -> Tensor:
+        """Rotate the mirrored sample pairs around every inner block boundary."""
+        half = self.block // 2
+        before = blocks[..., :-1, half:].flip(-1)  # distance from the boundary, going back
+        after = blocks[..., 1:, :half]
+        new_before = self.own * before - sign * self.other * after
+        new_after = self.own * after + sign * self.other * before
+        last = torch.cat([new_before.flip(-1), blocks[..., -1:, half:]], dim=-2)
+        first = torch.cat([blocks[..., :1, :half], new_after], dim=-2)
+        return torch.cat([first, last], dim=-1)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """``[..., n·block]`` samples to ``[..., n, block]`` coefficients."""
+        blocks = audio.unflatten(-1, (-1, self.block))
+        return self._rotate(blocks, 1.0) @ self.dct
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """``[..., n, block]`` coefficients to ``[..., n·block]`` samples."""
+        return self._rotate(coefficients @ self.dct, -1.0).flatten(-2)
+
+
+class FrameTransform(nn.Module):
+    """Stereo audio to frames of M/S MDCT coefficients and back, losslessly.
+
+    A frame holds ``hop_length`` samples of both channels: first Mid, then Side; within a channel
+    the hop's MDCT blocks one after the other; within a block ``mdct_length`` bins from low to
+    high. Since the transform is orthonormal, squared errors of frames are those of audio.
+    """
+
+    def __init__(self, hop_length: int, mdct_length: int) -> None:
+        super().__init__()
+        self.blocks_per_frame = hop_length // mdct_length
+        self.features = 2 * hop_length
+        self.mdct = MDCT(mdct_length)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """``[batch, 2, frames·hop]`` audio to ``[batch, frames, 2·hop]`` frames."""
+        blocks = self.mdct(mid_side(audio))  # [batch, 2, frames·per_frame, bins]
+        blocks = blocks.unflatten(2, (-1, self.blocks_per_frame))
+        return blocks.transpose(1, 2).flatten(2)  # [batch, frames, 2·per_frame·bins]
+
+    def inverse(self, frames: Tensor) -> Tensor:
+        """``[batch, frames, 2·hop]`` frames to ``[batch, 2, frames·hop]`` audio."""
+        blocks = frames.unflatten(2, (2, self.blocks_per_frame, self.mdct.block))
+        return mid_side(self.mdct.inverse(blocks.transpose(1, 2).flatten(2, 3)))
+
+    def frequencies(self, sample_rate: int) -> Tensor:
+        """Centre frequency in Hz of every feature of a frame, ``[2·hop]``."""
+        bins = (torch.arange(self.mdct.block) + 0.5) * sample_rate / (2 * self.mdct.block)
+        return bins.repeat(2 * self.blocks_per_frame)
