@@ -1,0 +1,187 @@
+"""The building blocks of the paper's convolutional stacks (SPEC 2).
+
+Activation and weight-normalised convolutions under their published parameter names. Every layer
+also knows its arithmetic: ``output_length`` and ``input_range`` say, without running it, how long
+its output is and which inputs an output depends on. From these the encoder and decoder derive
+how much context a chunk of a longer signal needs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SNAKE_EPSILON = 1e-9  # of the published model: keeps 1/β finite when log β is very negative
+
+
+class SnakeBeta(nn.Module):
+    """x + sin²(αx) / (β + 1e-9), with α and β per channel, stored as logarithms.
+
+    Any ``[batch, channels, time]``. After BigVGAN (Lee et al. 2023) and Snake (Ziyin et al.
+    2020). Under autocast the result is float32, as the parameters are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frequency = self.alpha.exp()[:, None]
+        amplitude = 1 / (self.beta.exp()[:, None] + SNAKE_EPSILON)
+        return x + amplitude * torch.sin(frequency * x).square()
+
+    def output_length(self, length: int) -> int:
+        return length
+
+    def input_range(self, first: int, last: int) -> tuple[int, int]:
+        return first, last
+
+
+class _WeightNormConvolution(nn.Module):
+    """A convolution whose weight is g·v/‖v‖, the norm taken over all but the first dimension.
+
+    Salimans and Kingma 2016. ``weight_g [n, 1, 1]``, ``weight_v [n, m, kernel]`` and, unless
+    ``bias=False``, ``bias`` are the published names; :meth:`fold` replaces the first two by one
+    plain ``weight``. Initialised as torch initialises plain convolutions.
+    """
+
+    def __init__(
+        self,
+        weight_shape: tuple[int, int, int],
+        bias_channels: int,
+        stride: int,
+        padding: int,
+        dilation: int,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = weight_shape[2], stride
+        self.padding, self.dilation = padding, dilation
+        bound = 1 / math.sqrt(weight_shape[1] * weight_shape[2])
+        direction = torch.empty(weight_shape).uniform_(-bound, bound)
+        self.weight_g = nn.Parameter(norm_over_first(direction))
+        self.weight_v = nn.Parameter(direction)
+        self.bias = (
+            nn.Parameter(torch.empty(bias_channels).uniform_(-bound, bound)) if bias else None
+        )
+
+    def effective_weight(self) -> Tensor:
+        """The plain convolution weight, in the shape of ``weight_v``."""
+        if "weight" in self._parameters:
+            return self.weight
+        return self.weight_v * (self.weight_g / norm_over_first(self.weight_v))
+
+    def fold(self) -> None:
+        """Compute the plain weight once and for all; for inference only."""
+        if "weight" not in self._parameters:
+            plain = self.effective_weight().detach()
+            del self.weight_g, self.weight_v
+            self.weight = nn.Parameter(plain, requires_grad=False)
+
+
+class WeightNormConv1d(_WeightNormConvolution):
+    """Weight-normalised convolution, ``[batch, in, time]`` to ``[batch, out, time']``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        shape = (out_channels, in_channels, kernel_size)
+        super().__init__(shape, out_channels, stride, padding, dilation, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.effective_weight()
+        return F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+
+    def output_length(self, length: int) -> int:
+        reach = self.dilation * (self.kernel_size - 1)
+        return (length + 2 * self.padding - reach - 1) // self.stride + 1
+
+    def input_range(self, first: int, last: int) -> tuple[int, int]:
+        """First and last input that outputs ``first`` to ``last`` depend on (may be negative)."""
+        reach = self.dilation * (self.kernel_size - 1)
+        return first * self.stride - self.padding, last * self.stride - self.padding + reach
+
+
+class WeightNormConvTranspose1d(_WeightNormConvolution):
+    """Weight-normalised transposed convolution, ``[batch, in, time]`` to ``[batch, out, time']``.
+
+    The norm is per *input* channel, as the first dimension of its weight is the input's.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        shape = (in_channels, out_channels, kernel_size)
+        super().__init__(shape, out_channels, stride, padding, 1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.effective_weight()
+        return F.conv_transpose1d(x, weight, self.bias, self.stride, self.padding)
+
+    def output_length(self, length: int) -> int:
+        return (length - 1) * self.stride - 2 * self.padding + self.kernel_size
+
+    def input_range(self, first: int, last: int) -> tuple[int, int]:
+        """First and last input that outputs ``first`` to ``last`` depend on (may be negative)."""
+        earliest = first + self.padding - self.kernel_size + 1
+        return -(-earliest // self.stride), (last + self.padding) // self.stride
+
+
+class Chain(nn.Module):
+    """Layers one after another, under the published attribute name ``layers``."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def output_length(self, length: int) -> int:
+        """Length of the output for an input of ``length``."""
+        for layer in self.layers:
+            length = layer.output_length(length)
+        return length
+
+    def input_range(self, first: int, last: int) -> tuple[int, int]:
+        """First and last input that outputs ``first`` to ``last`` depend on.
+
+        Exact for inputs far from both ends; positions outside the signal are its zero padding.
+        """
+        for layer in reversed(self.layers):
+            first, last = layer.input_range(first, last)
+        return first, last
+
+
+def norm_over_first(weight: Tensor) -> Tensor:
+    """Euclidean norm of each slice along the first dimension, ``[n, m, k]`` to ``[n, 1, 1]``."""
+    return torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)
+
+
+def fold_weight_norm(module: nn.Module) -> nn.Module:
+    """Replace weight normalisation by plain weights everywhere in ``module``, in place.
+
+    For inference: saves the normalisation at every call. Afterwards the state dict holds
+    ``weight`` in place of ``weight_g`` and ``weight_v``. Returns ``module``.
+    """
+    for child in module.modules():
+        if isinstance(child, _WeightNormConvolution):
+            child.fold()
+    return module

@@ -1,0 +1,364 @@
+"""Published checkpoints: every form they come in loads, everything else is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from earvae.config import OobleckConfig
+from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
+from earvae.model.published import (
+    PublishedFormatError,
+    deduplicated,
+    expected_shapes,
+    load_published,
+)
+from earvae.model.transformer import LatentTransformer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k"]
+
+
+def weights_of(name: str) -> Path:
+    return GOLDEN / f"{name}_state_dict.safetensors"
+
+
+def config_of(name: str) -> Path:
+    return GOLDEN / f"{name}_config.json"
+
+
+def build(config: OobleckConfig, state: dict[str, Tensor]) -> nn.ModuleDict:
+    parts = nn.ModuleDict({"encoder": OobleckEncoder(config), "decoder": OobleckDecoder(config)})
+    if config.transformer is not None:
+        parts["transformers"] = LatentTransformer(config)
+    parts.load_state_dict(state)
+    return parts.eval()
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def edited_config(folder: Path, name: str, edit) -> Path:
+    values = json.loads(config_of(name).read_text())
+    edit(values)
+    path = folder / "config.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return load_file(weights_of("tiny44k"))
+
+
+def assert_loads_as_golden(path: Path, name: str = "tiny44k", **arguments) -> None:
+    config, state = load_published(path, **arguments)
+    golden_config, golden = load_published(weights_of(name))
+    assert config == golden_config
+    assert state.keys() == golden.keys()
+    for key, tensor in golden.items():
+        torch.testing.assert_close(state[key], tensor, rtol=1e-6, atol=1e-7)
+
+
+# --------------------------------------------------------------------------- golden parity
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("name", TINY)
+def test_golden_values_from_the_state_dict_with_and_without_its_config(name, with_config):
+    config, state = load_published(
+        weights_of(name), config_json=config_of(name) if with_config else None
+    )
+    model = build(config, state)
+    golden = load_file(GOLDEN / f"{name}_io.safetensors")
+    with torch.inference_mode():
+        posterior = model["encoder"](golden["audio"])
+        mean, scale = posterior.chunk(2, dim=1)
+        var = nn.functional.softplus(scale).square() + 1e-6
+        kl = (mean.square() + var - var.log() - 1).sum(dim=1).mean()
+        latents = golden["latents"]
+        if config.transformer is not None:
+            latents = model["transformers"](latents)
+        decoded = model["decoder"](latents)
+    found = {"posterior": posterior, "latents": mean, "decoded": decoded, "kl": kl[None]}
+    for key, tensor in found.items():
+        assert tensor.shape == golden[key].shape
+        assert (tensor - golden[key]).abs().max() <= 1e-5 * golden[key].abs().max(), key
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "strides", "depth"),
+    [
+        ("tiny44k", 44_100, (2, 4, 4, 4, 8), 2),
+        ("tiny44k_no_transformer", 44_100, (2, 4, 4, 4, 8), None),
+        ("tiny48k", 48_000, (2, 4, 4, 5, 6), 2),
+    ],
+)
+def test_architecture_is_read_off_the_shapes(name, rate, strides, depth):
+    config, _ = load_published(weights_of(name))
+    assert (config.sample_rate, config.strides, config.channels) == (rate, strides, 4)
+    assert (config.multiples, config.latent_channels) == ((1, 2, 4, 8, 16), 64)
+    assert (config.transformer.depth if config.transformer else None) == depth
+    assert load_published(weights_of(name), config_of(name))[0] == config
+
+
+# --------------------------------------------------------------------------- forms of one file
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "step": 7},
+        lambda s: {"gen": s, "disc": {"x": torch.zeros(1)}, "optimizer": {"lr": 1e-4}},
+        lambda s: {"state_dict": {"generator": s}},
+        lambda s: {f"module.{name}": tensor for name, tensor in s.items()},
+        lambda s: {"gen": {f"module.generator.{name}": tensor for name, tensor in s.items()}},
+        lambda s: {name: tensor.double() for name, tensor in s.items()},
+    ],
+    ids=["bare", "state_dict", "gen", "nested", "prefix", "wrapped prefix", "float64"],
+)
+def test_wrapped_and_prefixed_checkpoints_load(tmp_path, state, wrap):
+    assert_loads_as_golden(saved(tmp_path / "ear_vae_44k.pyt", wrap(state)))
+
+
+def test_newer_weight_norm_names_load(tmp_path, state):
+    renamed = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    assert renamed.keys() != state.keys()
+    assert_loads_as_golden(saved(tmp_path / "model.pt", renamed))
+
+
+def test_folded_weight_norm_loads_and_computes_the_same(tmp_path, state):
+    folded = dict(state)
+    for name in [name for name in state if name.endswith("weight_v")]:
+        stem = name.removesuffix("_v")
+        direction, gain = folded.pop(name), folded.pop(f"{stem}_g")
+        folded[stem] = torch._weight_norm(direction, gain, 0)
+    folded["decoder.layers.7.weight"][0] = 0  # a channel that is off must not become NaN
+    config, loaded = load_published(saved(tmp_path / "folded.pt", folded))
+    model = build(config, loaded)
+    golden = load_file(GOLDEN / "tiny44k_io.safetensors")
+    with torch.inference_mode():
+        posterior = model["encoder"](golden["audio"])
+        decoded = model["decoder"](model["transformers"](golden["latents"]))
+    torch.testing.assert_close(posterior, golden["posterior"], rtol=0, atol=1e-5)
+    assert (decoded[:, 0] == 0).all()
+    torch.testing.assert_close(decoded[:, 1], golden["decoded"][:, 1], rtol=0, atol=1e-5)
+
+
+def test_constant_buffers_and_second_names_of_shared_activations_may_be_absent(tmp_path, state):
+    lean = {
+        name: tensor
+        for name, tensor in state.items()
+        if "inv_freq" not in name
+        and not name.endswith("norm.beta")
+        and not name.endswith((".layers.2.alpha", ".layers.2.beta"))
+    }
+    assert len(lean) == len(state) - 1 - 4 - 2 * 30  # 30 residual units
+    path = saved(tmp_path / "lean.pt", lean)
+    assert_loads_as_golden(path)
+    assert_loads_as_golden(path, config_json=config_of("tiny44k"))
+
+
+def test_half_precision_file_loads_as_float32(tmp_path, state):
+    path = tmp_path / "half.safetensors"
+    save_file({name: tensor.half() for name, tensor in state.items()}, path)
+    config, loaded = load_published(path)
+    assert config == load_published(weights_of("tiny44k"))[0]
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+
+
+# --------------------------------------------------------------------------- sample rate
+
+
+def with_strides(folder: Path, strides: tuple[int, ...]) -> Path:
+    config = OobleckConfig(channels=2, multiples=(1,) * len(strides), strides=strides)
+    shapes = expected_shapes(config)
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    state.update(LatentTransformer(config).state_dict(prefix="transformers."))
+    return saved(folder / "unusual.pt", state)
+
+
+def test_unknown_total_stride_asks_for_the_sample_rate(tmp_path):
+    path = with_strides(tmp_path, (4, 8))
+    with pytest.raises(PublishedFormatError, match=r"unusual\.pt.*stride is 32.*sample_rate"):
+        load_published(path)
+    config, _ = load_published(path, sample_rate=32_000)
+    assert (config.sample_rate, config.hop_length) == (32_000, 32)
+
+
+def test_sample_rate_of_the_config_counts_and_must_not_contradict(tmp_path):
+    path = edited_config(tmp_path, "tiny44k", lambda c: c.update(sample_rate=32_000))
+    assert load_published(weights_of("tiny44k"), path)[0].sample_rate == 32_000
+    with pytest.raises(PublishedFormatError, match="32000 and 48000"):
+        load_published(weights_of("tiny44k"), path, sample_rate=48_000)
+
+
+# --------------------------------------------------------------------------- refusals
+
+
+class Payload:
+    """Unpickling this runs a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_pickle_that_carries_code_is_refused_and_does_not_run(tmp_path, state):
+    trace = tmp_path / "executed"
+    bad = saved(tmp_path / "bad.pyt", {**state, "extra": Payload(f"touch '{trace}'")})
+    with pytest.raises(PublishedFormatError, match=r"bad\.pyt.*nothing in it was executed.*system"):
+        load_published(bad)
+    assert not trace.exists()
+    torch.load(bad, weights_only=False)
+    assert trace.exists()  # the payload was live: only the refusal kept it from running
+
+
+@pytest.mark.parametrize("name", ["notes.pyt", "notes.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"just some text\n", b"PK\x03\x04 cut short"])
+def test_file_that_holds_no_weights_is_refused_in_one_line(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(PublishedFormatError, match=name) as caught:
+        load_published(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(3)])
+def test_pytorch_file_without_a_state_dict_is_refused(tmp_path, content):
+    with pytest.raises(PublishedFormatError, match="state dict"):
+        load_published(saved(tmp_path / "x.pt", content))
+
+
+def test_truncated_file_is_refused(tmp_path, state):
+    path = saved(tmp_path / "cut.pt", state)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(PublishedFormatError, match=r"cut\.pt"):
+        load_published(path)
+
+
+def test_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_published(tmp_path / "absent.pt")
+
+
+def test_another_network_is_refused_with_counts_and_names(tmp_path):
+    other = {f"conv{i}.weight": torch.zeros(2, 2, 3) for i in range(6)}
+    with pytest.raises(PublishedFormatError) as caught:
+        load_published(saved(tmp_path / "other.pt", other))
+    message = str(caught.value)
+    assert "other.pt" in message
+    assert "386 of 386 names missing" in message
+    assert "6 unexpected (conv0.weight, conv1.weight" in message
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("part", ["encoder.", "decoder.", "transformers.layers.0."])
+def test_partial_file_is_refused_with_the_missing_names(tmp_path, state, part, with_config):
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(part)}
+    gone = len(state) - len(kept)
+    kept["stranger"] = torch.zeros(1)
+    path = saved(tmp_path / "part.pt", kept)
+    with pytest.raises(PublishedFormatError) as caught:
+        load_published(path, config_of("tiny44k") if with_config else None)
+    message = str(caught.value)
+    assert f"part.pt: not a whole εar-VAE: {gone} of 386 names missing ({part}" in message
+    assert "1 unexpected (stranger)" in message
+
+
+def test_tensor_of_another_shape_is_named(tmp_path, state):
+    state["encoder.layers.2.layers.1.layers.1.bias"] = torch.zeros(5)
+    with pytest.raises(
+        PublishedFormatError,
+        match=r"encoder\.layers\.2\.layers\.1\.layers\.1\.bias is \[5\] instead of \[4\]",
+    ):
+        load_published(saved(tmp_path / "shape.pt", state))
+
+
+def test_tensor_with_nan_is_named(tmp_path, state):
+    state["decoder.layers.0.bias"][3] = torch.nan
+    with pytest.raises(PublishedFormatError, match=r"decoder\.layers\.0\.bias holds NaN"):
+        load_published(saved(tmp_path / "nan.pt", state))
+
+
+def test_two_activations_where_the_architecture_shares_one_are_refused(tmp_path, state):
+    state["decoder.layers.1.layers.3.layers.2.alpha"] += 0.1
+    with pytest.raises(PublishedFormatError, match="one activation in both places"):
+        load_published(saved(tmp_path / "two.pt", state))
+
+
+def test_another_rotary_base_is_refused(tmp_path, state):
+    state["transformers.rotary_pos_emb.inv_freq"] **= 1.1
+    with pytest.raises(PublishedFormatError, match="inv_freq is not of base"):
+        load_published(saved(tmp_path / "rotary.pt", state))
+
+
+@pytest.mark.parametrize(
+    ("name", "config_name", "field"),
+    [
+        ("tiny44k", "tiny48k", "strides"),
+        ("tiny44k", "tiny44k_no_transformer", "transformer"),
+        ("tiny44k_no_transformer", "tiny44k", "transformer"),
+    ],
+)
+def test_config_of_another_model_is_refused_naming_both_files(name, config_name, field):
+    with pytest.raises(PublishedFormatError) as caught:
+        load_published(weights_of(name), config_of(config_name))
+    message = str(caught.value)
+    assert f"{config_name}_config.json says {field} = " in message
+    assert f"{name}_state_dict.safetensors holds" in message
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda c: c["decoder"]["config"].update(final_tanh=True), "final_tanh"),
+        (lambda c: c["encoder"]["config"].update(use_snake=False), "use_snake"),
+        (lambda c: c["encoder"]["config"].update(antialias=True), "antialias"),
+        (lambda c: c["encoder"]["config"].pop("strides"), "strides"),
+        (lambda c: c["decoder"]["config"].update(channels=8), "channels differ: 4 and 8"),
+        (lambda c: c.update(downsampling_ratio=960), "downsampling_ratio differ: 1024 and 960"),
+        (lambda c: c["transformer"]["config"].update(dim_heads=48), "head_channels"),
+        (lambda c: c.pop("encoder"), "encoder"),
+    ],
+)
+def test_unusable_config_is_refused_naming_the_key(tmp_path, edit, complaint):
+    path = edited_config(tmp_path, "tiny44k", edit)
+    with pytest.raises(PublishedFormatError, match=complaint) as caught:
+        load_published(weights_of("tiny44k"), path)
+    assert str(path) in str(caught.value)
+
+
+def test_config_that_is_not_json_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(PublishedFormatError, match=r"config\.json: not readable as JSON"):
+        load_published(weights_of("tiny44k"), path)
+
+
+# --------------------------------------------------------------------------- saving
+
+
+def test_deduplicated_state_is_saved_by_safetensors_and_restores_the_whole(tmp_path):
+    config, state = load_published(weights_of("tiny44k"))
+    model = build(config, state)
+    kept = deduplicated(model.state_dict())
+    assert len(kept) == 386 - 60
+    save_file(kept, tmp_path / "ours.safetensors")  # refuses one memory under two names
+    assert_loads_as_golden(tmp_path / "ours.safetensors")
