@@ -1,43 +1,51 @@
-"""Phase loss by the two derivatives of phase: instantaneous frequency and group delay."""
+"""Phase loss by the two derivatives of phase: instantaneous frequency and group delay.
+
+Paper section 3.2. The derivative of the phase difference is the difference of the derivatives,
+so one angle per bin, that of X_ours X_target*, serves both, and wrapping is exact.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from earvae.objective.spectrum import power, unit
 
+def derivative_difference(
+    angle: Tensor, target_magnitude: Tensor, dim: int, energy_floor: float, weight: float,
+    angular: Tensor,
+) -> Tensor:
+    """Mean wrapped |difference| of the phase step along ``dim``, weighted by the target's energy.
 
-def instantaneous_frequency(reconstruction: Tensor, target: Tensor, level_floor: float) -> Tensor:
-    """Wrapped difference of phase advance from frame to frame, in radians (paper section 3.2).
+    Along frames (dim -2) it is the difference in instantaneous frequency, in radians per hop;
+    along bins (dim -1) that in group delay, in radians per bin: a delay of d samples gives
+    2 pi d / N for a window of N samples.
 
     Args:
-        reconstruction, target: complex [batch, channels, frames, bins].
-        level_floor: RMS level whose energy is added to the denominator, so silence counts 0.
-    Returns: a scalar in [0, pi], the mean weighted by the target's energy.
+        angle: phase difference of reconstruction and target, radians, [batch, 2, frames, bins].
+        target_magnitude: of the same shape; w is the product of two neighbours.
+        energy_floor: added to the mean of w, so that silence gives 0.
+        weight: factor of the derivative.
+        angular: the derivative by the reconstruction's phase is added to it.
+    Returns: the mean over channels per item, [batch], in [0, pi].
     """
-    return _derivative_difference(reconstruction, target, -2, level_floor)
+    steps = angle.shape[dim] - 1
+    if steps == 0:  # a single frame has no neighbour in time
+        return angle.new_zeros(angle.shape[0])
+    later, earlier = angle.narrow(dim, 1, steps), angle.narrow(dim, 0, steps)
+    step = later - earlier
+    step.sub_((step / math.tau).round_(), alpha=math.tau)
+    energy = target_magnitude.narrow(dim, 1, steps) * target_magnitude.narrow(dim, 0, steps)
+    mean_energy = energy.mean(dim=(-2, -1)) + energy_floor
+    slope = energy.mul_(step.sign())
+    value = step.mul_(slope).mean(dim=(-2, -1)) / mean_energy
+    slope.mul_((weight / (mean_energy * (2 * slope[0, 0].numel())))[..., None, None])
+    angular.narrow(dim, 1, steps).add_(slope)
+    angular.narrow(dim, 0, steps).sub_(slope)
+    return value.mean(dim=1)
 
 
-def group_delay(reconstruction: Tensor, target: Tensor, level_floor: float) -> Tensor:
-    """Wrapped difference of phase advance from bin to bin, in radians (paper section 3.2).
-
-    A delay of d samples shifts it by 2 pi d / N for a window of N samples.
-
-    Args and returns: as in ``instantaneous_frequency``.
-    """
-    return _derivative_difference(reconstruction, target, -1, level_floor)
-
-
-def _derivative_difference(
-    reconstruction: Tensor, target: Tensor, dim: int, level_floor: float
-) -> Tensor:
-    steps = target.shape[dim] - 1
-    ratio = unit(reconstruction) * unit(target).conj()  # e^(j phase difference)
-    turn = ratio.narrow(dim, 1, steps) * ratio.narrow(dim, 0, steps).conj()
-    energy = power(target).sqrt()
-    weight = energy.narrow(dim, 1, steps) * energy.narrow(dim, 0, steps)
-    silent = (turn == 0).detach()
-    angle = torch.atan2(turn.imag, turn.real.masked_fill(silent, 1.0)).abs()
-    total = (weight * angle).mean(dim=(-2, -1))
-    return (total / (weight.mean(dim=(-2, -1)) + level_floor**2)).mean()
+def angle(cosine: Tensor, sine: Tensor) -> Tensor:
+    """The angle of a phasor, 0 for the phasor 0."""
+    return torch.atan2(sine, cosine + 0.0)  # -0 + 0 is 0; the angle of -0 would be pi

@@ -1,19 +1,26 @@
-"""One short-time spectrum per signal and resolution, shared by every term of the objective."""
+"""One short-time spectrum per signal and resolution, shared by every term of the objective.
+
+A term sees spectra as planes of real and imaginary parts. With X = |X| e^(j phi), it gives its
+derivative with respect to log |X| (``radial``) or phi (``angular``) of every bin of the
+reconstruction; ``gradient`` turns these into the gradient with respect to X. So each term stays
+a formula of a few lines, and all of them share one pass back through the transform.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class Spectra(NamedTuple):
-    """Spectra of a reconstruction and its target, complex [batch, channels, frames, bins]."""
+class Planes(NamedTuple):
+    """Spectra of a channel pair as real planes, each contiguous [batch, 2, frames, bins]."""
 
-    reconstruction: Tensor
-    target: Tensor
+    real: Tensor
+    imag: Tensor
+    power: Tensor
+    """|X|^2 + floor^2, for the floor given to ``planes``: never 0."""
 
 
 class STFT(nn.Module):
@@ -45,41 +52,70 @@ class STFT(nn.Module):
         hops = max(4, -(-samples // self.hop))
         audio = nn.functional.pad(audio, (0, hops * self.hop - samples))
         hop = audio.unflatten(-1, (hops, self.hop))
-        # four shifted views side by side: the gradient is four additions, not a scatter
         frames = torch.cat([hop[..., i : hops - 3 + i, :] for i in range(4)], dim=-1)
-        return torch.fft.rfft(frames * self.window.to(audio.dtype))
+        return torch.fft.rfft(frames.mul_(self.window.to(audio.dtype)))
+
+    def adjoint(self, gradient: Tensor, samples: int) -> Tensor:
+        """The transpose of ``forward``: a gradient of spectra becomes one of audio.
+
+        Args:
+            gradient: complex [..., frames, bins], derivative by the real part + j times that by
+                the imaginary part; overwritten.
+            samples: length of the audio.
+        Returns: [..., samples].
+        """
+        gradient[..., 1:-1] *= 0.5  # the inverse real FFT counts these bins twice
+        frames = torch.fft.irfft(gradient, n=self.length, norm="forward")
+        frames.mul_(self.window.to(frames.dtype))
+        count = frames.shape[-2]
+        audio = frames.new_zeros(*frames.shape[:-2], count + 3, self.hop)
+        for i, quarter in enumerate(frames.split(self.hop, dim=-1)):
+            audio[..., i : i + count, :] += quarter
+        return audio.flatten(-2)[..., :samples]
 
 
-def mid_side(spectrum: Tensor) -> Tensor:
-    """Mid and Side, (L + R)/sqrt 2 and (L - R)/sqrt 2, of [batch, 2, ...]; the same shape.
+def planes(spectrum: Tensor, floor: float) -> Planes:
+    """Planes of a complex spectrum [batch, 2, frames, bins]."""
+    real, imag = (part.contiguous() for part in torch.view_as_real(spectrum).unbind(-1))
+    return Planes(real, imag, _power(real, imag, floor))
 
-    The STFT is linear, so this is the STFT of the Mid and Side signals.
+
+def sum_difference(pair: Planes, floor: float) -> Planes:
+    """L + R and L - R from L and R: Mid and Side times sqrt 2, by linearity of the transform."""
+    real, imag = _sum_difference(pair.real), _sum_difference(pair.imag)
+    return Planes(real, imag, _power(real, imag, floor))
+
+
+def gradient(ours: Planes, radial: Tensor | None, angular: Tensor | None) -> Planes:
+    """The gradient with respect to X, as planes, from those by log magnitude and by phase.
+
+    d log X = d log|X| + j d phi, hence (radial + j angular) X / |X|^2. Bins below the floor
+    get less, down to none at X = 0. The third plane is the reconstruction's power.
     """
-    left, right = spectrum.unbind(1)
-    return torch.stack((left + right, left - right), dim=1) * math.sqrt(0.5)
+    if radial is None:
+        radial = torch.zeros_like(ours.power)
+    radial = radial / ours.power
+    real, imag = radial * ours.real, radial * ours.imag
+    if angular is not None:
+        angular = angular / ours.power
+        real.addcmul_(angular, ours.imag, value=-1)
+        imag.addcmul_(angular, ours.real)
+    return Planes(real, imag, ours.power)
 
 
-def select_channels(spectrum: Tensor, channels: str) -> Tensor:
-    """Mid/Side/Left/Right spectra from Left/Right ones.
-
-    Args:
-        spectrum: [batch, 2, ...], Left and Right.
-        channels: "lr", "ms" or "mslr".
-    Returns: [batch, len(channels), ...] in the order named.
-    """
-    if channels == "lr":
-        return spectrum
-    if channels == "ms":
-        return mid_side(spectrum)
-    return torch.cat((mid_side(spectrum), spectrum), dim=1)
+def add_sum_difference(gradient: Planes, of_sums: Planes) -> None:
+    """Adds the gradient with respect to L + R and L - R to that with respect to L and R."""
+    for total, part in ((gradient.real, of_sums.real), (gradient.imag, of_sums.imag)):
+        total += _sum_difference(part)
 
 
-def power(spectrum: Tensor) -> Tensor:
-    """|X|^2, real, without the square root whose gradient is infinite at 0."""
-    return spectrum.real.square() + spectrum.imag.square()
+def _sum_difference(pair: Tensor) -> Tensor:
+    left, right = pair.unbind(1)
+    both = torch.empty_like(pair)
+    torch.add(left, right, out=both[:, 0])
+    torch.sub(left, right, out=both[:, 1])
+    return both
 
 
-def unit(spectrum: Tensor) -> Tensor:
-    """X / |X|, and 0 with a finite gradient where X is 0."""
-    magnitude = power(spectrum).clamp(min=1e-24).rsqrt()
-    return spectrum * magnitude
+def _power(real: Tensor, imag: Tensor, floor: float) -> Tensor:
+    return real.square().addcmul_(imag, imag).add_(floor**2)

@@ -1,0 +1,206 @@
+"""All spectral terms of one batch in one differentiable operation.
+
+Every item is analysed, compared and differentiated before the next one is touched, so that its
+spectra stay in the processor's cache and only the gradient of the audio is kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from earvae.config import ObjectiveConfig
+from earvae.objective import correlation, phase
+from earvae.objective.magnitude import magnitude_terms
+from earvae.objective.spectrum import (
+    STFT,
+    Planes,
+    add_sum_difference,
+    gradient,
+    planes,
+    sum_difference,
+)
+
+MAGNITUDE = ("magnitude_linear", "magnitude_log")
+CORRELATION = ("correlation_intra", "correlation_inter")
+PHASE = ("instantaneous_frequency", "group_delay")
+SQRT2 = 2**0.5
+SPECTRAL = MAGNITUDE + CORRELATION + PHASE
+
+
+class SpectralTerms(nn.Module):
+    """Weighted sum of spectral terms, averaged over items and resolutions.
+
+    Args:
+        config: resolutions, channels and floors; its weights are not used.
+        weights: factor of each term by name, of ``SPECTRAL``; terms not named are not computed.
+
+    Shapes: audio [batch, 2, samples], Left and Right, full scale = 1.
+    """
+
+    def __init__(self, config: ObjectiveConfig, weights: dict[str, float]) -> None:
+        super().__init__()
+        unknown = set(weights) - set(SPECTRAL)
+        if unknown:
+            raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
+        self.config = config
+        self.weights = weights
+        self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
+
+    def forward(
+        self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, differentiable by the reconstruction once, and the raw terms as plain values.
+
+        ``generator`` draws the resolutions of a step when the module is in training mode and
+        the config asks for fewer than all. The target gets no gradient.
+        """
+        check_stereo(reconstruction, target)
+        with torch.autocast(target.device.type, enabled=False):
+            reconstruction, target = full_precision(reconstruction), full_precision(target)
+            total, values = _Compare.apply(reconstruction, target, self, self._drawn(generator))
+        return total, dict(zip(self.weights, values.unbind()))
+
+    def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
+        total, wanted = len(self.transforms), self.config.resolutions_per_step
+        if wanted is None or not self.training:
+            return list(self.transforms)
+        return [self.transforms[i] for i in torch.randperm(total, generator=generator)[:wanted]]
+
+    def compare(
+        self, transform: STFT, reconstruction: Tensor, target: Tensor
+    ) -> tuple[dict[str, Tensor], Planes]:
+        """Raw terms per item, [batch], at one resolution, and the sum's gradient by L and R."""
+        config = self.config
+        floor = config.log_floor
+        ours, theirs = planes(transform(reconstruction), floor), planes(transform(target), floor)
+        pairs = {"lr": _Pair(ours, theirs, theirs.power.sqrt(), 1.0)}
+        if "ms" in config.magnitude_channels + config.phase_channels:
+            ours, theirs = (sum_difference(pair, floor * SQRT2) for pair in (ours, theirs))
+            pairs["ms"] = _Pair(ours, theirs, theirs.power.sqrt(), SQRT2)
+
+        values = {name: reconstruction.new_zeros(reconstruction.shape[0]) for name in self.weights}
+        radial = self._magnitude(pairs, values)
+        angular = self._phase(pairs, values)
+        left_right = gradient(pairs["lr"].ours, radial.get("lr"), angular.get("lr"))
+        if "ms" in radial or "ms" in angular:
+            of_sums = gradient(pairs["ms"].ours, radial.get("ms"), angular.get("ms"))
+            add_sum_difference(left_right, of_sums)
+        return values, left_right
+
+    def _magnitude(
+        self, pairs: dict[str, _Pair], values: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Adds the magnitude terms to ``values``; derivative by log magnitude of each pair."""
+        linear, log = (self.weights.get(name, 0.0) for name in MAGNITUDE)
+        if not linear and not log:
+            return {}
+        used = {name: p for name, p in pairs.items() if name in self.config.magnitude_channels}
+        share = 1 / len(used)
+        levels = [p.magnitude.mean(dim=(-3, -2, -1)) / p.scale for p in used.values()]
+        level = (share * sum(levels)).clamp(min=self.config.level_floor)
+        radial = {}
+        for name, pair in used.items():
+            terms = magnitude_terms(
+                pair.ours, pair.magnitude, level * pair.scale, linear * share, log * share
+            )
+            radial[name] = terms.radial
+            for term, value in zip(MAGNITUDE, (terms.linear, terms.log)):
+                if term in values:
+                    values[term] += share * value
+        return radial
+
+    def _phase(self, pairs: dict[str, _Pair], values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds correlation and phase terms to ``values``; derivative by phase of each pair."""
+        weights, angular = self.weights, {}
+        of_pair = {name for name in weights if name in ("correlation_intra", *PHASE)}
+        used = [name for name in pairs if name in self.config.phase_channels and of_pair]
+        share = 1 / max(1, len(used))
+        for name, pair in pairs.items():
+            terms = of_pair if name in used else set()
+            if name == "lr" and "correlation_inter" in weights:
+                terms = terms | {"correlation_inter"}
+            if not terms:
+                continue
+            turn = correlation.rotation(pair.ours, pair.theirs)
+            energy_floor = (self.config.level_floor * pair.scale) ** 2
+            total = torch.zeros_like(turn.sine)
+            if "correlation_intra" in terms:
+                values["correlation_intra"] += share * correlation.intra(
+                    turn, energy_floor, weights["correlation_intra"] * share, total
+                )
+            if "correlation_inter" in terms:
+                values["correlation_inter"] += correlation.inter(
+                    turn, energy_floor, weights["correlation_inter"], total
+                )
+            if terms & set(PHASE):
+                angle = phase.angle(turn.cosine, turn.sine)
+                for term, dim in zip(PHASE, (-2, -1)):
+                    if term in terms:
+                        values[term] += share * phase.derivative_difference(
+                            angle, pair.magnitude, dim, energy_floor, weights[term] * share, total
+                        )
+            angular[name] = total
+        return angular
+
+
+class _Pair(NamedTuple):
+    """Two channels of both signals; Mid and Side are held ``scale`` = sqrt 2 times too large."""
+
+    ours: Planes
+    theirs: Planes
+    magnitude: Tensor
+    scale: float
+
+
+class _Compare(torch.autograd.Function):
+    """(reconstruction, target) -> weighted sum and raw terms; the gradient is found at once."""
+
+    @staticmethod
+    def forward(
+        ctx, reconstruction: Tensor, target: Tensor, terms: SpectralTerms, transforms: list[STFT]
+    ) -> tuple[Tensor, Tensor]:
+        batch, _, samples = reconstruction.shape
+        differentiate = ctx.needs_input_grad[0]
+        audio_gradient = torch.zeros_like(reconstruction) if differentiate else None
+        values = reconstruction.new_zeros(len(terms.weights))
+        # the processor's cache holds one item; an accelerator wants the whole batch at a time
+        step = 2 if reconstruction.device.type == "cpu" else batch
+        share = 1 / (batch * len(transforms))
+        for start in range(0, batch, step):
+            items = slice(start, start + step)
+            for transform in transforms:
+                found, left_right = terms.compare(transform, reconstruction[items], target[items])
+                values += torch.stack([found[name].sum() for name in terms.weights])
+                if differentiate:
+                    spectrum = torch.complex(left_right.real, left_right.imag)
+                    audio_gradient[items] += transform.adjoint(spectrum, samples)
+        values *= share
+        if differentiate:
+            ctx.save_for_backward(audio_gradient.mul_(share))
+        ctx.mark_non_differentiable(values)
+        total = sum(weight * value for weight, value in zip(terms.weights.values(), values))
+        return total, values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total: Tensor, grad_values: Tensor):
+        (audio_gradient,) = ctx.saved_tensors
+        return audio_gradient * grad_total, None, None, None
+
+
+def check_stereo(reconstruction: Tensor, target: Tensor) -> None:
+    """Raises ValueError unless both are [batch, 2, samples] with the same sizes."""
+    if reconstruction.shape != target.shape or target.ndim != 3 or target.shape[1] != 2:
+        raise ValueError(
+            "reconstruction and target must both be [batch, 2, samples], not "
+            f"{list(reconstruction.shape)} and {list(target.shape)}"
+        )
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """float64 stays, anything else becomes float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
