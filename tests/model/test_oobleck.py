@@ -48,6 +48,13 @@ def test_snake_beta_is_its_formula_with_logarithmic_parameters():
     torch.testing.assert_close(out[:, 1], x[:, 1] + torch.sin(2 * x[:, 1]) ** 2 / 4)
 
 
+def test_snake_beta_computes_in_float32_under_bfloat16_autocast():
+    x = torch.randn(1, 3, 100).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = SnakeBeta(3)(x)
+    torch.testing.assert_close(out, x.float() + torch.sin(x.float()) ** 2)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_convolutions_equal_torchs_own_weight_normalisation(transposed: bool):
     arguments = {"kernel_size": 6, "stride": 3, "padding": 2}
@@ -85,7 +92,7 @@ def test_full_configuration_has_the_papers_parameter_counts():
 @pytest.mark.parametrize("name", ["tiny44k_no_transformer", "tiny44k", "tiny48k"])
 def test_folded_weight_norm_computes_the_same(name: str):
     encoder, decoder = golden_parts(name)
-    latents, audio = torch.randn(1, 64, 3), torch.randn(1, 2, 3 * 1920)
+    latents, audio = torch.randn(1, 64, 3), torch.randn(1, 2, 3 * 3840)
     with torch.inference_mode():
         before = encoder(audio), decoder(latents)
         after = fold_weight_norm(encoder)(audio), fold_weight_norm(decoder)(latents)

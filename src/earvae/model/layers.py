@@ -32,7 +32,7 @@ class SnakeBeta(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frequency = self.alpha.exp()[:, None]
         amplitude = 1 / (self.beta.exp()[:, None] + SNAKE_EPSILON)
-        return x + amplitude * torch.sin(frequency * x).square()
+        return torch.addcmul(x, amplitude, torch.sin(frequency * x).square())
 
     def output_length(self, length: int) -> int:
         return length
