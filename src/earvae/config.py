@@ -52,6 +52,8 @@ class OobleckConfig(Config):
             raise ValueError(
                 f"multiples ({len(self.multiples)}) and strides ({len(self.strides)}) differ in length"
             )
+        if min(self.strides) < 2:
+            raise ValueError("strides must be at least 2: the published padding assumes it")
         if self.transformer and self.latent_channels % self.transformer.head_channels:
             raise ValueError("transformer.head_channels must divide latent_channels")
         return self
@@ -147,6 +149,20 @@ class ObjectiveConfig(Config):
         if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
             raise ValueError("resolutions_per_step is larger than the number of resolutions")
         return self
+
+
+# --------------------------------------------------------------------------- training
+
+
+class OptimiserConfig(Config):
+    """AdamW with linear warm-up and a half-cosine decay."""
+
+    learning_rate: float = Field(3e-4, gt=0, description="peak; the paper's")
+    betas: tuple[float, float] = Field((0.5, 0.9), description="the paper's")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's customary value; the paper is silent")
+    warmup_steps: int = Field(200, ge=0, description="ours")
+    final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the last step; ours")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient; ours")
 
 
 # --------------------------------------------------------------------------- files

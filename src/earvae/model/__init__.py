@@ -1,0 +1,1 @@
+"""The models: the published architecture and the compact one, behind one class."""

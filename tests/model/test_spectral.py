@@ -1,0 +1,100 @@
+import pytest
+import torch
+
+from earvae.config import SpectralConfig
+from earvae.model.linear import fit_linear_code
+from earvae.model.spectral import PROTECTED_SHARE, local_level
+from earvae.model.vae import EarVAE
+
+SMALL = SpectralConfig(
+    hop_length=128,
+    mdct_length=64,
+    latent_channels=16,
+    linear_channels=10,
+    width=16,
+    expansion=2,
+    encoder_blocks=2,
+    decoder_blocks=2,
+    level_frames=5,
+)
+
+
+def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
+    """Stereo noise that falls off towards the treble, as music does."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch, 2, frames * 128 + 63, generator=generator)
+    return torch.nn.functional.avg_pool1d(noise, 64, stride=1) * 0.5 + 0.01 * noise[..., 63:]
+
+
+@pytest.fixture(scope="module")
+def vae() -> EarVAE:
+    torch.manual_seed(0)
+    vae = EarVAE(SMALL).eval()
+    frames = vae.encoder.transform(coloured_noise(16, 50))
+    vae.encoder.code.load_state_dict(fit_linear_code([frames], 256, 10).state_dict())
+    return vae
+
+
+@torch.no_grad()
+def test_the_linear_code_is_in_the_first_latents_untouched(vae):
+    audio = coloured_noise(2, 20, seed=1)
+    expected = vae.encoder.code.encode(vae.encoder.transform(audio)).transpose(1, 2)
+    torch.testing.assert_close(vae.encode(audio).mean[:, :10], expected)
+
+
+@torch.no_grad()
+def test_the_residual_never_touches_the_bins_the_linear_code_keeps(vae):
+    audio = coloured_noise(2, 20, seed=1)
+    latents = vae.encode(audio).mean
+    latents[:, 10:] += 30  # whatever the learned latents say
+    frames = vae.encoder.transform(vae.decode(latents))
+    linear = vae.encoder.code.decode(latents[:, :10].transpose(1, 2))
+    own = vae.encoder.code.explained() >= PROTECTED_SHARE
+    assert own.any() and not own.all()
+    torch.testing.assert_close(frames[..., own], linear[..., own], atol=1e-4, rtol=0)
+    assert (frames - linear)[..., ~own].abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("gain", [0.01, 10.0])
+def test_a_louder_input_is_the_same_music_louder(vae, gain):
+    audio = coloured_noise(1, 30, seed=2)
+    quiet, loud = vae.encode(audio).mean, vae.encode(audio * gain).mean
+    torch.testing.assert_close(loud[:, :10], quiet[:, :10] * gain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(loud[:, 10:], quiet[:, 10:], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(
+        vae.decode(loud) / gain, vae.decode(quiet), rtol=0, atol=1e-2 * float(audio.abs().max())
+    )
+
+
+@torch.no_grad()
+def test_silence_gives_silence(vae):
+    audio = torch.zeros(1, 2, 128 * 30)
+    assert vae.decode(vae.encode(audio).mode()).abs().max() < 1e-4  # -80 dBFS
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_nothing_reaches_further_than_context_frames(vae, part):
+    module, frame = getattr(vae, part), 20
+    if part == "encoder":
+        probe = coloured_noise(1, 41).requires_grad_()
+        output = module(probe)[0, :, frame].square().sum()
+        touched = torch.autograd.grad(output, probe)[0].reshape(2, 41, 128).abs().amax((0, 2))
+    else:
+        probe = torch.randn(1, 16, 41, requires_grad=True)
+        output = module(probe)[..., frame * 128 : (frame + 1) * 128].square().sum()
+        touched = torch.autograd.grad(output, probe)[0][0].abs().amax(0)
+    reached = touched.nonzero().flatten()
+    assert reached.min() == frame - module.context_frames
+    assert reached.max() == frame + module.context_frames
+
+
+def test_local_level_of_steady_latents_is_their_rms():
+    latents = torch.full((1, 9, 4), 3.0)
+    assert local_level(latents, 3)[0, 4, 0] == pytest.approx(3.0, rel=1e-6)
+
+
+def test_the_default_stays_within_sixteen_million_parameters():
+    with torch.device("meta"):
+        vae = EarVAE(SpectralConfig())
+    assert sum(p.numel() for p in vae.parameters()) <= 16_000_000

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earvae.model.transform import MDCT, FrameTransform, mid_side
+
+
+def textbook_mdct(audio: np.ndarray, block: int, index: int) -> np.ndarray:
+    """Block ``index`` of the windowed-cosine definition, for blocks away from the ends."""
+    n, k = np.arange(2 * block) + 0.5, np.arange(block) + 0.5
+    window = np.sin(np.pi * n / (2 * block))
+    basis = np.sqrt(2 / block) * np.cos(np.pi / block * np.outer(n - block / 2, k))
+    start = index * block - block // 2
+    return (audio[start : start + 2 * block] * window) @ basis
+
+
+def test_inner_blocks_equal_the_windowed_cosine_definition():
+    audio = np.random.default_rng(0).standard_normal(64 * 5)
+    ours = MDCT(64)(torch.from_numpy(audio).float())
+    for index in (1, 2, 3):
+        expected = textbook_mdct(audio, 64, index)
+        np.testing.assert_allclose(ours[index].numpy(), expected, atol=2e-6)
+
+
+def test_a_single_block_is_a_plain_dct_iv():
+    audio = np.random.default_rng(1).standard_normal(32)
+    expected = scipy.fft.dct(audio, type=4, norm="ortho")
+    ours = MDCT(32)(torch.from_numpy(audio).float())[0]
+    np.testing.assert_allclose(ours.numpy(), expected, atol=2e-6)
+
+
+@given(blocks=st.integers(1, 9), half=st.integers(1, 40))
+def test_inverse_returns_the_samples_and_energy_is_kept(blocks, half):
+    mdct = MDCT(2 * half)
+    audio = torch.randn(2, blocks * 2 * half, generator=torch.Generator().manual_seed(blocks))
+    coefficients = mdct(audio)
+    assert coefficients.shape == (2, blocks, 2 * half)
+    torch.testing.assert_close(mdct.inverse(coefficients), audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(coefficients.square().sum(), audio.square().sum())
+
+
+def test_a_sine_lands_in_the_bin_of_its_frequency():
+    rate, transform = 44_100, FrameTransform(1024, 512)
+    frequency = float(transform.frequencies(rate)[100])
+    sine = torch.sin(2 * torch.pi * frequency * torch.arange(8 * 1024) / rate)
+    frames = transform(torch.stack([sine, sine])[None])[0, 2:6]
+    energy = frames.square().sum(dim=0)
+    mid = energy[:512] + energy[512:1024]
+    assert mid[98:103].sum() > 0.99 * energy.sum()  # and so nearly nothing is in Side
+
+
+def test_frames_invert_and_keep_stereo():
+    transform = FrameTransform(128, 64)
+    audio = torch.randn(3, 2, 128 * 5, generator=torch.Generator().manual_seed(0))
+    frames = transform(audio)
+    assert frames.shape == (3, 5, 256)
+    torch.testing.assert_close(transform.inverse(frames), audio, atol=1e-5, rtol=0)
+
+
+def test_mono_has_no_side_and_mid_side_is_its_own_inverse():
+    mono = torch.randn(1, 1, 50).expand(1, 2, 50)
+    assert mid_side(mono)[:, 1].abs().max() == 0
+    stereo = torch.randn(1, 2, 50)
+    torch.testing.assert_close(mid_side(mid_side(stereo)), stereo)
+
+
+def test_an_odd_block_is_refused():
+    with pytest.raises(ValueError, match="even"):
+        MDCT(7)
