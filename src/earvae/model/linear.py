@@ -53,13 +53,13 @@ class FrameStatistics:
 
     def update(self, frames: Tensor) -> None:
         """Add excerpts, ``[batch, frames, features]``."""
-        for excerpt in frames:
-            energy = excerpt.square().mean()
-            if energy <= 1e-12:  # digital silence has no shape to learn from
-                continue
-            self.energies.append(float(energy))
-            unit = excerpt / energy.sqrt()
-            self.covariance += (unit.T @ unit).double() / len(unit)
+        energies = frames.square().mean(dim=(1, 2))
+        audible = energies > 1e-12  # digital silence has no shape to learn from
+        energies = energies[audible]
+        self.energies += energies.tolist()
+        unit = frames[audible] / (energies * frames.shape[1]).sqrt()[:, None, None]
+        unit = unit.flatten(0, 1)  # [excerpts·frames, features]
+        self.covariance += (unit.T @ unit).double()
 
     def finish(self) -> tuple[Tensor, float]:
         """Covariance per frame at the median excerpt's level, and that level (mean square)."""

@@ -1,0 +1,27 @@
+# `make demo` and `make test` set up everything they need in .venv, in this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLIP ?= $(firstword $(wildcard tests/clips/*.flac))
+
+.PHONY: demo test lint setup clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py $(CLIP) --output demo_output
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
+
+clean:
+	rm -rf $(VENV) demo_output
