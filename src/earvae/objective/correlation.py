@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from earvae.objective.spectrum import Planes
@@ -30,7 +29,7 @@ def rotation(ours: Planes, target: Planes) -> Rotation:
     cosine = (ours.real * target.real).addcmul_(ours.imag, target.imag)
     # two rounded products: a fused one would leave a residue where the signals are equal
     sine = (ours.imag * target.real).sub_(ours.real * target.imag)
-    weight = cosine.square().addcmul_(sine, sine).sqrt_()
+    weight = (cosine * cosine).addcmul_(sine, sine).sqrt_()
     return Rotation(cosine, sine, weight)
 
 

@@ -20,6 +20,7 @@ from earvae.objective.spectral import (
 from earvae.objective.waveform import waveform_distortion
 from earvae.objective.weighting import AWeighting, KWeighting
 
+
 @dataclass(frozen=True)
 class LossTerms:
     """What one evaluation of the objective gives; every tensor is a scalar.

@@ -13,7 +13,11 @@ from torch import Tensor
 
 
 def derivative_difference(
-    angle: Tensor, target_magnitude: Tensor, dim: int, energy_floor: float, weight: float,
+    angle: Tensor,
+    target_magnitude: Tensor,
+    dim: int,
+    energy_floor: float,
+    weight: float,
     angular: Tensor,
 ) -> Tensor:
     """Mean wrapped |difference| of the phase step along ``dim``, weighted by the target's energy.

@@ -62,7 +62,7 @@ class SpectralTerms(nn.Module):
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
             total, values = _Compare.apply(reconstruction, target, self, self._drawn(generator))
-        return total, dict(zip(self.weights, values.unbind()))
+        return total, dict(zip(self.weights, values.unbind(), strict=True))
 
     def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
         total, wanted = len(self.transforms), self.config.resolutions_per_step
@@ -91,9 +91,7 @@ class SpectralTerms(nn.Module):
             add_sum_difference(left_right, of_sums)
         return values, left_right
 
-    def _magnitude(
-        self, pairs: dict[str, _Pair], values: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _magnitude(self, pairs: dict[str, _Pair], values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds the magnitude terms to ``values``; derivative by log magnitude of each pair."""
         linear, log = (self.weights.get(name, 0.0) for name in MAGNITUDE)
         if not linear and not log:
@@ -108,7 +106,7 @@ class SpectralTerms(nn.Module):
                 pair.ours, pair.magnitude, level * pair.scale, linear * share, log * share
             )
             radial[name] = terms.radial
-            for term, value in zip(MAGNITUDE, (terms.linear, terms.log)):
+            for term, value in zip(MAGNITUDE, (terms.linear, terms.log), strict=True):
                 if term in values:
                     values[term] += share * value
         return radial
@@ -138,7 +136,7 @@ class SpectralTerms(nn.Module):
                 )
             if terms & set(PHASE):
                 angle = phase.angle(turn.cosine, turn.sine)
-                for term, dim in zip(PHASE, (-2, -1)):
+                for term, dim in zip(PHASE, (-2, -1), strict=True):
                     if term in terms:
                         values[term] += share * phase.derivative_difference(
                             angle, pair.magnitude, dim, energy_floor, weights[term] * share, total
@@ -168,7 +166,7 @@ class _Compare(torch.autograd.Function):
         audio_gradient = torch.zeros_like(reconstruction) if differentiate else None
         values = reconstruction.new_zeros(len(terms.weights))
         # the processor's cache holds one item; an accelerator wants the whole batch at a time
-        step = 2 if reconstruction.device.type == "cpu" else batch
+        step = 1 if reconstruction.device.type == "cpu" else batch
         share = 1 / (batch * len(transforms))
         for start in range(0, batch, step):
             items = slice(start, start + step)
@@ -182,8 +180,8 @@ class _Compare(torch.autograd.Function):
         if differentiate:
             ctx.save_for_backward(audio_gradient.mul_(share))
         ctx.mark_non_differentiable(values)
-        total = sum(weight * value for weight, value in zip(terms.weights.values(), values))
-        return total, values
+        weights = values.new_tensor(list(terms.weights.values()))
+        return weights @ values, values
 
     @staticmethod
     @once_differentiable

@@ -45,7 +45,8 @@ class STFT(nn.Module):
         self.length = length
         self.hop = length // 4
         window = torch.hann_window(length, dtype=torch.float64)
-        self.register_buffer("window", window / window.square().sum().sqrt(), persistent=False)
+        window = (window / window.square().sum().sqrt()).float()
+        self.register_buffer("window", window, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         samples = audio.shape[-1]
@@ -118,4 +119,4 @@ def _sum_difference(pair: Tensor) -> Tensor:
 
 
 def _power(real: Tensor, imag: Tensor, floor: float) -> Tensor:
-    return real.square().addcmul_(imag, imag).add_(floor**2)
+    return (real * real).addcmul_(imag, imag).add_(floor**2)

@@ -77,14 +77,13 @@ class FIRFilter(nn.Module):
         self.fft_length = 1 << (4 * taps - 1).bit_length()
         self.block_length = self.fft_length - taps + 1
         response = torch.fft.rfft(impulse_response.double(), n=self.fft_length)
-        self.register_buffer("response", torch.view_as_real(response), persistent=False)
+        self.register_buffer("response", torch.view_as_real(response).float(), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         with torch.autocast(audio.device.type, enabled=False):
             audio = audio if audio.dtype == torch.float64 else audio.float()
             samples = audio.shape[-1]
-            response = torch.view_as_complex(self.response.to(torch.float64))
-            response = response.to(torch.complex128 if audio.dtype == torch.float64 else torch.complex64)
+            response = torch.view_as_complex(self.response.to(audio.dtype))
             total = samples + self.lead
             blocks = -(-total // self.block_length)
             audio = nn.functional.pad(audio, (0, blocks * self.block_length - samples))
@@ -93,7 +92,8 @@ class FIRFilter(nn.Module):
             wet = torch.fft.irfft(spectrum, n=self.fft_length)
             kept, tail = wet.split((self.block_length, self.fft_length - self.block_length), dim=-1)
             # the tail of each block rings on into the next; the last one's is beyond the end
-            tail = nn.functional.pad(tail[..., :-1, :], (0, 2 * self.block_length - self.fft_length, 1, 0))
+            rest = self.block_length - tail.shape[-1]
+            tail = nn.functional.pad(tail[..., :-1, :], (0, rest, 1, 0))
             return (kept + tail).flatten(-2)[..., self.lead : total]
 
 
@@ -112,7 +112,8 @@ class KWeighting(FIRFilter):
     def __init__(self, sample_rate: float) -> None:
         taps = 1 << math.ceil(math.log2(4096 * sample_rate / 48_000))
         length = 16 * taps  # time aliasing of the sampled response is beyond float64 here
-        z = torch.exp(-1j * torch.arange(length // 2 + 1, dtype=torch.float64) * (2 * math.pi / length))
+        angle = torch.arange(length // 2 + 1, dtype=torch.float64) * (math.tau / length)
+        z = torch.exp(-1j * angle)
         response = torch.ones_like(z)
         for (b0, b1, b2), (a0, a1, a2) in k_weighting_sections(sample_rate):
             response = response * (b0 + b1 * z + b2 * z * z) / (a0 + a1 * z + a2 * z * z)
@@ -138,6 +139,5 @@ class AWeighting(FIRFilter):
         length = 16 * lead
         frequency = torch.arange(length // 2 + 1, dtype=torch.float64) * (sample_rate / length)
         response = torch.fft.irfft(a_weighting_gain(frequency).to(torch.complex128), n=length)
-        taper = torch.hann_window(2 * lead, dtype=torch.float64)
-        super().__init__(response.roll(lead)[: 2 * lead] * taper, lead=lead)
+        super().__init__(response.roll(lead)[: 2 * lead + 1], lead=lead)
         self.sample_rate = sample_rate
