@@ -151,6 +151,46 @@ class ObjectiveConfig(Config):
         return self
 
 
+# --------------------------------------------------------------------------- data
+
+
+class AugmentationConfig(Config):
+    """Random changes of training crops, each off by default."""
+
+    gain_db: tuple[float, float] = Field((0.0, 0.0), description="range of a random gain, dB")
+    swap_channels: float = Field(0.0, ge=0, le=1, description="probability")
+    flip_polarity: float = Field(0.0, ge=0, le=1, description="probability, both channels")
+    bass_db: tuple[float, float] = Field(
+        (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
+    )
+    limit: float = Field(
+        0.0, ge=0, le=1, description="probability of driving the crop loud into a soft limiter"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> AugmentationConfig:
+        for name in ("gain_db", "bass_db"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first value must not exceed the second")
+        return self
+
+
+class DataConfig(Config):
+    """Random crops of a folder of audio files, or of a manifest (``earvae corpus`` makes one)."""
+
+    tracks: str = Field(description="a folder, searched recursively, or a .jsonl manifest")
+    split: str | None = Field(None, description="of a manifest; none = every track")
+    crop_seconds: float = Field(1.5, gt=0)
+    batch_size: int = Field(8, ge=1, description="crops per device and step")
+    workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
+    silence_db: float = Field(
+        -60.0, description="a crop whose peak is below this (dB of full scale) is drawn again"
+    )
+    seed: int = Field(0, ge=0)
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
 # --------------------------------------------------------------------------- training
 
 
@@ -163,6 +203,31 @@ class OptimiserConfig(Config):
     warmup_steps: int = Field(200, ge=0, description="ours")
     final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the last step; ours")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient; ours")
+
+
+class TrainConfig(Config):
+    """A generator-only training run (the paper's stage 1)."""
+
+    model: ModelConfig = SpectralConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig
+    validation: DataConfig | None = Field(
+        None, description="fixed crops to measure on; none = no validation"
+    )
+    optimiser: OptimiserConfig = OptimiserConfig()
+    initial_weights: str | None = Field(
+        None, description="any source of EarVAE.from_pretrained to start from; none = from scratch"
+    )
+    steps: int = Field(10_000, ge=1)
+    seed: int = Field(0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; ours")
+    linear_code_crops: int = Field(
+        1_500, ge=1, description="training crops the compact model's linear code is fitted on"
+    )
+    validation_items: int = Field(32, ge=1, description="crops of the validation data to measure on")
+    log_every: int = Field(10, ge=1, description="steps")
+    validate_every: int = Field(500, ge=1, description="steps")
+    checkpoint_every: int = Field(250, ge=1, description="steps")
 
 
 # --------------------------------------------------------------------------- files
