@@ -77,9 +77,9 @@ class SpectralConfig(Config):
     hop_length: int = Field(1024, ge=16, description="samples per latent frame")
     mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
     linear_channels: int = Field(
-        48, ge=1, description="latents that hold the fixed linear code of the low band"
+        56, ge=1, description="latents that hold the fixed linear code of the low band"
     )
-    width: int = Field(512, ge=8, description="channels of the blocks")
+    width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames the depthwise convolution of a block sees; odd")
     encoder_blocks: int = Field(3, ge=0)
@@ -181,7 +181,7 @@ class DataConfig(Config):
 
     tracks: str = Field(description="a folder, searched recursively, or a .jsonl manifest")
     split: str | None = Field(None, description="of a manifest; none = every track")
-    crop_seconds: float = Field(1.5, gt=0)
+    crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
     batch_size: int = Field(8, ge=1, description="crops per device and step")
     workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
     silence_db: float = Field(

@@ -16,6 +16,9 @@ def train(
     ] = "32-true",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    strategy: Annotated[
+        str, typer.Option(help="Lightning Fabric strategy: auto, ddp, fsdp.")
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of the model; default: all cores.", min=1)
     ] = None,
@@ -48,6 +51,7 @@ def train(
             precision=precision,
             accelerator=device,
             devices=int(devices) if devices.isdigit() else devices,
+            strategy=strategy,
         )
     except (ConfigError, OSError, ValueError) as error:
         one_line(str(error))

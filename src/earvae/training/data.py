@@ -98,7 +98,7 @@ class CropDataset(Dataset):
     def __init__(self, config: DataConfig, sample_rate: int, tracks: list[Track]) -> None:
         self.config = config
         self.sample_rate = sample_rate
-        self.samples = round(config.crop_seconds * sample_rate)
+        self.samples = config.crop_samples
         self.tracks = tracks
         durations = np.array([track.duration for track in tracks])
         self.cumulative = np.cumsum(durations / durations.sum())

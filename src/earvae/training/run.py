@@ -76,6 +76,7 @@ def train(
     precision: str = "32-true",
     accelerator: str = "auto",
     devices: int | str = 1,
+    strategy: str = "auto",
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
@@ -87,6 +88,7 @@ def train(
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
+        strategy=strategy,
         precision=precision,
         loggers=TensorBoardLogger(run_dir, name="logs", version=""),
     )
@@ -144,7 +146,9 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     vae = EarVAE(config.model)
     if isinstance(config.model, SpectralConfig) and fit_code:
         loader = make_loader(config.data, config.model.sample_rate, 0, config.linear_code_crops)
-        frames = (vae.encoder.transform(batch["audio"]) for batch in loader)
+        hop = config.model.hop_length
+        whole = config.data.crop_samples // hop * hop  # samples of a crop in whole frames
+        frames = (vae.encoder.transform(batch["audio"][..., :whole]) for batch in loader)
         code = fit_linear_code(frames, vae.encoder.transform.features, config.model.linear_channels)
         vae.encoder.code.load_state_dict(code.state_dict())
     return vae
@@ -179,14 +183,15 @@ def fit(
                 _append_line(fabric, run_dir, {"step": state.step, **values})
                 started, audio_seconds, waited = time.perf_counter(), 0.0, 0.0
             finished = state.step == config.steps
+            stopping = _any_rank(fabric, stop.raised is not None)
             if config.validation and (state.step % config.validate_every == 0 or finished):
                 figures = validate(fabric, config, state.ema.module, objective, state.step)
                 _append_line(fabric, run_dir, {"step": state.step, **figures})
                 started, audio_seconds, waited = time.perf_counter(), 0.0, 0.0
-            if state.step % config.checkpoint_every == 0 or finished or stop.raised:
+            if state.step % config.checkpoint_every == 0 or finished or stopping:
                 save(fabric, config, run_dir, state)
-            if stop.raised and not finished:
-                fabric.print(f"stopped by {stop.raised} after step {state.step}; saved")
+            if stopping and not finished:
+                fabric.print(f"stopped by a signal after step {state.step}; saved")
                 return INTERRUPTED
     return 0
 
@@ -212,7 +217,7 @@ def _train_step(
         max_norm=config.optimiser.gradient_clip,
         error_if_nonfinite=False,
     )
-    if torch.isfinite(norm) and torch.isfinite(terms.total):
+    if torch.isfinite(norm):  # the same on every rank; a non-finite loss has such a gradient
         state.optimiser.step()
         state.ema.update_parameters(state.vae.module)
     else:
@@ -270,6 +275,13 @@ def _batches(fabric: Fabric, config: TrainConfig, state: State) -> Iterator[dict
         yield fabric.to_device(batch)
 
 
+def _any_rank(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is up on any rank, so that all ranks stop at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+
+
 def _append_line(fabric: Fabric, run_dir: Path, values: dict) -> None:
     """One JSON object per line in log.jsonl: the run's figures without TensorBoard."""
     if fabric.is_global_zero:
@@ -294,7 +306,7 @@ class _SignalFlag:
     """While active, SIGINT and SIGTERM are noted instead of ending the process."""
 
     def __init__(self) -> None:
-        self.raised: str | None = None
+        self.raised: int | None = None
 
     def __enter__(self) -> _SignalFlag:
         self._before = {
@@ -308,4 +320,4 @@ class _SignalFlag:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
-        self.raised = signal.Signals(number).name
+        self.raised = number

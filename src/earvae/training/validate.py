@@ -30,33 +30,48 @@ def validate(
     vae.eval()
     objective.eval()
     rate = config.model.sample_rate
-    loader = make_loader(config.validation, rate, 0, config.validation_items)
-    sums: dict[str, float] = {}
-    items = 0
+    loader = make_loader(
+        config.validation,
+        rate,
+        0,
+        config.validation_items,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    sums: dict[str, Tensor] = {}  # per figure: sum over the items it counts for, and their number
+    first = True
     for batch in loader:
         audio = fabric.to_device(batch["audio"])
         posterior = vae.encode(audio)
         reconstruction = vae.decode(posterior.mode())[..., : audio.shape[2]]
         terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
-        figures = {name: float(value) for name, value in terms.terms.items()}
-        figures["total"] = float(terms.total)
-        figures["si_sdr"] = float(si_sdr(reconstruction, audio).mean())
+        everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
+        figures = {name: (value.expand(len(audio)), everyone) for name, value in terms.terms.items()}
+        figures["total"] = (terms.total.expand(len(audio)), everyone)
+        figures["si_sdr"] = (si_sdr(reconstruction, audio), everyone)
         figures |= band_figures(reconstruction, audio, rate)
-        for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + value * len(audio)
-        if items == 0:
+        for name, (values, counted) in figures.items():
+            both = torch.stack([values[counted].sum(), counted.sum()]).double()
+            sums[name] = sums.get(name, torch.zeros_like(both)) + both
+        if first:
             _log_clips(fabric, reconstruction, audio, rate, step)
-        items += len(audio)
+        first = False
     objective.train()
-    means = {f"validation/{name}": value / items for name, value in sums.items()}
+    means = {}
+    for name, both in sums.items():
+        total, count = fabric.all_reduce(both, reduce_op="sum").tolist()
+        means[f"validation/{name}"] = total / max(1.0, count)
     fabric.log_dict(means, step=step)
     return means
 
 
-def band_figures(reconstruction: Tensor, target: Tensor, sample_rate: int) -> dict[str, float]:
-    """SDR and level difference in dB per band, averaged over the batch.
+def band_figures(
+    reconstruction: Tensor, target: Tensor, sample_rate: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """SDR and level difference in dB per band, ``[batch]``, and which items count, ``[batch]``.
 
-    Both are ``[batch, 2, samples]``. A band quieter than -60 dB of its item counts for nothing.
+    Both signals are ``[batch, 2, samples]``. A band more than 60 dB below its whole item does
+    not count.
     """
     ours, theirs = torch.fft.rfft(reconstruction), torch.fft.rfft(target)
     frequency = torch.linspace(0, sample_rate / 2, ours.shape[-1], device=ours.device)
@@ -65,14 +80,12 @@ def band_figures(reconstruction: Tensor, target: Tensor, sample_rate: int) -> di
     for low, high in zip(BANDS_HZ, BANDS_HZ[1:], strict=False):
         band = (frequency >= low) & (frequency < high)
         energy = theirs[..., band].abs().square().sum(dim=(1, 2))
-        kept = ours[..., band].abs().square().sum(dim=(1, 2))
+        kept = ours[..., band].abs().square().sum(dim=(1, 2)).clamp_min(1e-12)
         error = (ours[..., band] - theirs[..., band]).abs().square().sum(dim=(1, 2))
         heard = energy > 1e-6 * whole
-        if heard.any():
-            sdr = 10 * torch.log10(energy[heard] / error[heard].clamp_min(1e-12))
-            level = 10 * torch.log10(kept[heard].clamp_min(1e-12) / energy[heard])
-            figures[f"sdr_{low}_{high}"] = float(sdr.mean())
-            figures[f"level_{low}_{high}"] = float(level.mean())
+        energy = energy.clamp_min(1e-12)
+        figures[f"sdr_{low}_{high}"] = (10 * (energy / error.clamp_min(1e-12)).log10(), heard)
+        figures[f"level_{low}_{high}"] = (10 * (kept / energy).log10(), heard)
     return figures
 
 
