@@ -147,6 +147,7 @@ class EarVAE(nn.Module):
             save_file(tensors, Path(temporary) / WEIGHTS_NAME, {"format": "earvae"})
             (Path(temporary) / CONFIG_NAME).write_text(text, encoding="utf-8")
             for name in (WEIGHTS_NAME, CONFIG_NAME):
+                (Path(temporary) / name).chmod(0o644)
                 os.replace(Path(temporary) / name, folder / name)
 
     @classmethod

@@ -1,0 +1,184 @@
+"""Loading, saving and the public surface of EarVAE."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import earvae.model.vae as vae_module
+from earvae.config import ConfigError, OobleckConfig, SpectralConfig
+from earvae.model.published import PublishedFormatError
+from earvae.model.vae import EarVAE, ModelSourceError
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SMALL = SpectralConfig(
+    hop_length=64, mdct_length=32, latent_channels=8, linear_channels=5, width=8,
+    encoder_blocks=1, decoder_blocks=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def small() -> EarVAE:
+    torch.manual_seed(0)
+    return EarVAE(SMALL).eval()
+
+
+@pytest.mark.parametrize("name", ["tiny44k", "tiny44k_no_transformer", "tiny48k"])
+@pytest.mark.parametrize("with_config", [True, False])
+@torch.no_grad()
+def test_published_models_give_the_published_codes_numbers(name, with_config, tmp_path):
+    shutil.copy(GOLDEN / f"{name}_state_dict.safetensors", tmp_path / f"{name}.safetensors")
+    if with_config:
+        shutil.copy(GOLDEN / f"{name}_config.json", tmp_path / f"{name}.json")
+    vae = EarVAE.from_pretrained(tmp_path / f"{name}.safetensors")
+    assert vae.sample_rate == (48_000 if "48k" in name else 44_100)
+    golden = load_file(GOLDEN / f"{name}_io.safetensors")
+    posterior = vae.encode(golden["audio"])
+    decoded = vae.decode(golden["latents"])
+    existing = golden["decoded"].shape[-1]
+    assert decoded.shape[-1] == golden["latents"].shape[-1] * vae.hop_length
+    for ours, theirs in (
+        (posterior.parameters, golden["posterior"]),
+        (posterior.mode(), golden["latents"]),
+        (decoded[..., :existing], golden["decoded"]),
+        (posterior.kl(), golden["kl"].squeeze()),
+    ):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_the_full_configuration_has_exactly_the_published_names_and_shapes():
+    published = json.loads((GOLDEN / "published_44k_state_dict_shapes.json").read_text())
+    with torch.device("meta"):
+        vae = EarVAE(OobleckConfig())
+    ours = {name: list(tensor.shape) for name, tensor in vae.state_dict().items()}
+    assert len(ours) == 386
+    assert ours == published
+
+
+@torch.no_grad()
+def test_saving_and_loading_keeps_every_number(small, tmp_path):
+    small.save_pretrained(tmp_path / "model")
+    again = EarVAE.from_pretrained(tmp_path / "model")
+    assert again.config == small.config
+    assert again.identity == small.identity
+    audio = torch.randn(1, 2, 640)
+    assert torch.equal(again.encode(audio).parameters, small.encode(audio).parameters)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["sample_rate"] == 44_100
+    files = sorted(p.name for p in (tmp_path / "model").iterdir())
+    assert files == ["config.json", "model.safetensors"]  # nothing temporary is left
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mode & stat.S_IRGRP
+
+
+@torch.no_grad()
+def test_a_published_model_can_be_saved_as_ours_in_half_precision(tmp_path):
+    vae = EarVAE.from_pretrained(GOLDEN / "tiny44k_state_dict.safetensors")
+    vae.save_pretrained(tmp_path, dtype=torch.float16)
+    again = EarVAE.from_pretrained(tmp_path)
+    audio = load_file(GOLDEN / "tiny44k_io.safetensors")["audio"]
+    ours, theirs = again.encode(audio).mean, vae.encode(audio).mean
+    assert 0 < (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
+    assert all(t.dtype == torch.float32 for t in again.state_dict().values())
+
+
+def test_the_identity_follows_weights_and_configuration(small):
+    before = small.identity
+    with torch.no_grad():
+        next(small.parameters()).view(-1)[0] += 1e-3
+    assert small.identity != before
+    assert len(before) == 12
+
+
+def test_audio_is_padded_to_whole_frames(small):
+    assert small.encode(torch.randn(1, 2, 65)).mean.shape == (1, 8, 2)
+    assert small.decode(torch.randn(1, 8, 2)).shape == (1, 2, 128)
+    reconstruction, posterior = small(torch.randn(2, 2, 65))
+    assert reconstruction.shape == (2, 2, 65)
+    assert posterior.std.min() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 100), (2, 100), (1, 2, 0)])
+def test_audio_of_another_shape_is_refused(small, shape):
+    with pytest.raises(ValueError, match="audio"):
+        small.encode(torch.zeros(shape))
+
+
+def test_latents_of_another_shape_are_refused(small):
+    with pytest.raises(ValueError, match="latents must be"):
+        small.decode(torch.zeros(1, 7, 3))
+
+
+def test_a_missing_source_says_what_it_could_have_been(tmp_path):
+    with pytest.raises(ModelSourceError, match="no such file or folder"):
+        EarVAE.from_pretrained(tmp_path / "nowhere" / "model.pyt")
+
+
+def test_a_folder_without_a_model_lists_what_it_needs(tmp_path):
+    with pytest.raises(ModelSourceError, match="exactly one published weight file"):
+        EarVAE.from_pretrained(tmp_path)
+
+
+def test_a_folder_with_a_published_file_and_its_json_loads(tmp_path):
+    shutil.copy(GOLDEN / "tiny48k_state_dict.safetensors", tmp_path / "weights.safetensors")
+    shutil.copy(GOLDEN / "tiny48k_config.json", tmp_path / "model_config.json")
+    assert EarVAE.from_pretrained(tmp_path).sample_rate == 48_000
+
+
+def test_another_rate_than_the_folders_is_refused(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    with pytest.raises(ModelSourceError, match="48000 Hz was asked for"):
+        EarVAE.from_pretrained(tmp_path, sample_rate=48_000)
+
+
+def test_partial_weights_are_refused_by_name(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop("decoder.shape.weight")
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(PublishedFormatError, match="1 missing .decoder.shape.weight."):
+        EarVAE.from_pretrained(tmp_path)
+
+
+def test_an_unknown_key_in_our_config_is_refused_by_name(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"widht": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="widht"):
+        EarVAE.from_pretrained(tmp_path)
+
+
+def test_a_hub_id_is_downloaded_and_loaded(small, tmp_path, monkeypatch):
+    small.save_pretrained(tmp_path / "cache")
+    asked = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.append((hub_id, allow_patterns))
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert EarVAE.from_pretrained("someone/ear-vae").identity == small.identity
+    assert asked[0][0] == "someone/ear-vae"
+    assert "*.safetensors" in asked[0][1]
+
+
+def test_a_failed_hub_download_is_one_line(monkeypatch):
+    def snapshot_download(hub_id, allow_patterns):
+        raise OSError("no network\nlong explanation")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ModelSourceError) as caught:
+        EarVAE.from_pretrained("someone/ear-vae")
+    assert str(caught.value).endswith("the hub download failed: no network")
+
+
+@pytest.mark.skipif(
+    not (vae_module.SHIPPED / "model.safetensors").is_file(), reason="no shipped weights"
+)
+def test_the_shipped_model_loads_by_default_and_fits_its_limits():
+    vae = EarVAE.from_pretrained()
+    assert (vae.latent_channels, vae.hop_length, vae.sample_rate) == (64, 1024, 44_100)
+    assert sum(p.numel() for p in vae.parameters()) <= 16_000_000
+    assert (vae_module.SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
