@@ -176,7 +176,7 @@ class EarVAE(nn.Module):
         if path.is_dir():
             return cls._from_folder(path, sample_rate)
         if path.is_file():
-            return cls._from_published(path, _config_beside(path), sample_rate)
+            return cls.from_published(path, _config_beside(path), sample_rate)
         if _looks_like_hub_id(str(source)):
             return cls._from_folder(_download(str(source)), sample_rate)
         raise ModelSourceError(
@@ -202,10 +202,16 @@ class EarVAE(nn.Module):
                 f"{folder}: needs {CONFIG_NAME} + {WEIGHTS_NAME}, or exactly one published weight "
                 f"file (found: {found}); name the file to use"
             )
-        return cls._from_published(weights[0], _config_beside(weights[0]), sample_rate)
+        return cls.from_published(weights[0], _config_beside(weights[0]), sample_rate)
 
     @classmethod
-    def _from_published(cls, path: Path, config: Path | None, sample_rate: int | None) -> EarVAE:
+    def from_published(
+        cls, path: Path, config: Path | None = None, sample_rate: int | None = None
+    ) -> EarVAE:
+        """A published weight file with the JSON ``config`` named, or with none at all.
+
+        Raises PublishedFormatError, or OSError for a file that is not there.
+        """
         model_config, state = load_published(path, config, sample_rate)
         return cls(model_config)._load(state, path)
 

@@ -1,0 +1,55 @@
+"""The command line: one thin file a verb."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from earvae.cli.corpus import corpus
+from earvae.cli.decode import decode
+from earvae.cli.encode import encode
+from earvae.cli.info import info
+from earvae.cli.reconstruct import reconstruct
+from earvae.cli.train import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"earvae {version('earvae')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def earvae(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    """εar-VAE: stereo music to a compact latent sequence and back.
+
+    Start with: earvae reconstruct song.flac -o out.wav
+    """
+
+
+for verb in (reconstruct, encode, decode, info, train, corpus):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Entry point of the ``earvae`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
