@@ -1,0 +1,198 @@
+"""A run: what it writes, how it goes on, and what it survives."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from earvae.config import ConfigError, TrainConfig
+from earvae.model.vae import EarVAE
+from earvae.training import run as training
+
+MODEL = {
+    "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "linear_channels": 5, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory):
+    """Two short pieces of decaying tones over noise."""
+    folder = tmp_path_factory.mktemp("music")
+    random = np.random.default_rng(0)
+    time = np.arange(2 * 44_100) / 44_100
+    for index in range(2):
+        tones = sum(np.sin(2 * np.pi * f * time) for f in random.uniform(80, 4000, 5)) * 0.05
+        audio = (tones * np.exp(-3 * (time % 0.5)))[:, None] + 0.01 * random.standard_normal(
+            (len(time), 2)
+        )
+        soundfile.write(folder / f"{index}.wav", audio, 44_100, subtype="FLOAT")
+    return folder
+
+
+@pytest.fixture
+def recipe(music):
+    data = {"tracks": str(music), "crop_samples": 128 * 24, "batch_size": 2, "workers": 0}
+    return {
+        "model": MODEL,
+        "objective": {"resolutions": [256, 128, 64], "resolutions_per_step": 1},
+        "data": data,
+        "validation": data,
+        "validation_items": 2,
+        "linear_code_crops": 8,
+        "steps": 6,
+        "log_every": 1,
+        "validate_every": 6,
+        "checkpoint_every": 6,
+        "optimiser": {"warmup_steps": 2},
+    }
+
+
+def start(recipe, folder) -> int:
+    return training.train(TrainConfig(**recipe), folder, accelerator="cpu")
+
+
+def state_of(folder) -> dict:
+    return torch.load(folder / training.CHECKPOINT, weights_only=True)
+
+
+def assert_identical(one, other) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_identical(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_identical(a, b)
+    else:
+        assert one == other
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """Send SIGTERM to this process during the given step."""
+    original = training.generator_loss
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "generator_loss", interrupted)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(recipe, tmp_path, monkeypatch):
+    assert start(recipe, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        assert start(recipe, tmp_path / "parts") == training.INTERRUPTED
+    assert state_of(tmp_path / "parts")["step"] == 3
+    assert start(recipe, tmp_path / "parts") == 0
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    assert whole["step"] == 6
+    for key in ("vae", "ema", "optimiser", "step"):
+        assert_identical(whole[key], parts[key])
+
+
+def test_training_moves_the_network_and_leaves_the_linear_code(recipe, tmp_path):
+    start(recipe, tmp_path)
+    before = training.initial_model(TrainConfig(**recipe)).state_dict()
+    after = state_of(tmp_path)["vae"]
+    assert torch.equal(after["encoder.code.basis"], before["encoder.code.basis"])
+    assert not torch.equal(after["decoder.shape.weight"], before["decoder.shape.weight"])
+
+
+def test_a_run_leaves_weights_figures_audio_and_pictures(recipe, tmp_path):
+    start(recipe, tmp_path)
+    vae = EarVAE.from_pretrained(tmp_path / "ema")
+    saved = state_of(tmp_path)["ema"]["module.decoder.shape.weight"]
+    assert torch.equal(vae.decoder.shape.weight, saved)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for name in ("magnitude_log", "correlation_intra", "group_delay", "kl"):
+        assert lines[0][f"weighted/{name}"] >= 0
+        assert f"raw/{name}" in lines[0]
+        assert f"validation/{name}" in lines[-1]
+    assert lines[0]["raw/kl"] * 1e-6 == pytest.approx(lines[0]["weighted/kl"], rel=1e-4)
+    assert {"validation/si_sdr", "validation/sdr_0_120"} <= lines[-1].keys()
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    assert "raw/magnitude_linear" in tags["scalars"]
+    assert "clip_0/reconstruction" in tags["images"]
+    assert "clip_0/reconstruction" in tags["audio"]
+
+
+def test_a_non_finite_batch_changes_nothing_and_is_counted(recipe, tmp_path, monkeypatch):
+    original = training.make_loader
+
+    def poisoned(*arguments, **options):
+        for index, batch in enumerate(original(*arguments, **options)):
+            if index == 1 and "stop" in options:  # the training loader's second batch
+                batch["audio"][0, 0, 5] = float("nan")
+            yield batch
+
+    monkeypatch.setattr(training, "make_loader", poisoned)
+    recipe = recipe | {"steps": 2, "validation": None}
+    start(recipe, tmp_path / "poisoned")
+    state = state_of(tmp_path / "poisoned")
+    assert state["counters"]["non_finite_steps"] == 1
+    assert all(torch.isfinite(t).all() for t in state["vae"].values())
+    monkeypatch.undo()
+    # the same as if the second step had not been taken
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        start(recipe, tmp_path / "one")
+    assert_identical(state["vae"], state_of(tmp_path / "one")["vae"])
+
+
+def test_another_configuration_is_refused_by_key(recipe, tmp_path):
+    start(recipe | {"steps": 1, "validation": None}, tmp_path)
+    with pytest.raises(ConfigError, match="another seed, validation;"):
+        start(recipe | {"steps": 1, "seed": 5}, tmp_path)
+
+
+def test_more_steps_are_no_other_configuration(recipe, tmp_path):
+    start(recipe | {"steps": 1}, tmp_path)
+    assert start(recipe | {"steps": 2}, tmp_path) == 0
+    assert state_of(tmp_path)["step"] == 2
+
+
+def test_a_failed_save_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch):
+    start(recipe | {"steps": 1}, tmp_path)
+    before = (tmp_path / training.CHECKPOINT).read_bytes()
+
+    def full_disk(_state, path):
+        path.write_bytes(b"half a checkpoint")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        start(recipe | {"steps": 2}, tmp_path)
+    assert (tmp_path / training.CHECKPOINT).read_bytes() == before
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+def test_initial_weights_of_another_shape_are_refused(recipe, tmp_path):
+    start(recipe | {"steps": 1}, tmp_path / "first")
+    other = recipe | {"initial_weights": str(tmp_path / "first" / "ema")}
+    other["model"] = MODEL | {"width": 24}
+    with pytest.raises(ConfigError, match="its model configuration is not the one under"):
+        start(other, tmp_path / "second")
+
+
+def test_a_run_can_start_from_the_weights_of_another(recipe, tmp_path):
+    start(recipe, tmp_path / "first")
+    second = TrainConfig(**recipe | {"initial_weights": str(tmp_path / "first" / "ema")})
+    vae = training.initial_model(second)
+    assert vae.identity == EarVAE.from_pretrained(tmp_path / "first" / "ema").identity

@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+
+from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
+from earvae.model.vae import EarVAE
+from earvae.objective import PerceptualLoss
+from earvae.training.step import generator_loss, learning_rate, step_generator
+
+SMALL = SpectralConfig(
+    hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, width=16,
+    encoder_blocks=1, decoder_blocks=1, level_frames=3,
+)  # fmt: skip
+
+
+def test_the_learning_rate_warms_up_linearly_and_follows_half_a_cosine():
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    assert learning_rate(config, 0, 110) == pytest.approx(0.1)
+    assert learning_rate(config, 4, 110) == pytest.approx(0.5)
+    assert learning_rate(config, 10, 110) == pytest.approx(1.0)
+    assert learning_rate(config, 60, 110) == pytest.approx(0.55)
+    assert learning_rate(config, 110, 110) == pytest.approx(0.1)
+    quarter = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
+    assert learning_rate(config, 35, 110) == pytest.approx(quarter)
+
+
+def test_the_noise_of_a_step_follows_from_seed_step_and_rank():
+    cpu = torch.device("cpu")
+    draws = {
+        key: torch.randn(4, generator=step_generator(*key, cpu))
+        for key in ((0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1))
+    }
+    again = torch.randn(4, generator=step_generator(0, 1, 0, cpu))
+    assert torch.equal(draws[0, 1, 0], again)
+    assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
+
+
+def test_one_backward_reaches_every_trained_parameter():
+    torch.manual_seed(0)
+    vae = EarVAE(SMALL)
+    config = ObjectiveConfig(resolutions=(256, 128), weights={"waveform": 0.1})
+    objective = PerceptualLoss(config, 44_100)
+    audio = 0.1 * torch.randn(2, 2, 128 * 20)
+    cpu = torch.device("cpu")
+    noise, draw = step_generator(0, 0, 0, cpu), step_generator(0, 0, 0, cpu)
+    terms, posterior = generator_loss(vae, objective, audio, noise, draw)
+    assert set(terms.terms) == {
+        "magnitude_linear", "magnitude_log", "correlation_intra", "correlation_inter",
+        "instantaneous_frequency", "group_delay", "waveform", "kl",
+    }  # fmt: skip
+    terms.total.backward()
+    for name, parameter in vae.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    assert posterior.mean.shape == (2, 8, 20)
