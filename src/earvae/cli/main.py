@@ -18,15 +18,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # plain help: examples can be copied, nothing is cut
 )
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from earvae import __version__
 
-        typer.echo(f"earvae {version('earvae')}")
+        typer.echo(f"earvae {__version__}")
         raise typer.Exit()
 
 
@@ -38,7 +38,11 @@ def earvae(
 ) -> None:
     """εar-VAE: stereo music to a compact latent sequence and back.
 
-    Start with: earvae reconstruct song.flac -o out.wav
+    \b
+    earvae reconstruct song.flac -o out.wav      hear what the codec does
+    earvae encode album/ -o latents/             one .safetensors a track
+    earvae decode latents/ -o decoded/           and audio again
+    earvae VERB --help                           more examples
     """
 
 
@@ -48,7 +52,7 @@ for verb in (reconstruct, encode, decode, info, train, corpus):
 
 def main() -> None:
     """Entry point of the ``earvae`` command."""
-    app()
+    app(prog_name="earvae")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Many files in one command: which becomes which, one after the other, past the bad ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from earvae.cli.options import usage_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from earvae.files import Progress, Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input file and the output it becomes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a command, and one line for every input that yields none."""
+
+    jobs: list[Job]
+    failures: list[str]
+
+
+def to_one_file(inputs: list[Path], output: Path) -> bool:
+    """Whether ``output`` names a file: one input, not a folder, and OUT is no folder either."""
+    return (
+        len(inputs) == 1
+        and not inputs[0].is_dir()
+        and not output.is_dir()
+        and not str(output).endswith(os.sep)
+    )
+
+
+def plan(
+    inputs: list[Path],
+    output: Path,
+    suffixes: Collection[str],
+    new_suffix: str,
+    one_file: bool,
+    ending: str = "",
+) -> Plan:
+    """What each input becomes. Nothing is touched yet.
+
+    With ``one_file``, ``output`` is the one input's output; else it is a folder. Folders are
+    searched for ``suffixes``, hidden files and folders left out, and keep their subfolders below
+    OUT. ``ending`` goes between a name and ``new_suffix``. Two inputs with one output, or an
+    output that is an input, are usage errors (status 2).
+    """
+    pairs: list[tuple[Path, Path]] = []  # an input, and its path below OUT
+    failures: list[str] = []
+    if one_file:
+        jobs = [Job(inputs[0], output)]
+    else:
+        if output.exists() and not output.is_dir():
+            usage_error(f"{output}: is a file; several inputs, or a folder, need a folder")
+        for entry in inputs:
+            if not entry.is_dir():
+                pairs.append((entry, Path(entry.name)))
+                continue
+            found = _search(entry, output, suffixes, failures)
+            if not found:
+                failures.append(f"{entry}: holds no {' '.join(sorted(suffixes))} files")
+            pairs += [(path, path.relative_to(entry)) for path in found]
+        jobs = [
+            Job(source, output / below.with_name(f"{below.stem}{ending}{new_suffix}"))
+            for source, below in pairs
+        ]
+    _refuse_collisions(jobs)
+    return Plan(jobs, failures)
+
+
+def _search(
+    folder: Path, output: Path, suffixes: Collection[str], failures: list[str]
+) -> list[Path]:
+    """Files below ``folder``, in order; what lies in OUT below it is ours and left out."""
+    found: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        failures.append(f"{error.filename}: folder cannot be read: {error.strerror}")
+
+    own = output.resolve()
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and Path(parent, name).resolve() != own
+        )
+        found += [
+            Path(parent, name)
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
+    return found
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    inputs = {_file_id(job.source): job.source for job in jobs}
+    sources: dict[Path, Path] = {}  # by target
+    for job in jobs:
+        if (same := inputs.get(_file_id(job.target))) is not None:
+            usage_error(f"{job.target}: is the input {same}; choose another output")
+        target = job.target.resolve()
+        if (first := sources.get(target)) is not None:
+            if _file_id(first) == _file_id(job.source):
+                usage_error(f"{job.source}: is given twice")
+            usage_error(
+                f"{first} and {job.source} would both become {job.target}; rename one, or run "
+                "them into different folders"
+            )
+        sources[target] = job.source
+
+
+def _file_id(path: Path) -> object:
+    """The same for all names of one file: links and spellings too."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
+
+
+def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[Report], list[str]]:
+    """Do every job, with a progress bar where standard error is a terminal.
+
+    A file that fails becomes one line of the second list, and the next is done.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from earvae.audio import AudioFileError
+
+    reports: list[Report] = []
+    failures: list[str] = []
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=len(jobs))
+        for number, job in enumerate(jobs):
+            bar.update(task, description=job.source.name, completed=number)
+
+            def progress(share: float, number: int = number) -> None:
+                bar.update(task, completed=number + share)
+
+            try:
+                reports.append(work(job, progress))
+            except AudioFileError as error:
+                failures.append(str(error))
+            except (MemoryError, torch.OutOfMemoryError):
+                failures.append(_out_of_memory(job))
+            except RuntimeError as error:
+                if "allocate memory" not in str(error):
+                    raise
+                failures.append(_out_of_memory(job))
+    return reports, failures
+
+
+def _out_of_memory(job: Job) -> str:
+    return f"{job.source}: out of memory; use a smaller --chunk-seconds"
+
+
+def stdout() -> Console:
+    """A console that wraps nothing where standard output is not a terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)

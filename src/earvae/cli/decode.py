@@ -1,0 +1,70 @@
+"""``earvae decode``: latent files to audio files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from earvae.cli import options
+from earvae.cli.batch import Job, plan, run, to_one_file
+from earvae.cli.errors import finish
+from earvae.cli.reconstruct import print_table
+
+if TYPE_CHECKING:
+    from earvae.files import Progress, Report
+
+
+def decode(
+    inputs: options.Inputs = None,
+    output: options.Output = None,
+    weights: options.Weights = None,
+    config: options.PublishedConfig = None,
+    sample_rate: options.SampleRate = None,
+    device: options.Device = "auto",
+    stereo: options.Stereo = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Decode latents that another model made.")
+    ] = False,
+    suffix: options.Suffix = "wav",
+    subtype: options.Subtype = None,
+    clip: options.Clip = None,
+    chunk_seconds: options.ChunkSeconds = 10.0,
+) -> None:
+    """Decode latents to audio, at the original's rate and of the original's length.
+
+    \b
+    earvae decode song.safetensors -o song.wav
+    earvae decode latents/ -o decoded/
+    """
+    if not inputs:
+        options.usage_error("name at least one latent file or folder to read")
+    if output is None:
+        options.usage_error("say where to write: -o OUT")
+    one_file = to_one_file(inputs, output)
+    new_suffix = output.suffix if one_file else "." + suffix.lower().lstrip(".")
+    form = options.output_format(new_suffix, subtype, clip)
+
+    from earvae.files import SUFFIX, decode_file
+
+    planned = plan(inputs, output, {SUFFIX}, new_suffix, one_file)
+    vae = options.load_model(weights, config, sample_rate, device)
+    identity = vae.identity
+
+    def work(job: Job, progress: Progress) -> Report:
+        return decode_file(
+            vae,
+            job.source,
+            job.target,
+            form,
+            identity,
+            stereo=stereo,
+            force=force,
+            chunk_frames=options.chunk_frames(vae, chunk_seconds),
+            progress=progress,
+        )
+
+    reports, failures = run(planned.jobs, work)
+    if reports:
+        print_table(reports)
+    finish(planned.failures + failures, len(reports))

@@ -1,0 +1,160 @@
+"""Options that several verbs share, and what they turn into."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from earvae.cli.errors import one_line
+
+if TYPE_CHECKING:
+    from earvae import EarVAE
+    from earvae.audio import OutputFormat
+
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="IN...", show_default=False, help="Files, or folders to search."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="A file where IN is one file, else a folder; existing files are replaced.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "--model",
+        "--model_path",
+        help="A folder of ours, a published weight file, a folder with one, or a hub id. "
+        "Default: the model that comes with earvae.",
+    ),
+]
+PublishedConfig = Annotated[
+    Path | None,
+    typer.Option("--config", help="JSON config of a published weight file, if not beside it."),
+]
+SampleRate = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-rate", min=1, help="Hz; for published weights that do not tell their rate."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one.")
+]
+ChunkSeconds = Annotated[
+    float,
+    typer.Option(
+        "--chunk-seconds",
+        min=0.1,
+        help="Audio computed at a time. Less needs less memory; the result is the same.",
+    ),
+]
+Sample = Annotated[
+    bool,
+    typer.Option("--sample", help="Draw the latents from the posterior instead of its mean."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, help="Of --sample, for every file alike. Default: a new one, reported."
+    ),
+]
+Downmix = Annotated[
+    bool,
+    typer.Option("--downmix", help="Fold 3 to 8 channels to stereo (ITU-R BS.775)."),
+]
+Suffix = Annotated[
+    str,
+    typer.Option("--format", help="Of files in an output folder: wav, flac, aiff, w64, rf64, caf."),
+]
+Subtype = Annotated[
+    str | None,
+    typer.Option(
+        "--subtype", help="float, pcm_16, pcm_24 or pcm_32. Default: float; pcm_24 in FLAC."
+    ),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip",
+        help="Peaks beyond full scale: none (left alone; integer files refuse them), clamp, or "
+        "rescale (one gain for the whole file). Integer files and FLAC need one of them.",
+    ),
+]
+Stereo = Annotated[
+    bool, typer.Option("--stereo", help="Write mono inputs as stereo instead of mono.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of a table.")]
+
+
+def usage_error(message: str) -> NoReturn:
+    """Print one line and leave with status 2: the command itself cannot be meant."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def seed_of(sample: bool, seed: int | None) -> int | None:
+    """The seed of the draw, or None for the posterior mean."""
+    if seed is not None and not sample:
+        usage_error("--seed belongs to --sample; add --sample or leave out --seed")
+    if sample and seed is None:
+        return secrets.randbits(31)
+    return seed
+
+
+def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputFormat:
+    """The format to write; options that do not go together are a usage error."""
+    from earvae import audio
+
+    if clip not in (None, "none", "clamp", "rescale"):
+        usage_error(f"--clip {clip}: use none, clamp or rescale")
+    try:
+        return audio.output_format(suffix, subtype and subtype.lower(), clip)
+    except audio.OutputFormatError as error:
+        usage_error(str(error))
+
+
+def load_model(
+    weights: str | None, config: Path | None, sample_rate: int | None, device: str
+) -> EarVAE:
+    """The model on its device; any problem is one line and status 1."""
+    import torch
+    from safetensors import SafetensorError
+
+    from earvae import EarVAE
+    from earvae.config import ConfigError
+    from earvae.model.published import PublishedFormatError
+    from earvae.model.vae import ModelSourceError
+
+    if config is not None and weights is None:
+        usage_error("--config describes a published weight file; name that with --weights")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        one_line(f"--device {device}: {str(error).strip().splitlines()[0]}")
+    try:
+        if config is not None:
+            vae = EarVAE.from_published(Path(weights or ""), config, sample_rate)
+        else:
+            vae = EarVAE.from_pretrained(weights, sample_rate)
+    except (ModelSourceError, PublishedFormatError, ConfigError, OSError) as error:
+        one_line(str(error))
+    except SafetensorError as error:
+        one_line(f"{weights}: damaged or not safetensors weights ({error})")
+    return vae.to(device)
+
+
+def chunk_frames(vae: EarVAE, seconds: float) -> int:
+    """Latent frames in a chunk of ``seconds``."""
+    return max(1, round(seconds * vae.sample_rate / vae.hop_length))
