@@ -1,0 +1,84 @@
+import pytest
+
+from earvae.config import (
+    ConfigError,
+    ModelConfig,
+    OobleckConfig,
+    SpectralConfig,
+    TrainConfig,
+    parse,
+    read,
+)
+
+
+def test_an_unknown_key_is_refused_by_name(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: {tracks: music}\nlerning_rate: 1\n")
+    with pytest.raises(ConfigError, match=r"recipe.yaml: lerning_rate: "):
+        read(TrainConfig, path)
+
+
+def test_a_misspelt_loss_weight_is_refused():
+    values = {"data": {"tracks": "music"}, "objective": {"weights": {"magnitude_lag": 1}}}
+    with pytest.raises(ConfigError, match="objective.weights.magnitude_lag"):
+        parse(TrainConfig, values, "recipe")
+
+
+def test_every_problem_has_its_own_line():
+    with pytest.raises(ConfigError) as caught:
+        parse(TrainConfig, {"steps": 0, "data": {"tracks": "music", "batch_size": "x"}}, "recipe")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("recipe: ") for line in lines)
+
+
+def test_yaml_and_json_say_the_same(tmp_path):
+    (tmp_path / "a.yaml").write_text("data:\n  tracks: music\nsteps: 7\n")
+    (tmp_path / "a.json").write_text('{"data": {"tracks": "music"}, "steps": 7}')
+    assert read(TrainConfig, tmp_path / "a.yaml") == read(TrainConfig, tmp_path / "a.json")
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ConfigError, match="a.json: not valid JSON"):
+        read(TrainConfig, tmp_path / "a.json")
+
+
+def test_configurations_survive_their_own_json():
+    for config in (OobleckConfig(), SpectralConfig(width=16)):
+        assert parse(ModelConfig, config.model_dump(mode="json"), "test") == config
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        OobleckConfig().sample_rate = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strides": [2, 4], "multiples": [1]}, "differ in length"),
+        ({"strides": [1], "multiples": [1]}, "at least 2"),
+        ({"latent_channels": 60}, "head_channels must divide"),
+        ({"architecture": "spectral", "mdct_length": 500}, "must divide hop_length"),
+        ({"architecture": "spectral", "linear_channels": 64}, "smaller than latent_channels"),
+        ({"architecture": "spectral", "kernel": 4}, "must be odd"),
+    ],
+)
+def test_what_cannot_fit_together_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(ModelConfig, {"architecture": "oobleck"} | values, "test")
+
+
+def test_the_paper_configuration_has_the_papers_hop():
+    assert OobleckConfig().hop_length == 1024
+    assert OobleckConfig(strides=(2, 4, 4, 5, 6), sample_rate=48_000).hop_length == 960
+
+
+def test_the_recipes_in_the_repository_are_valid():
+    from pathlib import Path
+
+    recipes = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        read(TrainConfig, path)
