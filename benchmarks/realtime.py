@@ -48,7 +48,7 @@ def main() -> None:
     }
     audio = 0.1 * torch.randn(1, 2, int(arguments.seconds * 44_100))
     times: dict[str, dict[str, list[float]]] = {n: {"encode": [], "decode": []} for n in models}
-    for name, vae in models.items():  # warm up
+    for vae in models.values():  # warm up
         codec.reconstruct(vae, audio[..., :44_100])
     for repeat in range(arguments.repeats):
         for name, vae in models.items():

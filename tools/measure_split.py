@@ -4,14 +4,15 @@
 
 Rows: the shipped model (or --weights), the same architecture untrained (with its fitted linear
 code, seed 0), and the linear baseline: the same transform keeping its 64 best fixed linear
-components per frame (PCA fitted on training crops). Columns as in SPEC.md section 4; median and mean
-over tracks. Needs the eval extra and the corpus.
+components per frame (PCA fitted on training crops). Columns as in docs/paper.md; median and mean
+over tracks. Needs the train and dev extras and the corpus.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,13 @@ from earvae.model.transform import FrameTransform
 from earvae.training.data import Track, list_tracks, make_loader
 
 SECONDS = 30
-COLUMNS = {"sisdr": "SI-SDR dB ↑", "mel": "Mel ↓", "stft": "STFT ↓", "icpc": "ICPC ↑", "ccpc": "CCPC ↑"}
+COLUMNS = {
+    "si_sdr": "SI-SDR dB ↑",
+    "mel": "Mel ↓",
+    "stft": "STFT ↓",
+    "icpc": "ICPC ↑",
+    "ccpc": "CCPC ↑",
+}
 
 
 def excerpt(track: Track, rate: int) -> Tensor:
@@ -118,6 +125,7 @@ def main() -> None:
         cells = []
         for key in COLUMNS:
             values = [figures[key] for figures in by_track.values()]
+            values = [value for value in values if not math.isnan(value)]  # silent tracks
             cells.append(f"{statistics.median(values):.3f} ({statistics.mean(values):.3f})")
         table.add_row(name, *cells)
     Console(width=120).print(table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -28,7 +28,7 @@ class Config(BaseModel):
 
 
 class TransformerConfig(Config):
-    """The rotary transformer in front of the paper's decoder (SPEC 2; paper section 2)."""
+    """The rotary transformer in front of the paper's decoder (docs/paper.md)."""
 
     depth: int = Field(2, ge=1)
     head_channels: int = Field(32, ge=2, description="channels per attention head")
@@ -50,7 +50,8 @@ class OobleckConfig(Config):
     def _check(self) -> OobleckConfig:
         if len(self.multiples) != len(self.strides):
             raise ValueError(
-                f"multiples ({len(self.multiples)}) and strides ({len(self.strides)}) differ in length"
+                f"multiples ({len(self.multiples)}) and strides ({len(self.strides)}) "
+                "differ in length"
             )
         if min(self.strides) < 2:
             raise ValueError("strides must be at least 2: the published padding assumes it")
@@ -81,10 +82,12 @@ class SpectralConfig(Config):
     )
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
-    kernel: int = Field(7, ge=1, description="frames the depthwise convolution of a block sees; odd")
+    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
     encoder_blocks: int = Field(3, ge=0)
     decoder_blocks: int = Field(5, ge=0)
-    level_frames: int = Field(9, ge=1, description="latent frames the local level is averaged over; odd")
+    level_frames: int = Field(
+        9, ge=1, description="latent frames the local level is averaged over; odd"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> SpectralConfig:
@@ -97,7 +100,7 @@ class SpectralConfig(Config):
         return self
 
 
-ModelConfig = Annotated[Union[OobleckConfig, SpectralConfig], Field(discriminator="architecture")]
+ModelConfig = Annotated[OobleckConfig | SpectralConfig, Field(discriminator="architecture")]
 
 
 # --------------------------------------------------------------------------- objective
@@ -116,12 +119,14 @@ class ObjectiveWeights(Config):
     correlation_inter: float = Field(1.0, ge=0)
     instantaneous_frequency: float = Field(0.5, ge=0)
     group_delay: float = Field(0.5, ge=0)
-    waveform: float = Field(0.0, ge=0, description="not in the paper; time domain, unweighted audio")
+    waveform: float = Field(
+        0.0, ge=0, description="not in the paper; time domain, unweighted audio"
+    )
     kl: float = Field(1e-6, ge=0)
 
 
 class ObjectiveConfig(Config):
-    """The perceptual objective (SPEC 3; paper section 3): what is compared, and how much it counts."""
+    """The perceptual objective (docs/objective.md): what is compared, and how it counts."""
 
     weighting: Literal["k", "a", "none"] = Field("k", description="filter ahead of spectral terms")
     resolutions: tuple[int, ...] = Field(
@@ -199,9 +204,9 @@ class OptimiserConfig(Config):
 
     learning_rate: float = Field(3e-4, gt=0, description="peak; the paper's")
     betas: tuple[float, float] = Field((0.5, 0.9), description="the paper's")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's customary value; the paper is silent")
+    weight_decay: float = Field(0.01, ge=0, description="customary; the paper is silent")
     warmup_steps: int = Field(200, ge=0, description="ours")
-    final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the last step; ours")
+    final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the end; ours")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient; ours")
 
 
@@ -224,7 +229,7 @@ class TrainConfig(Config):
     linear_code_crops: int = Field(
         1_500, ge=1, description="training crops the compact model's linear code is fitted on"
     )
-    validation_items: int = Field(32, ge=1, description="crops of the validation data to measure on")
+    validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")
     validate_every: int = Field(500, ge=1, description="steps")
     checkpoint_every: int = Field(250, ge=1, description="steps")

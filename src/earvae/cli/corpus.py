@@ -22,12 +22,12 @@ def corpus(
 ) -> None:
     """Gather freely licensed stereo music from Debian packages.
 
-    Needs a Debian or Ubuntu system (apt-get, dpkg-deb); installs nothing. Takes about 10 GB and
-    10 minutes. Run it again to go on after an interruption.
+    Needs a Debian or Ubuntu system (apt-get, dpkg-deb); installs nothing. Takes about 10 GB of
+    disk and some minutes. Run it again to go on after an interruption.
 
-        earvae corpus corpus
-
-        earvae corpus corpus --package warzone2100-music --package drascula-music
+    \b
+    earvae corpus corpus
+    earvae corpus corpus --package warzone2100-music --package drascula-music
     """
     from earvae.corpus import MUSIC_PACKAGES, CorpusError, build
 

@@ -39,7 +39,8 @@ class Block:
     def __init__(self, pair: Pair, start: int, margin: int, filtered: Filter) -> None:
         self.margin = margin
         self.span = min(BLOCK, pair[0].shape[-1] + 1 - start)  # a frame may be centred on the end
-        self.audio = _reflected(pair, start - margin, start + self.span + margin, filtered)
+        end = min(start + self.span, pair[0].shape[-1]) + margin
+        self.audio = _reflected(pair, start - margin, end, filtered)
 
     def spectrum(self, length: int) -> Tensor:
         """Complex ``[2, ..., frames, length / 2 + 1]`` for a window of ``length`` samples."""

@@ -1,4 +1,4 @@
-"""Phase coherence of channels and between channels (SPEC 4: ICPC and CCPC)."""
+"""Phase coherence of channels and between channels (docs/paper.md: ICPC and CCPC)."""
 
 from __future__ import annotations
 

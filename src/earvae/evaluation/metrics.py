@@ -1,4 +1,4 @@
-"""Reconstruction metrics (SPEC 4). They take audio alone and know nothing of the model.
+"""Reconstruction metrics (docs/paper.md). They take audio alone and know nothing of the model.
 
 Every function takes ``reconstruction, target`` in this order. A value that the target leaves
 without a meaning (the phase of silence, the second channel of a one-sided track) is NaN, and
@@ -47,13 +47,13 @@ def mel_distance(reconstruction: Tensor, target: Tensor, sample_rate: float = 44
     convergence plus log-magnitude difference in 64 bands, mean over windows of 4096 to 512.
     Raises ValueError for signals of 2048 samples or fewer.
     """
-    pair = _checked(reconstruction, target)
+    pair = checked_pair(reconstruction, target)
     return distances(pair, sample_rate, linear=(), mel=MEL_LENGTHS, bands=MEL_BANDS)[1]
 
 
 def stft_distance(reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100) -> Tensor:
     """As ``mel_distance``, of the bins themselves, mean over windows of 4096 to 128."""
-    pair = _checked(reconstruction, target)
+    pair = checked_pair(reconstruction, target)
     return distances(pair, sample_rate, linear=STFT_LENGTHS, mel=(), bands=MEL_BANDS)[0]
 
 
@@ -64,7 +64,7 @@ def icpc(reconstruction: Tensor, target: Tensor) -> Tensor:
     the target (NaN where none does) and over windows of 4096 to 512 samples.
     Raises ValueError for signals of 2048 samples or fewer.
     """
-    pair = _checked(reconstruction, target)
+    pair = checked_pair(reconstruction, target)
     return coherences(pair, COHERENCE_LENGTHS, channels=True, across=False)[0]
 
 
@@ -74,7 +74,7 @@ def ccpc(reconstruction: Tensor, target: Tensor) -> Tensor:
     ``[..., 2, samples]`` each, to float64 ``[...]``, as ``icpc``, of the phase between Left and
     Right. NaN where the target is one-sided or has another number of channels than 2.
     """
-    pair = _checked(reconstruction, target)
+    pair = checked_pair(reconstruction, target)
     return coherences(pair, COHERENCE_LENGTHS, channels=False, across=True)[1]
 
 
@@ -96,11 +96,11 @@ def track_metrics(
     """
     if target.ndim != 2:
         raise ValueError(f"a track is [channels, samples], not {list(target.shape)}")
-    pair = _checked(reconstruction, target)
+    pair = checked_pair(reconstruction, target)
     stft, mel = distances(pair, sample_rate, STFT_LENGTHS, MEL_LENGTHS, MEL_BANDS)
     within, between = coherences(pair, COHERENCE_LENGTHS, channels=True, across=True)
     figures = {
-        "si_sdr": _si_sdr_of_track(reconstruction, target),
+        "si_sdr": si_sdr_of_track(reconstruction, target),
         "mel": float(mel),
         "stft": float(stft),
         "icpc": float(within),
@@ -111,7 +111,7 @@ def track_metrics(
     return figures
 
 
-def _si_sdr_of_track(reconstruction: Tensor, target: Tensor) -> float:
+def si_sdr_of_track(reconstruction: Tensor, target: Tensor) -> float:
     """``si_sdr`` over channels that sound, ``[channels, samples]``, sums in double precision."""
 
     def total(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -128,7 +128,8 @@ def _si_sdr_of_track(reconstruction: Tensor, target: Tensor) -> float:
     return float((10 * torch.log10(ratio + SI_SDR_FLOOR))[energy > SI_SDR_FLOOR].mean())
 
 
-def _checked(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def checked_pair(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both signals, after raising ValueError if they cannot be compared."""
     if reconstruction.shape != target.shape:
         raise ValueError(f"reconstruction {list(reconstruction.shape)} and target "
                          f"{list(target.shape)} differ in shape")  # fmt: skip

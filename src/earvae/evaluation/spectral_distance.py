@@ -1,4 +1,4 @@
-"""Multi-resolution spectral distance of A-weighted audio (SPEC 4: Mel and STFT distance).
+"""Multi-resolution spectral distance of A-weighted audio (docs/paper.md: Mel and STFT distance).
 
 The definitions are those of auraloss's ``MultiResolutionSTFTLoss`` (Steinmetz and Reiss, DMRN+15,
 2020) with its perceptual weighting: per resolution, spectral convergence (Arik et al. 2018)

@@ -1,4 +1,4 @@
-"""The building blocks of the paper's convolutional stacks (SPEC 2).
+"""The building blocks of the paper's convolutional stacks (docs/paper.md).
 
 Activation and weight-normalised convolutions under their published parameter names. Every layer
 also knows its arithmetic: ``output_length`` and ``input_range`` say, without running it, how long

@@ -1,4 +1,4 @@
-"""The paper's convolutional encoder and decoder (SPEC 2; paper section 2).
+"""The paper's convolutional encoder and decoder (docs/paper.md).
 
 The names and the order of the layers are those of published state dicts.
 """

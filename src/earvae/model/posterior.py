@@ -1,4 +1,4 @@
-"""The diagonal Gaussian posterior of the VAE (SPEC 2; paper section 2)."""
+"""The diagonal Gaussian posterior of the VAE (docs/paper.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transformer in front of the paper's decoder (SPEC 2; paper section 2).
+"""The transformer in front of the paper's decoder (docs/paper.md).
 
 Two pre-norm blocks of global self-attention over the latent sequence. The attribute names are
 those of published state dicts, below ``transformers.``.

@@ -124,7 +124,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> tuple[State, P
     state = State(module, fabric.to_device(ema), optimiser)
     if saved is not None:
         state.load_state_dict(saved)
-        console.print(f"going on after step {state.step}")
+        fabric.print(f"going on after step {state.step}")
     objective = PerceptualLoss(config.objective, config.model.sample_rate)
     return state, fabric.to_device(objective).train()
 

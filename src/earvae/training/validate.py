@@ -46,8 +46,8 @@ def validate(
         reconstruction = vae.decode(posterior.mode())[..., : audio.shape[2]]
         terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
         everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
-        figures = {name: (value.expand(len(audio)), everyone) for name, value in terms.terms.items()}
-        figures["total"] = (terms.total.expand(len(audio)), everyone)
+        wholes = terms.terms | {"total": terms.total}
+        figures = {name: (value.expand(len(audio)), everyone) for name, value in wholes.items()}
         figures["si_sdr"] = (si_sdr(reconstruction, audio), everyone)
         figures |= band_figures(reconstruction, audio, rate)
         for name, (values, counted) in figures.items():
