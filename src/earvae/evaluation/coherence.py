@@ -51,6 +51,7 @@ class CoherenceSums:
         return torch.where(self.peak > WEIGHT_FLOOR, value, torch.nan)
 
 
+@torch.no_grad()
 def coherences(
     pair: Pair, lengths: tuple[int, ...], channels: bool, across: bool
 ) -> tuple[Tensor | None, Tensor | None]:

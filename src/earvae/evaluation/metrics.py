@@ -111,12 +111,21 @@ def track_metrics(
     return figures
 
 
-def si_sdr_of_track(reconstruction: Tensor, target: Tensor) -> float:
-    """``si_sdr`` over channels that sound, ``[channels, samples]``, sums in double precision."""
+def si_sdr_of_track(reconstruction: Tensor, target: Tensor, mix: Tensor | None = None) -> float:
+    """``si_sdr`` over the channels that sound in the target; NaN where none does.
+
+    ``[channels, samples]`` each; sums are in double precision. ``mix`` (float64
+    ``[outputs, channels]``) has them compared as its outputs, Mid and Side for one.
+    """
 
     def total(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        pairs = zip(reconstruction.split(SUM_BLOCK, -1), target.split(SUM_BLOCK, -1), strict=True)
-        return sum(function(ours.double(), theirs.double()).sum(-1) for ours, theirs in pairs)
+        sums = []
+        for piece in zip(
+            reconstruction.split(SUM_BLOCK, -1), target.split(SUM_BLOCK, -1), strict=True
+        ):
+            ours, theirs = (x.double() if mix is None else mix @ x.double() for x in piece)
+            sums.append(function(ours, theirs).sum(-1))
+        return torch.stack(sums).sum(0)
 
     samples = target.shape[-1]
     x = total(lambda ours, theirs: ours)[:, None] / samples

@@ -129,6 +129,7 @@ def magnitude(spectrum: Tensor) -> Tensor:
     return spectrum.abs().clamp_(min=math.sqrt(POWER_FLOOR))
 
 
+@torch.no_grad()
 def distances(
     pair: Pair, sample_rate: float, linear: tuple[int, ...], mel: tuple[int, ...], bands: int
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -151,7 +152,8 @@ def distances(
             if length in of_bins:
                 of_bins[length].add(*levels)
             if length in of_bands:
-                of_bands[length].add(*(levels @ filters[length]))
+                with torch.autocast(device.type, enabled=False):
+                    of_bands[length].add(*(levels @ filters[length]))
     return _mean(of_bins), _mean(of_bands)
 
 

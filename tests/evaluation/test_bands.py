@@ -1,0 +1,77 @@
+"""Figures by band against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+
+from earvae.evaluation.bands import OCTAVES, band_metrics
+
+RATE = 44_100
+
+
+@pytest.fixture(scope="module")
+def noise() -> torch.Tensor:
+    return 0.2 * torch.randn(2, 2 * RATE, generator=torch.Generator().manual_seed(0))
+
+
+def test_identical_signals_have_no_error_in_any_band(noise):
+    figures = band_metrics(reconstruction=noise, target=noise)
+    assert figures.pop("mid_si_sdr") > 100 and figures.pop("side_si_sdr") > 100
+    assert max(figures.values()) < 1e-6
+
+
+def test_treble_cut_by_6_db_reads_6_db_of_distance_and_a_bass_cut_reads_none(noise):
+    spectrum = torch.fft.rfft(noise)
+    hz = torch.linspace(0, RATE / 2, spectrum.shape[-1])
+    for region, expected in ((hz > 7000, 20 * math.log10(2)), (hz < 7000, 0.0)):
+        ours = torch.fft.irfft(torch.where(region, spectrum / 2, spectrum), n=noise.shape[-1])
+        figures = band_metrics(reconstruction=ours, target=noise)
+        assert figures["treble_lsd"] == pytest.approx(expected, abs=0.02)
+
+
+def test_gain_of_one_channel_is_the_level_error_of_every_octave(noise):
+    ours = noise * torch.tensor([[10 ** (3 / 20)], [1.0]])
+    figures = band_metrics(reconstruction=ours, target=noise)
+    for octave in OCTAVES:
+        assert figures[f"level_error_{octave}"] == pytest.approx(3, abs=1e-3)
+        assert figures[f"phase_error_{octave}"] < 1e-3
+        assert figures[f"coherence_error_{octave}"] < 1e-3
+
+
+def test_flip_of_one_channel_is_a_phase_error_of_pi(noise):
+    figures = band_metrics(reconstruction=noise * torch.tensor([[1.0], [-1.0]]), target=noise)
+    for octave in OCTAVES:
+        assert figures[f"phase_error_{octave}"] == pytest.approx(math.pi, abs=1e-3)
+        assert figures[f"level_error_{octave}"] < 1e-3
+
+
+def test_error_in_one_octave_is_found_in_that_octave(noise):
+    band = scipy.signal.butter(8, (750, 1380), "bandpass", fs=RATE, output="sos")
+    octave = scipy.signal.sosfiltfilt(band, noise[0].double().numpy())
+    ours = noise.clone()
+    ours[0] += torch.from_numpy(octave.astype(np.float32))
+    figures = band_metrics(reconstruction=ours, target=noise)
+    errors = {octave: figures[f"level_error_{octave}"] for octave in OCTAVES}
+    assert max(errors, key=errors.get) == 1000
+    assert errors[1000] > 4 and errors[250] < 0.05 and errors[4000] < 0.05
+
+
+def test_mono_fold_down_takes_the_side_and_leaves_mid_alone(noise):
+    mono = noise.mean(0, keepdim=True).expand_as(noise)
+    figures = band_metrics(reconstruction=mono, target=noise)
+    assert figures["mid_si_sdr"] > 100
+    assert figures["side_si_sdr"] == pytest.approx(-80)
+    assert all(figures[f"coherence_error_{octave}"] > 0.1 for octave in OCTAVES)
+
+
+def test_mono_target_has_no_side_and_a_one_sided_one_no_image(noise):
+    mono = noise[:1].expand_as(noise)
+    assert math.isnan(band_metrics(reconstruction=noise, target=mono)["side_si_sdr"])
+    one_sided = noise * torch.tensor([[0.0], [1.0]])
+    figures = band_metrics(reconstruction=noise, target=one_sided)
+    assert all(math.isnan(figures[f"phase_error_{octave}"]) for octave in OCTAVES)
