@@ -78,6 +78,7 @@ def ccpc(reconstruction: Tensor, target: Tensor) -> Tensor:
     return coherences(pair, COHERENCE_LENGTHS, channels=False, across=True)[1]
 
 
+@torch.no_grad()
 def track_metrics(
     reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100
 ) -> dict[str, float]:
