@@ -41,9 +41,7 @@ def encode(vae: EarVAE, audio: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Post
     return _encode_blocks(vae, blocks, chunk_frames)[0]
 
 
-def decode(
-    vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int = CHUNK_FRAMES
-) -> Tensor:
+def decode(vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
     """The first ``samples`` samples of decoded ``[batch, latent, frames]`` latents,
     ``[batch, 2, samples]``, computed ``chunk_frames`` frames at a time."""
     return torch.cat(list(_decode_blocks(vae, latents, samples, chunk_frames)), dim=2)
@@ -94,31 +92,33 @@ def _encode_blocks(
     device = next(vae.parameters()).device
     hop, context = vae.hop_length, vae.encoder.context_frames
     parameters: list[Tensor] = []
-    held: Tensor | None = None  # audio from frame `first` on
+    held: list[Tensor] = []  # audio from frame `first` on, up to the last sample that came
     first = done = samples = 0  # `done` frames are encoded
 
     def encode_until(stop: int) -> None:
         """Encode frames done…stop−1; what is held reaches their context or the end."""
         nonlocal held, first, done
-        assert held is not None
-        reach = min(stop + context, first + held.shape[2] // hop)
-        chunk = held[..., : (reach - first) * hop].to(device)
+        (audio,) = held
+        reach = min(stop + context, first + audio.shape[2] // hop)
+        chunk = audio[..., : (reach - first) * hop].to(device)
         encoded = vae.encoder(chunk)[..., done - first : stop - first]
         parameters.append(encoded.cpu())
         done = stop
         keep = max(first, done - context)
-        held = held[..., (keep - first) * hop :]
+        held = [audio[..., (keep - first) * hop :]]
         first = keep
 
     for block in blocks:
+        held.append(block)
         samples += block.shape[2]
-        held = block if held is None else torch.cat([held, block], dim=2)
-        while first + held.shape[2] // hop >= done + chunk_frames + context:
+        if samples // hop >= done + chunk_frames + context:
+            held = [torch.cat(held, dim=2)]
+        while samples // hop >= done + chunk_frames + context:
             encode_until(done + chunk_frames)
-    if samples == 0 or held is None:
+    if samples == 0:
         raise ValueError("audio holds no samples")
     frames = frames_for(vae, samples)
-    held = F.pad(held, (0, (frames - first) * hop - held.shape[2]))
+    held = [F.pad(torch.cat(held, dim=2), (0, frames * hop - samples))]
     while done < frames:
         encode_until(min(done + chunk_frames, frames))
     return Posterior(torch.cat(parameters, dim=2)), samples
