@@ -22,7 +22,7 @@ MEL_BANDS = 64
 MEL_LENGTHS = (4096, 2048, 1024, 512)
 STFT_LENGTHS = (4096, 2048, 1024, 512, 256, 128)
 COHERENCE_LENGTHS = (4096, 2048, 1024, 512)
-SUM_BLOCK = 1 << 20  # samples
+SUM_BLOCK = 1 << 16  # samples
 
 
 def si_sdr(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -120,13 +120,14 @@ def si_sdr_of_track(reconstruction: Tensor, target: Tensor, mix: Tensor | None =
     """
 
     def total(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        sums = []
+        rows = target.shape[0] if mix is None else mix.shape[0]
+        sums = torch.zeros(rows, dtype=torch.float64, device=target.device)
         for piece in zip(
             reconstruction.split(SUM_BLOCK, -1), target.split(SUM_BLOCK, -1), strict=True
         ):
             ours, theirs = (x.double() if mix is None else mix @ x.double() for x in piece)
-            sums.append(function(ours, theirs).sum(-1))
-        return torch.stack(sums).sum(0)
+            sums += function(ours, theirs).sum(-1)  # in place: no small blocks that split the heap
+        return sums
 
     samples = target.shape[-1]
     x = total(lambda ours, theirs: ours)[:, None] / samples
