@@ -132,6 +132,15 @@ def test_a_cut_flac_is_an_error_not_a_shorter_file(tmp_path):
             joined(AudioSource(path).blocks())
 
 
+def test_a_flac_that_ends_cleanly_before_its_announced_length_is_an_error(tmp_path):
+    path = save(tmp_path / "short.flac", noise(2, 10_000))
+    data = bytearray(path.read_bytes())
+    data[22:26] = (20_000).to_bytes(4, "big")  # the last 32 bits of STREAMINFO's total samples
+    path.write_bytes(data)
+    with pytest.raises(AudioFileError, match="10000 of 20000 samples"):
+        joined(AudioSource(path).blocks())
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_samples_are_located(tmp_path, bad):
     values = noise(2, 100_000)
@@ -241,6 +250,13 @@ def test_wav_becomes_rf64_where_riff_ends(tmp_path, monkeypatch):
     found, _ = soundfile.read(tmp_path / "o.wav", dtype="float32")
     assert (tmp_path / "o.wav").read_bytes()[:4] == b"RF64"
     assert np.array_equal(found.T, values)
+
+
+def test_fewer_samples_than_announced_are_not_passed_off_as_a_file(tmp_path):
+    output = audio.output_format(".wav")
+    with pytest.raises(AudioFileError, match="only 10 of 20 samples"):
+        audio.write(tmp_path / "o.wav", [noise(2, 10)], 44_100, 2, 20, output)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
