@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 import numpy as np
@@ -132,6 +133,30 @@ def test_a_cut_flac_is_an_error_not_a_shorter_file(tmp_path):
             joined(AudioSource(path).blocks())
 
 
+@pytest.mark.parametrize("announced", [0, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_a_wav_header_size_that_announces_nothing_is_forgiven(tmp_path, announced):
+    """What programs leave that write to a pipe."""
+    values = noise(2, 1_000)
+    path = save(tmp_path / "piped.wav", values, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = announced.to_bytes(4, "little")
+    path.write_bytes(data)
+    if announced:  # libsndfile takes a size of 0 at its word
+        assert joined(AudioSource(path).blocks()).shape == (2, 1_000)
+    else:
+        AudioSource(path)
+
+
+@pytest.mark.parametrize("how", [{"format": "WAV"}, {"format": "RF64"}])
+def test_a_cut_wav_is_an_error_not_a_shorter_file(tmp_path, how):
+    path = save(tmp_path / "cut.wav", noise(2, 10_000), **how)
+    AudioSource(path)
+    path.write_bytes(path.read_bytes()[:-1_000])
+    with pytest.raises(AudioFileError, match="cut.wav: cut off: 1000 bytes"):
+        AudioSource(path)
+
+
 def test_a_flac_that_ends_cleanly_before_its_announced_length_is_an_error(tmp_path):
     path = save(tmp_path / "short.flac", noise(2, 10_000))
     data = bytearray(path.read_bytes())
@@ -139,6 +164,49 @@ def test_a_flac_that_ends_cleanly_before_its_announced_length_is_an_error(tmp_pa
     path.write_bytes(data)
     with pytest.raises(AudioFileError, match="10000 of 20000 samples"):
         joined(AudioSource(path).blocks())
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
+def test_a_cut_wav_is_an_error_not_a_shorter_file(tmp_path, container):
+    path = save(tmp_path / "cut.wav", noise(2, 10_000), format=container, subtype="PCM_16")
+    data = path.read_bytes()
+    assert joined(AudioSource(path).blocks()).shape == (2, 10_000)
+    path.write_bytes(data[:-400])
+    with pytest.raises(AudioFileError, match="cut.wav: cut off: 400 bytes"):
+        AudioSource(path)
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_F000])
+def test_a_wav_that_was_written_to_a_pipe_is_whole(tmp_path, size):
+    """Its sizes are the largest number, for want of a better one."""
+    values = noise(2, 1_000)
+    path = save(tmp_path / "piped.wav", values, subtype="FLOAT")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"data") + 4
+    data[start : start + 4] = data[4:8] = size.to_bytes(4, "little")
+    path.write_bytes(data[: start + 4 + values.nbytes])
+    assert np.array_equal(joined(AudioSource(path).blocks()), values)
+
+
+def test_a_rate_that_no_music_has_is_a_damaged_header(tmp_path):
+    path = save(tmp_path / "slow.wav", noise(2, 100), 1)
+    with pytest.raises(AudioFileError, match="slow.wav.* 1 Hz"):
+        AudioSource(path)
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AudioFileError, match="pipe.*save it to a file"):
+        AudioSource(tmp_path / "pipe")
+
+
+def test_a_file_that_changes_between_two_readings_is_noticed(tmp_path):
+    path = save(tmp_path / "a.wav", noise(2, 1_000))
+    source = AudioSource(path)
+    joined(source.blocks())
+    save(path, noise(2, 900))
+    with pytest.raises(AudioFileError, match="a.wav: changed while it was read"):
+        joined(source.blocks())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -7,6 +7,8 @@ and nothing holds more than a few blocks at a time.
 from __future__ import annotations
 
 import os
+import stat
+import struct
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +42,7 @@ CONTAINERS = {
 }
 SUBTYPES = {"float": "FLOAT", "pcm_16": "PCM_16", "pcm_24": "PCM_24", "pcm_32": "PCM_32"}
 RIFF_LIMIT = 2**32 - 2**16  # bytes of audio a RIFF header can count, with room for the header
+RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
 
 ClipPolicy = Literal["none", "clamp", "rescale"]
 
@@ -99,7 +102,8 @@ class AudioSource:
         channels: of the blocks, 1 or 2.
         samples: per channel, as decoded; None until the blocks have been read to the end.
 
-    Raises AudioFileError: missing, unreadable, empty, of too many channels.
+    Raises AudioFileError: missing, unreadable, empty, cut off (WAV), of too many channels, of a
+    rate outside ``RATES``.
     """
 
     def __init__(self, path: str | Path, downmix: bool = False) -> None:
@@ -107,6 +111,15 @@ class AudioSource:
         self.info = inspect(self.path)
         self.samples: int | None = None
         self.channels = min(self.info.channels, 2)
+        if self.rate not in RATES:
+            raise AudioFileError(
+                f"{path}: its header says {self.rate} Hz, which no music has; get an intact copy"
+            )
+        if missing := _missing_wave_bytes(self.path):
+            raise AudioFileError(
+                f"{path}: cut off: {missing} bytes of audio that its header announces are not "
+                "there; get an intact copy, or salvage it with `ffmpeg -i IN OUT.wav`"
+            )
         self._matrix: np.ndarray | None = None
         if self.info.channels > 2:
             if not downmix:
@@ -162,6 +175,8 @@ class AudioSource:
                 f"{self.path}: cut off: {samples} of {self.info.header_samples} samples are "
                 "there; get an intact copy"
             )
+        if self.samples not in (None, samples):
+            raise AudioFileError(f"{self.path}: changed while it was read; run it again")
         self.samples = samples
 
 
@@ -221,22 +236,65 @@ def _opened(path: Path) -> _ForwardFile:
     if path.is_dir():
         raise AudioFileError(f"{path}: is a folder, not an audio file")
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioFileError(
+                f"{path}: is a pipe or a device, and files are read twice; save it to a file first"
+            )
         with path.open("rb"):
             pass
     except FileNotFoundError:
         raise AudioFileError(f"{path}: no such file") from None
     except OSError as error:
         raise AudioFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if size == 0:
+    if status.st_size == 0:
         raise AudioFileError(f"{path}: is empty (0 bytes)")
     try:
-        return _ForwardFile(path)
+        return _ForwardFile(_name(path))
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise AudioFileError(
             f"{path}: not an audio file that can be read here ({_reason(error)}); convert it to "
             "WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
         ) from None
+
+
+def _name(path: Path) -> str | bytes:
+    """The path as soundfile opens it, also where a POSIX name is not valid UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def _missing_wave_bytes(path: Path) -> int:
+    """Bytes of audio that a WAV file (RIFF or RF64) announces and does not hold, else 0.
+
+    libsndfile reads such files as if they were meant to be shorter. Programs that write to a
+    pipe leave 0 or about the largest number as the size, which announces nothing; headers that
+    count a few bytes too many (their own, say) are forgiven.
+    """
+    unknown = (range(1), range(0x7FFF_EF00, 0x8000_0001), range(0xFFFF_0000, 0x1_0000_0000))
+    slack = 64
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+            return 0
+        long_size = 0  # of the data chunk, from an RF64 file's ds64 chunk
+        for _ in range(1_000):
+            header = file.read(8)
+            if len(header) < 8:
+                return 0
+            name, size = struct.unpack("<4sI", header)
+            start = file.tell()
+            if name == b"ds64":
+                sizes = file.read(16)
+                long_size = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else 0
+            elif name == b"data":
+                if size == 0xFFFF_FFFF and long_size < 2**63:
+                    size = long_size
+                elif any(size in sizes for sizes in unknown):
+                    size = 0
+                missing = start + size - path.stat().st_size
+                return missing if missing > slack else 0
+            file.seek(start + size + size % 2)
+    return 0
 
 
 def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
@@ -455,7 +513,7 @@ def _opened_to_write(
     path: Path, temporary: Path, rate: int, channels: int, container: str, subtype: str
 ) -> _ForwardFile:
     try:
-        return _ForwardFile(temporary, "w", rate, channels, subtype, format=container)
+        return _ForwardFile(_name(temporary), "w", rate, channels, subtype, format=container)
     except soundfile.SoundFileError as error:
         raise AudioFileError(
             f"{path}: {container} cannot hold {channels} channels of {subtype} at {rate} Hz "
@@ -466,7 +524,7 @@ def _opened_to_write(
 def _verify(path: Path, temporary: Path, samples: int) -> None:
     """What lies on the disk has the length that was meant."""
     try:
-        with _ForwardFile(temporary) as file:
+        with _ForwardFile(_name(temporary)) as file:
             found = file.frames
     except soundfile.SoundFileError:
         found = 0

@@ -99,6 +99,11 @@ def damaged(kind: str, folder: Path, music) -> Path:
     elif kind == "cut":
         path = music(folder / "cut.flac", samples=100_000)
         path.write_bytes(path.read_bytes()[:20_000])
+    elif kind == "cut wav":
+        path = music(folder / "cut.wav", samples=100_000)
+        path.write_bytes(path.read_bytes()[:20_000])
+    elif kind == "pipe":
+        os.mkfifo(path)
     elif kind == "surround":
         music(path, channels=6)
     elif kind == "folder":
@@ -107,7 +112,8 @@ def damaged(kind: str, folder: Path, music) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["empty", "text", "headless", "nan", "cut", "surround", "folder", "missing"]
+    "kind",
+    "empty text headless nan cut surround folder missing pipe".split() + ["cut wav"],
 )
 def test_a_bad_file_is_one_line_and_the_others_are_done(tmp_path, earvae, music, kind):
     good = [music(tmp_path / name) for name in ("first.wav", "last.wav")]
@@ -157,6 +163,13 @@ def test_one_file_into_an_existing_folder(tmp_path, earvae, music):
     (tmp_path / "out").mkdir()
     assert earvae("reconstruct", music(tmp_path / "a.flac"), "-o", tmp_path / "out").exit_code == 0
     assert os.listdir(tmp_path / "out") == ["a.wav"]
+
+
+def test_an_output_that_ends_in_a_slash_is_a_folder(tmp_path, earvae, music):
+    assert (
+        earvae("reconstruct", music(tmp_path / "a.flac"), "-o", f"{tmp_path}/x.wav/").exit_code == 0
+    )
+    assert os.listdir(tmp_path / "x.wav") == ["a.wav"]
 
 
 def test_two_inputs_for_one_output_are_refused_before_anything_is_done(tmp_path, earvae, music):
@@ -237,6 +250,22 @@ def test_the_report_says_what_was_done(tmp_path, earvae, music):
     assert "30001" in table and "SI-SDR" in table
 
 
+def test_any_file_name_will_do(tmp_path, earvae, music):
+    name = os.fsdecode("ü [bold] ".encode() + b"\xff.wav")  # markup, and no valid UTF-8
+    (tmp_path / "in").mkdir()
+    os.rename(music(tmp_path / "plain.wav"), tmp_path / "in" / name)
+    result = earvae("reconstruct", tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 0 and "[bold]" in result.stdout
+    assert os.listdir(tmp_path / "out") == [name]
+
+
+def test_a_folder_in_another_format(tmp_path, earvae, music):
+    music(tmp_path / "in" / "a.wav")
+    run = ["reconstruct", tmp_path / "in", "-o", tmp_path / "out", "--format", "flac"]
+    assert earvae(*run, "--clip", "rescale").exit_code == 0
+    assert soundfile.info(tmp_path / "out" / "a.flac").subtype == "PCM_24"
+
+
 def test_silence_has_no_si_sdr(tmp_path, earvae):
     soundfile.write(tmp_path / "a.wav", np.zeros((1_000, 2)), 44_100)
     result = earvae("reconstruct", tmp_path / "a.wav", "-o", tmp_path / "o.wav", "--json")
@@ -255,6 +284,7 @@ def test_silence_has_no_si_sdr(tmp_path, earvae):
         ["a.wav", "-o", "out.flac"],
         ["a.wav", "-o", "out.wav", "--subtype", "pcm_12"],
         ["a.wav", "-o", "out.wav", "--outdir", "out"],
+        ["a.wav", "-o", "out.wav", "--format", "caf"],
         ["a.wav", "b.wav", "-o", "a.wav"],
         ["a.wav", "-o", "out.wav", "--no-such-option"],
     ],

@@ -32,14 +32,17 @@ class Plan:
     failures: list[str]
 
 
-def to_one_file(inputs: list[Path], output: Path) -> bool:
-    """Whether ``output`` names a file: one input, not a folder, and OUT is no folder either."""
-    return (
-        len(inputs) == 1
-        and not inputs[0].is_dir()
-        and not output.is_dir()
-        and not str(output).endswith(os.sep)
-    )
+def to_one_file(inputs: list[Path], output: str) -> bool:
+    """Whether ``output`` names a file: one input, not a folder, and OUT is no folder either.
+
+    OUT is a folder where it is one already or ends in a slash; also where it has no suffix and
+    the input does not exist, so that the input is what gets complained about.
+    """
+    if len(inputs) != 1 or inputs[0].is_dir():
+        return False
+    if Path(output).is_dir() or output.endswith(("/", os.sep)):
+        return False
+    return inputs[0].exists() or Path(output).suffix != ""
 
 
 def plan(

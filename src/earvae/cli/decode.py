@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +27,7 @@ def decode(
     force: Annotated[
         bool, typer.Option("--force", help="Decode latents that another model made.")
     ] = False,
-    suffix: options.Suffix = "wav",
+    suffix: options.Suffix = None,
     subtype: options.Subtype = None,
     clip: options.Clip = None,
     chunk_seconds: options.ChunkSeconds = 10.0,
@@ -42,12 +43,12 @@ def decode(
     if output is None:
         options.usage_error("say where to write: -o OUT")
     one_file = to_one_file(inputs, output)
-    new_suffix = output.suffix if one_file else "." + suffix.lower().lstrip(".")
+    new_suffix = options.output_suffix(output, one_file, suffix)
     form = options.output_format(new_suffix, subtype, clip)
 
     from earvae.files import SUFFIX, decode_file
 
-    planned = plan(inputs, output, {SUFFIX}, new_suffix, one_file)
+    planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
     vae = options.load_model(weights, config, sample_rate, device)
     identity = vae.identity
 

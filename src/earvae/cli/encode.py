@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,7 +47,10 @@ def encode(
     from earvae.audio import READABLE_SUFFIXES
     from earvae.files import SUFFIX, encode_file
 
-    planned = plan(inputs, output, READABLE_SUFFIXES, SUFFIX, to_one_file(inputs, output))
+    one_file = to_one_file(inputs, output)
+    if one_file and Path(output).suffix != SUFFIX:
+        options.usage_error(f"{output}: name a file in {SUFFIX}, or end a folder with a slash")
+    planned = plan(inputs, Path(output), READABLE_SUFFIXES, SUFFIX, one_file)
     vae = options.load_model(weights, config, sample_rate, device)
     identity = vae.identity
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -52,6 +53,9 @@ for verb in (reconstruct, encode, decode, info, train, corpus):
 
 def main() -> None:
     """Entry point of the ``earvae`` command."""
+    for stream in (sys.stdout, sys.stderr):  # names and symbols a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="earvae")
 
 

@@ -19,12 +19,13 @@ Inputs = Annotated[
     typer.Argument(metavar="IN...", show_default=False, help="Files, or folders to search."),
 ]
 Output = Annotated[
-    Path | None,
+    str | None,  # a Path would lose the slash at the end
     typer.Option(
         "--output",
         "-o",
         metavar="OUT",
-        help="A file where IN is one file, else a folder; existing files are replaced.",
+        help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
+        "Existing files are replaced.",
     ),
 ]
 Weights = Annotated[
@@ -73,8 +74,11 @@ Downmix = Annotated[
     typer.Option("--downmix", help="Fold 3 to 8 channels to stereo (ITU-R BS.775)."),
 ]
 Suffix = Annotated[
-    str,
-    typer.Option("--format", help="Of files in an output folder: wav, flac, aiff, w64, rf64, caf."),
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of files in an output folder: wav, flac, aiff, w64, rf64 or caf. Default: wav.",
+    ),
 ]
 Subtype = Annotated[
     str | None,
@@ -111,12 +115,25 @@ def seed_of(sample: bool, seed: int | None) -> int | None:
     return seed
 
 
+def output_suffix(output: str | None, one_file: bool, wanted: str | None) -> str:
+    """What output files end in, dot included: as the file OUT does, or as --format says."""
+    wanted = wanted and "." + wanted.lower().lstrip(".")
+    if output is None or not one_file:
+        return wanted or ".wav"
+    suffix = Path(output).suffix
+    if wanted not in (None, suffix.lower()):
+        usage_error(f"{output}: is a file, and --format {wanted[1:]} is for folders; leave it out")
+    return suffix
+
+
 def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputFormat:
     """The format to write; options that do not go together are a usage error."""
     from earvae import audio
 
     if clip not in (None, "none", "clamp", "rescale"):
         usage_error(f"--clip {clip}: use none, clamp or rescale")
+    if not suffix:
+        usage_error("OUT has no suffix: name a file such as out.wav, or end a folder with a slash")
     try:
         return audio.output_format(suffix, subtype and subtype.lower(), clip)
     except audio.OutputFormatError as error:
@@ -148,8 +165,10 @@ def load_model(
             vae = EarVAE.from_published(Path(weights or ""), config, sample_rate)
         else:
             vae = EarVAE.from_pretrained(weights, sample_rate)
-    except (ModelSourceError, PublishedFormatError, ConfigError, OSError) as error:
+    except (ModelSourceError, PublishedFormatError, ConfigError) as error:
         one_line(str(error))
+    except OSError as error:
+        one_line(f"{error.filename or weights}: {error.strerror or error}")
     except SafetensorError as error:
         one_line(f"{weights}: damaged or not safetensors weights ({error})")
     return vae.to(device)

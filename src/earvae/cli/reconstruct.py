@@ -28,7 +28,7 @@ def reconstruct(
     seed: options.Seed = None,
     downmix: options.Downmix = False,
     stereo: options.Stereo = False,
-    suffix: options.Suffix = "wav",
+    suffix: options.Suffix = None,
     subtype: options.Subtype = None,
     clip: options.Clip = None,
     chunk_seconds: options.ChunkSeconds = 10.0,
@@ -64,14 +64,14 @@ def reconstruct(
         options.usage_error("say where to write: -o OUT")
     seed = options.seed_of(sample, seed)
     one_file = output is not None and to_one_file(sources, output)
-    new_suffix = output.suffix if one_file else "." + suffix.lower().lstrip(".")
+    new_suffix = options.output_suffix(output, one_file, suffix)
     form = options.output_format(new_suffix, subtype, clip)
 
     from earvae.audio import READABLE_SUFFIXES
     from earvae.files import reconstruct_file
 
     if output is not None:
-        planned = plan(sources, output, READABLE_SUFFIXES, new_suffix, one_file)
+        planned = plan(sources, Path(output), READABLE_SUFFIXES, new_suffix, one_file)
     else:
         planned = plan(sources, outdir, READABLE_SUFFIXES, new_suffix, False, "_vae_rec")
     vae = options.load_model(weights, config, sample_rate, device)
@@ -126,7 +126,7 @@ def print_table(reports: list[Report]) -> None:
             peak += f" ({report.clamped} clamped)"
         score = "–" if report.si_sdr is None else f"{report.si_sdr:.2f}"
         table.add_row(
-            Text(report.output),
+            Text(report.output.encode(errors="backslashreplace").decode()),
             str(report.samples),
             f"{report.duration:.2f}",
             f"{report.speed:.1f}",
