@@ -133,7 +133,7 @@ def test_a_cut_flac_is_an_error_not_a_shorter_file(tmp_path):
             joined(AudioSource(path).blocks())
 
 
-@pytest.mark.parametrize("announced", [0, 0x7FFF_FFFF, 0xFFFF_FFFF])
+@pytest.mark.parametrize("announced", [0, 0x7FFF_F000, 0x7FFF_FFFF, 0xFFFF_FFFF])
 def test_a_wav_header_size_that_announces_nothing_is_forgiven(tmp_path, announced):
     """What programs leave that write to a pipe."""
     values = noise(2, 1_000)
@@ -148,7 +148,7 @@ def test_a_wav_header_size_that_announces_nothing_is_forgiven(tmp_path, announce
         AudioSource(path)
 
 
-@pytest.mark.parametrize("how", [{"format": "WAV"}, {"format": "RF64"}])
+@pytest.mark.parametrize("how", [{"format": "WAV"}, {"format": "WAVEX"}, {"format": "RF64"}])
 def test_a_cut_wav_is_an_error_not_a_shorter_file(tmp_path, how):
     path = save(tmp_path / "cut.wav", noise(2, 10_000), **how)
     AudioSource(path)
@@ -164,28 +164,6 @@ def test_a_flac_that_ends_cleanly_before_its_announced_length_is_an_error(tmp_pa
     path.write_bytes(data)
     with pytest.raises(AudioFileError, match="10000 of 20000 samples"):
         joined(AudioSource(path).blocks())
-
-
-@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
-def test_a_cut_wav_is_an_error_not_a_shorter_file(tmp_path, container):
-    path = save(tmp_path / "cut.wav", noise(2, 10_000), format=container, subtype="PCM_16")
-    data = path.read_bytes()
-    assert joined(AudioSource(path).blocks()).shape == (2, 10_000)
-    path.write_bytes(data[:-400])
-    with pytest.raises(AudioFileError, match="cut.wav: cut off: 400 bytes"):
-        AudioSource(path)
-
-
-@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_F000])
-def test_a_wav_that_was_written_to_a_pipe_is_whole(tmp_path, size):
-    """Its sizes are the largest number, for want of a better one."""
-    values = noise(2, 1_000)
-    path = save(tmp_path / "piped.wav", values, subtype="FLOAT")
-    data = bytearray(path.read_bytes())
-    start = data.index(b"data") + 4
-    data[start : start + 4] = data[4:8] = size.to_bytes(4, "little")
-    path.write_bytes(data[: start + 4 + values.nbytes])
-    assert np.array_equal(joined(AudioSource(path).blocks()), values)
 
 
 def test_a_rate_that_no_music_has_is_a_damaged_header(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sound_files import load
+
+from earvae.cli.main import main
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +131,14 @@ def test_encode_goes_on_past_a_bad_file(tmp_path, earvae, music):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.safetensors"]
 
 
+def test_an_encoded_file_ends_in_safetensors_and_a_folder_in_a_slash(tmp_path, earvae, music):
+    source = music(tmp_path / "a.wav")
+    assert earvae("encode", source, "-o", tmp_path / "a.latents").exit_code == 2
+    assert os.listdir(tmp_path) == ["a.wav"]
+    assert earvae("encode", source, "-o", f"{tmp_path}/new/").exit_code == 0
+    assert os.listdir(tmp_path / "new") == ["a.safetensors"]
+
+
 @pytest.mark.parametrize("verb", ["encode", "decode"])
 def test_missing_arguments_have_status_2(earvae, verb):
     assert earvae(verb).exit_code == 2
@@ -161,6 +174,16 @@ def test_info_counts_the_published_models_parameters(tmp_path, monkeypatch, earv
         sum(p.numel() for p in vae.parameters()) / 1e6, abs=0.005
     )
     assert rows["identity"] == vae.identity
+
+
+def test_help_survives_a_terminal_without_greek_letters(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "argv", ["earvae", "--help"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    screen.flush()
+    assert left.value.code == 0 and b"ar-VAE" in screen.buffer.getvalue()
 
 
 def test_help_teaches_by_example(earvae):

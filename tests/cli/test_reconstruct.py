@@ -172,6 +172,13 @@ def test_an_output_that_ends_in_a_slash_is_a_folder(tmp_path, earvae, music):
     assert os.listdir(tmp_path / "x.wav") == ["a.wav"]
 
 
+def test_a_missing_input_is_named_whatever_the_output(tmp_path, earvae):
+    for output in ("out.wav", "out", "out/"):
+        result = earvae("reconstruct", tmp_path / "gone", "-o", f"{tmp_path}/{output}")
+        assert result.exit_code == 1 and "gone: no such file" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
 def test_two_inputs_for_one_output_are_refused_before_anything_is_done(tmp_path, earvae, music):
     pair = [music(tmp_path / name) for name in ("a.wav", "a.flac")]
     result = earvae("reconstruct", *pair, "-o", tmp_path / "out")
