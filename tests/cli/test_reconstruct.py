@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,22 @@ def test_an_unwritable_folder_is_one_line(tmp_path, earvae, music):
     result = earvae("reconstruct", source, "-o", tmp_path / "file" / "o.wav")
     assert result.exit_code == 1
     assert len(error_lines(result)) == 1 and "cannot be written" in result.stderr
+
+
+def test_a_terminated_command_leaves_no_temporary_file(tmp_path, monkeypatch, earvae, music):
+    source = music(tmp_path / "a.wav")
+    begun = []
+
+    def terminated(*_):
+        begun.extend(os.listdir(tmp_path / "out"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # the signal ends this at once
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("earvae.audio._verify", terminated)
+    result = earvae("reconstruct", source, "-o", f"{tmp_path}/out/")
+    assert result.exit_code == 143 and len(begun) == 1
+    assert os.listdir(tmp_path / "out") == [] and signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_failures_are_counted_at_the_end(tmp_path, earvae, music):

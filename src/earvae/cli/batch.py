@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,15 +150,18 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
     reports: list[Report] = []
     failures: list[str] = []
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as bar:
+    with (
+        _tidy_when_terminated(),
+        Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        ) as bar,
+    ):
         task = bar.add_task("", total=len(jobs))
         for number, job in enumerate(jobs):
             bar.update(task, description=job.source.name, completed=number)
@@ -174,6 +180,20 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
                     raise
                 failures.append(_out_of_memory(job))
     return reports, failures
+
+
+@contextmanager
+def _tidy_when_terminated() -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does, through every clean-up, so that no temporary file stays."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _out_of_memory(job: Job) -> str:
