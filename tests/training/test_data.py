@@ -139,6 +139,13 @@ def test_ranks_share_every_batch_without_overlap():
     assert sorted(shares[0] + shares[1]) == list(range(8, 24))
 
 
+@pytest.mark.parametrize("stop", [8, 9, 13, 15, 16, 21])
+def test_a_share_is_as_long_as_it_says(stop):
+    for rank in (0, 1, 2):
+        sampler = RangeSampler(5, stop, 2, rank, 3)
+        assert len(sampler) == len(list(sampler))
+
+
 def test_augmentation_is_off_by_default():
     audio = noise(0.1).T
     out = augment(audio, AugmentationConfig(), np.random.default_rng(0), RATE)

@@ -198,7 +198,9 @@ class RangeSampler(Sampler[int]):
             yield from range(own, min(own + self.batch_size, self.stop))
 
     def __len__(self) -> int:
-        return (self.stop - self.start) // self.world_size
+        whole, rest = divmod(self.stop - self.start, self.batch_size * self.world_size)
+        own = min(max(rest - self.rank * self.batch_size, 0), self.batch_size)
+        return whole * self.batch_size + own
 
 
 def make_loader(
