@@ -8,17 +8,19 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from earvae import corpus
+from earvae.cli.main import app
 from earvae.training.data import list_tracks
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
 
 
-def music(path, seconds=21, rate=44_100, channels=2, seed=0):
+def music(path, seconds=21, rate=44_100, channels=2, seed=0, level=0.1):
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).standard_normal((seconds * rate, channels))
-    soundfile.write(path, 0.1 * noise, rate)
+    second = level * np.random.default_rng(seed).standard_normal((rate, channels))
+    soundfile.write(path, np.tile(second, (seconds, 1)), rate)
 
 
 def make_package(folder, name, fill) -> None:
@@ -33,7 +35,7 @@ def make_package(folder, name, fill) -> None:
     licence.write_text("CC0")
     fill(tree / "usr/share" / name)
     subprocess.run(
-        ["dpkg-deb", "--build", tree, folder / f"{name}_1.0_all.deb"],
+        ["dpkg-deb", "-Znone", "--build", tree, folder / f"{name}_1.0_all.deb"],
         check=True, capture_output=True,
     )  # fmt: skip
 
@@ -46,7 +48,9 @@ def debs(tmp_path):
     def one(root):
         music(root / "music" / "a.flac", seed=1)
         music(root / "music" / "copy_of_a.flac", seed=1)
-        music(root / "sounds" / "short.flac", seconds=2, seed=2)
+        music(root / "music" / "short.flac", seconds=2, seed=2)
+        music(root / "sounds" / "long_effect.flac", seed=6)
+        music(root / "music" / "silence.flac", level=1e-5, seed=7)
         music(root / "music" / "mono.flac", channels=1, seed=3)
         music(root / "music" / "low.flac", rate=22_050, seed=4)
         (root / "readme.txt").write_text("not audio")
@@ -71,14 +75,17 @@ def test_music_is_kept_once_and_the_rest_is_told(debs, tmp_path):
     assert sorted(t.file.rsplit("/", 1)[1] for t in tracks) == ["a.flac", "b.flac"]
     report = "\n".join(told)
     for reason in ("duplicate: 1", "not stereo: 1", "rate below 44100 Hz: 1",
-                   "shorter than 20 s: 1", "unreadable: 1"):  # fmt: skip
+                   "shorter than 20 s: 1", "unreadable: 1", "in a folder of effects: 1",
+                   "silent: 1"):  # fmt: skip
         assert reason in report
     lines = [json.loads(line) for line in (root / "manifest.jsonl").read_text().splitlines()]
     assert {line["package"] for line in lines} == {"one-music", "two-music"}
     for line in lines:
         assert (root / line["file"]).is_file()
         assert (root / line["licence"]).read_text() == "CC0"
+        assert line["version"] == "1.0"
         assert line["duration"] == 21 and line["rate"] == 44_100 and line["channels"] == 2
+        assert line["version"] == "1.0"
         assert line["split"] == corpus.split_of(line["sha256"])
     assert len(list_tracks(root / "manifest.jsonl")[0]) == 2
     assert not (root / "one-music/usr/share/one-music/readme.txt").exists()
@@ -124,6 +131,108 @@ def test_splits_are_ninety_five_five_and_follow_the_content():
     assert corpus.split_of("00000059ff") == "train"  # 0x59 = 89
     assert corpus.split_of("0000005aff") == "validation"
     assert corpus.split_of("0000005fff") == "test"
+
+
+def track(file, split, package="one-music"):
+    return corpus.Track(file, package, "1.0", 60.0, 44_100, 2, "copyright", "00", split)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("music/menu.opus", "albums/menu_enhanced.opus", True),
+        ("music/Frantic.ogg", "music/frantic-old.ogg", True),
+        ("songs/armygeddon/guitar.ogg", "songs/armygeddon/song.ogg", True),
+        ("songs/armygeddon/guitar.ogg", "songs/chaos_god/guitar.ogg", False),
+        ("music/track1.ogg", "music/track10.ogg", False),
+        ("music/forest.ogg", "music/forest2.ogg", False),
+    ],
+)
+def test_versions_of_a_piece_are_told_by_their_names(one, other, same):
+    pieces = [corpus.piece_of(track(file, "train")) for file in (one, other)]
+    assert (pieces[0] == pieces[1]) is same
+
+
+def test_versions_of_a_piece_share_a_split_and_none_moves_into_test():
+    tracks = [
+        track("a.ogg", "test"), track("a_remix.ogg", "train"),
+        track("b.ogg", "test"), track("b_loop.ogg", "validation"),
+        track("c.ogg", "test"), track("c_fast.ogg", "test"),
+        track("a.ogg", "test", "two-music"),
+    ]  # fmt: skip
+    together = corpus.keep_pieces_together(tracks)
+    assert [t.split for t in together] == [
+        "train", "train", "validation", "validation", "test", "test", "test",
+    ]  # fmt: skip
+    assert [t.file for t in together] == [t.file for t in tracks]
+
+
+APT = """#!/bin/sh
+[ "$1" = download ] || exit 2
+touch "half_1.0_all.deb" "$2_1.0_all.deb"
+[ "$2" = good ] && exit 0
+echo "E: Unable to locate package $2" >&2; exit 100
+"""
+
+
+def test_a_download_counts_only_when_it_is_complete(tmp_path, monkeypatch):
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.write_text(APT)
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:/usr/bin:/bin")
+    debs = tmp_path / "debs"
+    assert corpus.fetch("good", debs) == debs / "good_1.0_all.deb"
+    with pytest.raises(corpus.CorpusError, match="bad: .*Unable to locate.*apt-get update"):
+        corpus.fetch("bad", debs)
+    assert [path.name for path in debs.iterdir()] == ["good_1.0_all.deb"]
+    apt.unlink()
+    assert corpus.fetch("good", debs) == debs / "good_1.0_all.deb"  # kept, not fetched again
+
+
+def test_a_version_found_later_never_makes_a_track_a_test_track():
+    for old in corpus.SPLITS:
+        for new in corpus.SPLITS:
+            both = corpus.keep_pieces_together([track("a.ogg", old), track("a_old.ogg", new)])
+            assert len({t.split for t in both}) == 1
+            assert corpus.SPLITS.index(both[0].split) <= corpus.SPLITS.index(old)
+
+
+def test_music_that_starts_late_is_not_silent(tmp_path):
+    audio = np.zeros((44_100 * 20, 2))
+    soundfile.write(tmp_path / "silent.flac", audio, 44_100)
+    audio[44_100 * 16 :] = 0.01
+    soundfile.write(tmp_path / "late.flac", audio, 44_100)
+    assert corpus.is_silent(tmp_path / "silent.flac")
+    assert not corpus.is_silent(tmp_path / "late.flac")
+
+
+@needs_dpkg
+def test_a_damaged_archive_leaves_its_package_out(tmp_path):
+    folder = tmp_path / "debs"
+
+    def damaged(root):
+        root.mkdir(parents=True)
+        (root / "music.pk3").write_text("not a zip archive")
+
+    make_package(folder, "zip-music", damaged)
+    told = []
+    with pytest.raises(corpus.CorpusError, match="no music"):
+        corpus.build(tmp_path / "corpus", ["zip-music"], folder, told.append)
+    assert "zip-music: left out: File is not a zip file" in told
+
+
+@needs_dpkg
+def test_the_command_line_builds_and_reports(debs, tmp_path):
+    command = ["corpus", str(tmp_path / "corpus"), "--debs", str(debs), "--package"]
+    done = CliRunner().invoke(app, [*command, "two-music"])
+    assert done.exit_code == 0
+    assert "two-music: 0.01 h" in done.output
+    assert (tmp_path / "corpus" / "manifest.jsonl").is_file()
+    (debs / "bad-music_1.0_all.deb").write_text("not a package")
+    failed = CliRunner().invoke(app, [*command, "bad-music"])
+    assert failed.exit_code == 1
+    assert failed.output.strip().splitlines()[-1] == "error: no music found in any package"
 
 
 def test_without_apt_the_error_says_so(tmp_path, monkeypatch):
