@@ -45,7 +45,8 @@ def crops(folder, indices, workers=0, **options):
 def test_a_crop_is_the_same_for_any_number_of_workers_and_any_start(folder):
     whole = crops(folder, range(0, 12), batch_size=4)
     assert whole.shape == (12, 2, 5000)
-    assert torch.equal(whole, crops(folder, range(0, 12), workers=2, batch_size=4))
+    for workers in (1, 2):
+        assert torch.equal(whole, crops(folder, range(0, 12), workers=workers, batch_size=4))
     assert torch.equal(whole[5:], crops(folder, range(5, 12), batch_size=4))
     assert not torch.equal(whole[0], whole[1])
     assert not torch.equal(whole, crops(folder, range(0, 12), batch_size=4, seed=1))
@@ -167,11 +168,26 @@ def test_each_augmentation_does_what_its_name_says(options, expected):
 
 
 def test_the_bass_shelf_lifts_the_bass_and_leaves_the_treble():
+    """Whole gain at DC, half of the extra amplitude at the corner, nothing in the treble."""
     time = np.arange(RATE) / RATE
-    for frequency, gain_db in ((20, 9.0), (5000, 0.0)):
-        sine = np.sin(2 * np.pi * frequency * time)[None].repeat(2, 0)
-        out = bass_shelf(sine, 9.0, RATE)
-        assert 20 * np.log10(out.std() / sine.std()) == pytest.approx(gain_db, abs=0.3)
+    at_corner = 20 * np.log10((1 + 10 ** (9 / 20)) / 2)
+    for frequency, gain_db, tolerance in ((0, 9, 1e-4), (150, at_corner, 1e-4), (5000, 0, 2e-3)):
+        cosine = np.cos(2 * np.pi * frequency * time)[None].repeat(2, 0)
+        out = bass_shelf(cosine, 9.0, RATE)
+        gain = 10 ** (gain_db / 20)
+        np.testing.assert_allclose(out, gain * cosine, atol=tolerance)  # no phase shift either
+
+
+def test_augmentations_are_drawn_within_their_range_and_repeatably(folder):
+    plain = crops(folder, range(0, 8))
+    config = {"gain_db": (-9.0, -3.0), "flip_polarity": 0.5}
+    changed = crops(folder, range(0, 8), augmentation=config)
+    assert torch.equal(changed, crops(folder, range(0, 8), workers=1, augmentation=config))
+    factors = (changed * plain).sum((1, 2)) / plain.square().sum((1, 2))
+    torch.testing.assert_close(changed, factors[:, None, None] * plain)
+    gains_db = 20 * factors.abs().log10()
+    assert -9 <= gains_db.min() < gains_db.max() <= -3
+    assert factors.min() < 0 < factors.max()
 
 
 def test_the_limiter_makes_loud_and_stays_below_full_scale():

@@ -1,15 +1,18 @@
 """A run: what it writes, how it goes on, and what it survives."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from earvae.config import ConfigError, TrainConfig
+from earvae.config import ConfigError, ObjectiveWeights, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import run as training
 
@@ -102,6 +105,32 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(recipe, tmp_pa
         assert_identical(whole[key], parts[key])
 
 
+def test_a_signal_to_the_whole_group_saves_too(recipe, tmp_path, monkeypatch):
+    """Terminals and schedulers signal the decoding workers as well as the main process."""
+    original = training.generator_loss
+
+    def interrupted(*arguments):
+        workers = multiprocessing.active_children()
+        assert workers
+        group = [str(process.pid) for process in workers] + [str(os.getpid())]
+        subprocess.run(["kill", "-TERM", *group], check=True)
+        time.sleep(0.2)  # a worker that dies of it is noticed by then
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "generator_loss", interrupted)
+    recipe = recipe | {"data": recipe["data"] | {"workers": 1}, "linear_code_crops": 2}
+    for step in (1, 2, 3):
+        assert start(recipe, tmp_path) == training.INTERRUPTED
+        assert state_of(tmp_path)["step"] == step
+
+
+def test_a_signal_during_the_run_leaves_the_handlers_as_they_were(recipe, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    interrupt_after(monkeypatch, 1)
+    start(recipe, tmp_path)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
 def test_training_moves_the_network_and_leaves_the_linear_code(recipe, tmp_path):
     start(recipe, tmp_path)
     before = training.initial_model(TrainConfig(**recipe)).state_dict()
@@ -116,11 +145,13 @@ def test_a_run_leaves_weights_figures_audio_and_pictures(recipe, tmp_path):
     saved = state_of(tmp_path)["ema"]["module.decoder.shape.weight"]
     assert torch.equal(vae.decoder.shape.weight, saved)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    for name in ("magnitude_log", "correlation_intra", "group_delay", "kl"):
-        assert lines[0][f"weighted/{name}"] >= 0
-        assert f"raw/{name}" in lines[0]
-        assert f"validation/{name}" in lines[-1]
-    assert lines[0]["raw/kl"] * 1e-6 == pytest.approx(lines[0]["weighted/kl"], rel=1e-4)
+    weights = {name: w for name, w in ObjectiveWeights().model_dump().items() if w > 0}
+    for line in lines[:-1]:  # the last one is the validation
+        for name, weight in weights.items():
+            assert line[f"weighted/{name}"] == pytest.approx(weight * line[f"raw/{name}"], rel=1e-4)
+        parts = sum(line[f"weighted/{name}"] for name in weights)
+        assert line["loss/total"] == pytest.approx(parts, rel=1e-4)
+    assert {f"validation/{name}" for name in weights} <= lines[-1].keys()
     assert {"validation/si_sdr", "validation/sdr_0_120"} <= lines[-1].keys()
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -128,7 +159,8 @@ def test_a_run_leaves_weights_figures_audio_and_pictures(recipe, tmp_path):
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
     tags = events.Tags()
-    assert "raw/magnitude_linear" in tags["scalars"]
+    scalars = {f"{kind}/{name}" for kind in ("raw", "weighted") for name in weights}
+    assert scalars <= set(tags["scalars"])
     assert "clip_0/reconstruction" in tags["images"]
     assert "clip_0/reconstruction" in tags["audio"]
 
@@ -153,7 +185,10 @@ def test_a_non_finite_batch_changes_nothing_and_is_counted(recipe, tmp_path, mon
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         start(recipe, tmp_path / "one")
-    assert_identical(state["vae"], state_of(tmp_path / "one")["vae"])
+    one = state_of(tmp_path / "one")
+    for key in ("vae", "ema"):
+        assert_identical(state[key], one[key])
+    assert_identical(state["optimiser"]["state"], one["optimiser"]["state"])
 
 
 def test_another_configuration_is_refused_by_key(recipe, tmp_path):

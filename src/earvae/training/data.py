@@ -7,6 +7,7 @@ workers decode, on what was drawn before, or on where a run was interrupted.
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,10 +221,15 @@ def make_loader(
         batch_size=config.batch_size,
         sampler=RangeSampler(start, stop, config.batch_size, rank, world_size),
         num_workers=config.workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         persistent_workers=False,
     )
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
+    """One thread each. Signals are the main process's to act on: one sent to the whole group must
+    not take the workers away before it has saved. They end with it in any case.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -310,8 +310,7 @@ class _SignalFlag:
 
     def __enter__(self) -> _SignalFlag:
         self._before = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
         }
         return self
 

@@ -58,7 +58,8 @@ def validate(
         first = False
     objective.train()
     means = {}
-    for name, both in sums.items():
+    for name in fabric.broadcast(list(sums)):  # a rank may have had no items, the first has some
+        both = sums.get(name, torch.zeros(2, dtype=torch.double, device=fabric.device))
         total, count = fabric.all_reduce(both, reduce_op="sum").tolist()
         means[f"validation/{name}"] = total / max(1.0, count)
     fabric.log_dict(means, step=step)
