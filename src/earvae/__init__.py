@@ -6,19 +6,40 @@
 >>> audio = vae.decode(latents)
 """
 
-from earvae.config import ObjectiveConfig, OobleckConfig, SpectralConfig
-from earvae.model.posterior import Posterior
-from earvae.model.vae import EarVAE
-from earvae.objective import (
-    AWeighting,
-    CorrelationLoss,
-    KWeighting,
-    MultiScaleMagnitude,
-    PerceptualLoss,
-    PhaseLoss,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from earvae import codec
+    from earvae.config import ObjectiveConfig, OobleckConfig, SpectralConfig
+    from earvae.evaluation import metrics
+    from earvae.model.posterior import Posterior
+    from earvae.model.vae import EarVAE
+    from earvae.objective import (
+        AWeighting,
+        CorrelationLoss,
+        KWeighting,
+        MultiScaleMagnitude,
+        PerceptualLoss,
+        PhaseLoss,
+    )
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "EarVAE": "earvae.model.vae",
+    "Posterior": "earvae.model.posterior",
+    "ObjectiveConfig": "earvae.config",
+    "OobleckConfig": "earvae.config",
+    "SpectralConfig": "earvae.config",
+    "AWeighting": "earvae.objective",
+    "CorrelationLoss": "earvae.objective",
+    "KWeighting": "earvae.objective",
+    "MultiScaleMagnitude": "earvae.objective",
+    "PerceptualLoss": "earvae.objective",
+    "PhaseLoss": "earvae.objective",
+}
+_MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
 
 __all__ = [
     "AWeighting",
@@ -32,4 +53,15 @@ __all__ = [
     "PhaseLoss",
     "Posterior",
     "SpectralConfig",
+    "codec",
+    "metrics",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: torch takes seconds, ``--help`` needs none."""
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'earvae' has no attribute {name!r}")
