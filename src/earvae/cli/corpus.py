@@ -22,8 +22,9 @@ def corpus(
 ) -> None:
     """Gather freely licensed stereo music from Debian packages.
 
-    Needs a Debian or Ubuntu system (apt-get, dpkg-deb); installs nothing. Takes about 10 GB of
-    disk and some minutes. Run it again to go on after an interruption.
+    Needs a Debian or Ubuntu system (apt-get, dpkg-deb); installs nothing. Downloads 4 GB into
+    OUT/debs (delete it afterwards if you like) and unpacks 2 GB of music. Run it again to go on
+    after an interruption. Train on the result with data.tracks: OUT/manifest.jsonl.
 
     \b
     earvae corpus corpus
