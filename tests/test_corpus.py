@@ -153,6 +153,12 @@ def test_versions_of_a_piece_are_told_by_their_names(one, other, same):
     assert (pieces[0] == pieces[1]) is same
 
 
+def test_pieces_that_share_a_recording_are_one():
+    names = ("launch3chatstart.ogg", "liftoff.ogg", "ocean.ogg")
+    pieces = [corpus.piece_of(track(name, "train", "naev-data")) for name in names]
+    assert pieces[0] == pieces[1] != pieces[2]
+
+
 def test_versions_of_a_piece_share_a_split_and_none_moves_into_test():
     tracks = [
         track("a.ogg", "test"), track("a_remix.ogg", "train"),

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 MUSIC_PACKAGES = (
@@ -47,6 +49,23 @@ ARCHIVE_SUFFIXES = (".pk3", ".zip")
 MANIFEST = "manifest.jsonl"
 MIN_SECONDS = 20.0  # shorter files are effects, voices and jingles
 MIN_RATE = 44_100
+SILENCE = 1e-3  # peak of full scale: -60 dB
+PROBES = 8  # seconds of a file, evenly spread, that are looked at for silence
+EFFECT_FOLDERS = {"ambient", "sfx", "sounds", "speech"}
+# Words that tell apart the versions of one piece, or the stems of one recording.
+VARIANT_WORDS = frozenset(
+    "alt alternative enhanced extended f fast final full guitar instrumental intro loop looped "
+    "mix new old outro remake remaster remastered remix revisited rhythm short slow song "
+    "version".split()
+)
+# Pieces that share a recording under unlike names, found by fingerprint (docs/corpus.md).
+SHARED_RECORDINGS = {
+    ("freedroidrpg-data", "ambientbattle"): "techbattle",
+    ("naev-data", "liftoff"): "launch3chatstart",
+    ("supertux-data", "christmas theme"): "theme",
+}
+SPLITS = ("train", "validation", "test")
+VERSION_FILE = "VERSION"
 
 
 class CorpusError(RuntimeError):
@@ -59,6 +78,7 @@ class Track:
 
     file: str
     package: str
+    version: str  # of the package
     duration: float  # seconds
     rate: int  # Hz
     channels: int
@@ -73,6 +93,32 @@ def split_of(sha256: str) -> str:
     return "train" if slot < 90 else "validation" if slot < 95 else "test"
 
 
+def piece_of(track: Track) -> tuple[str, str]:
+    """What the versions of one piece share: the package and the file's name without suffix and
+    ``VARIANT_WORDS`` (``menu_enhanced.opus`` is the piece ``menu``). A name made of such words
+    alone (``guitar.ogg`` beside ``song.ogg``) stands for its folder. ``SHARED_RECORDINGS`` joins
+    those whose names do not tell.
+    """
+    path = Path(track.file)
+    words = [word for word in re.split(r"[\W_]+", path.stem.lower()) if word]
+    own = [word for word in words if word not in VARIANT_WORDS]
+    name = " ".join(own) if own else path.parent.as_posix()
+    return track.package, SHARED_RECORDINGS.get((track.package, name), name)
+
+
+def keep_pieces_together(tracks: list[Track]) -> list[Track]:
+    """Give all versions of a piece one split: train if any hash says so, else validation.
+
+    In that order, so that a version found later can only take a track out of the test split,
+    never put one there that a model has been trained on.
+    """
+    splits: dict[tuple[str, str], str] = {}
+    for track in tracks:
+        piece = piece_of(track)
+        splits[piece] = min(splits.get(piece, track.split), track.split, key=SPLITS.index)
+    return [replace(track, split=splits[piece_of(track)]) for track in tracks]
+
+
 def fetch(package: str, folder: Path) -> Path:
     """Download a Debian package into ``folder`` (kept if already there); its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +126,21 @@ def fetch(package: str, folder: Path) -> Path:
         return found[-1]
     if shutil.which("apt-get") is None:
         raise CorpusError("apt-get not found: this needs a Debian or Ubuntu system")
-    done = subprocess.run(
-        ["apt-get", "download", package], cwd=folder, capture_output=True, text=True
-    )
-    found = sorted(folder.glob(f"{package}_*.deb"))
-    if done.returncode or not found:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise CorpusError(f"{package}: apt-get download failed ({reason}); try `apt-get update`")
-    return found[-1]
+    unfinished = folder / f".{package}.unfinished"  # so that half a download is never taken for one
+    unfinished.mkdir(exist_ok=True)
+    try:
+        done = subprocess.run(
+            ["apt-get", "download", package], cwd=unfinished, capture_output=True, text=True
+        )
+        found = sorted(unfinished.glob(f"{package}_*.deb"))
+        if done.returncode or not found:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise CorpusError(
+                f"{package}: apt-get download failed ({reason}); try `apt-get update`"
+            )
+        return Path(shutil.move(found[-1], folder))
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def unpack(deb: Path, folder: Path) -> None:
@@ -118,6 +171,14 @@ def unpack(deb: Path, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
+def version_of(deb: Path) -> str:
+    """The version of a package, as it says itself."""
+    done = subprocess.run(
+        ["dpkg-deb", "--field", deb, "Version"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def _unzip_audio(path: Path) -> None:
     """Replace an archive by a folder of the audio in it."""
     with zipfile.ZipFile(path) as archive:
@@ -127,8 +188,23 @@ def _unzip_audio(path: Path) -> None:
     path.unlink()
 
 
-def describe(path: Path, root: Path, package: str, licence: Path) -> Track | str:
+def is_silent(path: Path) -> bool:
+    """Whether eight seconds spread over the file all stay below -60 dB of full scale.
+
+    Raises soundfile.SoundFileError on a file that does not decode there.
+    """
+    with soundfile.SoundFile(path) as file:
+        for probe in range(PROBES):
+            file.seek(int((probe + 0.5) / PROBES * max(0, file.frames - file.samplerate)))
+            if np.abs(file.read(file.samplerate, dtype="float32")).max(initial=0.0) >= SILENCE:
+                return False
+    return True
+
+
+def describe(path: Path, root: Path, package: str, version: str, licence: Path) -> Track | str:
     """The manifest line of an audio file, or the reason why it is not music for training."""
+    if EFFECT_FOLDERS.intersection(path.relative_to(root).parts[:-1]):
+        return "in a folder of effects"
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError):
@@ -139,13 +215,16 @@ def describe(path: Path, root: Path, package: str, licence: Path) -> Track | str
         return "not stereo"
     if info.samplerate < MIN_RATE:
         return f"rate below {MIN_RATE} Hz"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else hashlib.sha256(file.read()).hexdigest()
+    try:
+        if is_silent(path):
+            return "silent"
+    except (soundfile.SoundFileError, OSError):
+        return "unreadable"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Track(
         file=path.relative_to(root).as_posix(),
         package=package,
+        version=version,
         duration=round(info.duration, 3),
         rate=info.samplerate,
         channels=info.channels,
@@ -167,22 +246,30 @@ def build(
     told and left out; CorpusError is raised if none is left.
     """
     root.mkdir(parents=True, exist_ok=True)
+    debs = debs or root / "debs"
     tracks: dict[str, Track] = {}
     dropped: Counter[str] = Counter()
     for package in packages:
         folder = root / package
         try:
             if not folder.is_dir():
-                unpack(fetch(package, debs or root / "debs"), folder)
-        except (CorpusError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+                tell(f"{package}: fetching and unpacking")
+                unpack(fetch(package, debs), folder)
+            if not (folder / VERSION_FILE).is_file():
+                (folder / VERSION_FILE).write_text(version_of(fetch(package, debs)) + "\n")
+        except (
+            CorpusError, OSError, subprocess.CalledProcessError, tarfile.TarError,
+            zipfile.BadZipFile,
+        ) as error:  # fmt: skip
             tell(f"{package}: left out: {error}")
             continue
         licence = next(iter(sorted(folder.glob("usr/share/doc/*/copyright"))), folder)
+        version = (folder / VERSION_FILE).read_text().strip()
         hours = 0.0
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():
                 continue
-            track = describe(path, root, package, licence)
+            track = describe(path, root, package, version, licence)
             if isinstance(track, str):
                 dropped[track] += 1
             elif track.sha256 in tracks:
@@ -193,13 +280,14 @@ def build(
         tell(f"{package}: {hours:.2f} h")
     if not tracks:
         raise CorpusError("no music found in any package")
-    write_manifest(root / MANIFEST, list(tracks.values()))
+    kept = keep_pieces_together(list(tracks.values()))
+    write_manifest(root / MANIFEST, kept)
     for reason, count in sorted(dropped.items()):
         tell(f"left out, {reason}: {count} files")
-    for split in ("train", "validation", "test"):
-        chosen = [track for track in tracks.values() if track.split == split]
+    for split in SPLITS:
+        chosen = [track for track in kept if track.split == split]
         tell(f"{split}: {len(chosen)} tracks, {sum(t.duration for t in chosen) / 3600:.2f} h")
-    return list(tracks.values())
+    return kept
 
 
 def write_manifest(path: Path, tracks: list[Track]) -> None:
