@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -126,15 +127,15 @@ def test_a_run_leaves_weights_figures_audio_and_pictures(recipe, tmp_path):
 
 
 def test_a_non_finite_batch_changes_nothing_and_is_counted(recipe, tmp_path, monkeypatch):
-    original = training.make_loader
+    original = training._batches
 
-    def poisoned(*arguments, **options):
-        for index, batch in enumerate(original(*arguments, **options)):
-            if index == 1 and "stop" in options:  # the training loader's second batch
+    def poisoned(*arguments):
+        for index, batch in enumerate(original(*arguments)):
+            if index == 1:
                 batch["audio"][0, 0, 5] = float("nan")
             yield batch
 
-    monkeypatch.setattr(training, "make_loader", poisoned)
+    monkeypatch.setattr(training, "_batches", poisoned)
     recipe = recipe | {"steps": 2, "validation": None}
     start(recipe, tmp_path / "poisoned")
     state = state_of(tmp_path / "poisoned")
@@ -149,6 +150,17 @@ def test_a_non_finite_batch_changes_nothing_and_is_counted(recipe, tmp_path, mon
     for key in ("vae", "ema"):
         assert_identical(state[key], one[key])
     assert_identical(state["optimiser"]["state"], one["optimiser"]["state"])
+
+
+def test_files_left_out_are_told_by_name(recipe, tmp_path, capfd):
+    recipe = recipe | {"steps": 1, "validation": None}
+    music = tmp_path / "music"
+    shutil.copytree(recipe["data"]["tracks"], music)
+    (music / "text.wav").write_text("this is not audio")
+    start(recipe | {"data": recipe["data"] | {"tracks": str(music)}}, tmp_path / "run")
+    told = "".join(capfd.readouterr())
+    assert "2 tracks, 1 left out" in told
+    assert f"left out: {music / 'text.wav'}" in told
 
 
 def test_another_configuration_is_refused_by_key(recipe, tmp_path):
