@@ -52,7 +52,6 @@ class WindowedFrames:
         return mid_side(audio[..., HOP // 2 : -(HOP // 2)])
 
 
-
 def measure(frames_of: Callable, audio_of: Callable, features: int, channels: tuple[int, ...],
             train: list[Tensor], test: list[Tensor]) -> dict[int, list[float]]:  # fmt: skip
     statistics_ = FrameStatistics(features)

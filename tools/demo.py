@@ -1,6 +1,6 @@
 """Reconstruct a clip with the shipped model: a WAV, a small table, a spectrogram picture.
 
-    python tools/demo.py tests/clips/CLIP.flac --output demo_output
+python tools/demo.py tests/clips/CLIP.flac --output demo_output
 """
 
 from __future__ import annotations

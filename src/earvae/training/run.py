@@ -271,6 +271,10 @@ def _batches(fabric: Fabric, config: TrainConfig, state: State) -> Iterator[dict
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
+    left_out = loader.dataset.left_out
+    fabric.print(f"{len(loader.dataset.tracks)} tracks, {len(left_out)} left out")
+    for line in left_out:
+        fabric.print(f"left out: {line}")
     for batch in loader:
         yield fabric.to_device(batch)
 
