@@ -269,3 +269,23 @@ def test_any_length_can_be_compared(samples):
     loss.total.backward()
     assert loss.total > 0.1
     assert audio.grad.isfinite().all() and audio.grad.abs().sum() > 0
+
+
+def test_threads_take_whole_items_and_change_no_number():
+    ours = torch.randn(3, 2, 4000, generator=torch.Generator().manual_seed(1))
+    theirs = torch.randn(3, 2, 4000, generator=torch.Generator().manual_seed(2))
+    objective = PerceptualLoss(ObjectiveConfig(resolutions=(512, 128)), 44_100)
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            leaf = ours.clone().requires_grad_()
+            loss = objective(leaf, theirs)
+            loss.total.backward()
+            assert torch.get_num_threads() == threads
+            results.append((loss.total.detach(), leaf.grad))
+    finally:
+        torch.set_num_threads(before)
+    for total, gradient in results[1:]:
+        torch.testing.assert_close(total, results[0][0], rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-4, atol=1e-7)

@@ -6,6 +6,8 @@ spectra stay in the processor's cache and only the gradient of the audio is kept
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -164,18 +166,20 @@ class _Compare(torch.autograd.Function):
         batch, _, samples = reconstruction.shape
         differentiate = ctx.needs_input_grad[0]
         audio_gradient = torch.zeros_like(reconstruction) if differentiate else None
-        values = reconstruction.new_zeros(len(terms.weights))
-        # the processor's cache holds one item; an accelerator wants the whole batch at a time
-        step = 1 if reconstruction.device.type == "cpu" else batch
         share = 1 / (batch * len(transforms))
-        for start in range(0, batch, step):
-            items = slice(start, start + step)
+
+        @torch.no_grad()  # per thread, as is autocast, which is off in a new one
+        def compare(items: slice) -> Tensor:
+            values = reconstruction.new_zeros(len(terms.weights))
             for transform in transforms:
                 found, left_right = terms.compare(transform, reconstruction[items], target[items])
                 values += torch.stack([found[name].sum() for name in terms.weights])
                 if differentiate:
                     spectrum = torch.complex(left_right.real, left_right.imag)
                     audio_gradient[items] += transform.adjoint(spectrum, samples)
+            return values
+
+        values = sum(_over_items(compare, batch, reconstruction.device))
         values *= share
         if differentiate:
             ctx.save_for_backward(audio_gradient.mul_(share))
@@ -188,6 +192,29 @@ class _Compare(torch.autograd.Function):
     def backward(ctx, grad_total: Tensor, grad_values: Tensor):
         (audio_gradient,) = ctx.saved_tensors
         return audio_gradient * grad_total, None, None, None
+
+
+def _over_items(
+    compare: Callable[[slice], Tensor], batch: int, device: torch.device
+) -> list[Tensor]:
+    """Results for a whole batch: at once on an accelerator, item by item on a CPU.
+
+    A processor's cache holds one item, whose many short operations lose by being split among
+    threads. So each thread takes whole items, and computes with itself alone.
+    """
+    if device.type != "cpu":
+        return [compare(slice(0, batch))]
+    items = [slice(index, index + 1) for index in range(batch)]
+    threads = torch.get_num_threads()
+    if min(threads, batch) == 1:
+        return [compare(item) for item in items]
+    try:
+        with ThreadPoolExecutor(
+            min(threads, batch), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(compare, items))
+    finally:
+        torch.set_num_threads(threads)  # a thread's own setting reaches the others
 
 
 def check_stereo(reconstruction: Tensor, target: Tensor) -> None:
