@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -236,8 +236,6 @@ class TrainConfig(Config):
 
 
 # --------------------------------------------------------------------------- files
-
-C = TypeVar("C")
 
 
 def parse(kind: Any, values: Any, source: str) -> Any:
