@@ -160,11 +160,12 @@ class ObjectiveConfig(Config):
 
 
 class AugmentationConfig(Config):
-    """Random changes of training crops, each off by default."""
+    """Random changes of training crops, each off by default and each logged as a share."""
 
     gain_db: tuple[float, float] = Field((0.0, 0.0), description="range of a random gain, dB")
     swap_channels: float = Field(0.0, ge=0, le=1, description="probability")
     flip_polarity: float = Field(0.0, ge=0, le=1, description="probability, both channels")
+    mono: float = Field(0.0, ge=0, le=1, description="probability of folding both channels down")
     bass_db: tuple[float, float] = Field(
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
@@ -181,26 +182,83 @@ class AugmentationConfig(Config):
         return self
 
 
-class DataConfig(Config):
-    """Random crops of a folder of audio files, or of a manifest (``earvae corpus`` makes one)."""
+class FilterConfig(Config):
+    """Which crops are good enough to train on; any other is drawn again, and counted by reason."""
 
-    tracks: str = Field(description="a folder, searched recursively, or a .jsonl manifest")
-    split: str | None = Field(None, description="of a manifest; none = every track")
-    crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
-    batch_size: int = Field(8, ge=1, description="crops per device and step")
-    workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
-    silence_db: float = Field(
-        -60.0, description="a crop whose peak is below this (dB of full scale) is drawn again"
+    silence_db: float = Field(-60.0, description="smallest peak, dB of full scale; ours")
+    true_peak_db: float | None = Field(
+        None,
+        description="largest true peak, dBTP; the paper keeps mastering clips up to +1; none = any",
     )
+    bandwidth_hz: float | None = Field(
+        None,
+        gt=0,
+        description="frequency that the spectrum must reach, for instance 14000 against lossy or "
+        "resampled copies; none = any",
+    )
+
+
+class SourceConfig(Config):
+    """One place that crops are drawn from."""
+
+    tracks: str = Field(
+        description="a folder, searched recursively; a .jsonl manifest; or the index.json, local "
+        "or remote, of shards that `earvae shards` packed"
+    )
+    split: str | None = Field(None, description="of a manifest; none = every track")
+    weight: float = Field(1.0, gt=0, description="share of the crops, relative to other sources")
+
+
+class DataConfig(Config):
+    """Random crops of one or several sources of audio files."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
+    batch_size: int = Field(8, ge=1, description="crops per device and forward pass")
+    workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
     seed: int = Field(0, ge=0)
+    filters: FilterConfig = FilterConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+
+# --------------------------------------------------------------------------- discriminator
+
+
+class DiscriminatorConfig(Config):
+    """The multi-scale STFT discriminator; the defaults are EnCodec's."""
+
+    signals: Literal["lr", "ms", "mslr"] = Field(
+        "lr", description="channels whose complex spectra it sees, all at once"
+    )
+    resolutions: tuple[int, ...] = Field(
+        (2048, 1024, 512, 256, 128), min_length=1, description="window lengths, samples"
+    )
+    channels: int = Field(32, ge=1, description="width of the layers")
+    dilations: tuple[int, ...] = Field((1, 2, 4), description="in time, one layer each")
+    compression: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="exponent of the magnitudes; below 1, quiet treble weighs more (ours)",
+    )
+    resolutions_per_step: int | None = Field(
+        None, ge=1, description="this many drawn at random each step; none = all"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DiscriminatorConfig:
+        if any(n < 16 or n % 4 for n in self.resolutions):
+            raise ValueError("resolutions must be multiples of 4, at least 16")
+        if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
+            raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        return self
 
 
 # --------------------------------------------------------------------------- training
 
 
 class OptimiserConfig(Config):
-    """AdamW with linear warm-up and a half-cosine decay."""
+    """AdamW with linear warm-up and a half-cosine decay over the steps of a stage."""
 
     learning_rate: float = Field(3e-4, gt=0, description="peak; the paper's")
     betas: tuple[float, float] = Field((0.5, 0.9), description="the paper's")
@@ -210,22 +268,69 @@ class OptimiserConfig(Config):
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient; ours")
 
 
+class AdversarialConfig(Config):
+    """The discriminator's part in a stage: least-squares GAN and feature matching."""
+
+    adversarial: float = Field(
+        1.0, ge=0, description="weight of the generator's adversarial term; ours"
+    )
+    feature_matching: float = Field(2.0, ge=0, description="weight; ours")
+    optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the discriminator's own")
+    discriminator_only_steps: int = Field(
+        0, ge=0, description="first steps of the stage, in which the generator stays as it is"
+    )
+
+
+Part = Literal["encoder", "transformers", "decoder"]
+
+
+class StageConfig(Config):
+    """One stage of a run. What it does not say is as the run's shared blocks say."""
+
+    name: str = Field(min_length=1)
+    steps: int = Field(ge=1, description="optimiser steps")
+    data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the generator's")
+    accumulate: int = Field(1, ge=1, description="forward passes whose gradients make one step")
+    freeze: tuple[Part, ...] = Field((), description="parts of the model that stay as they are")
+    adversarial: AdversarialConfig | None = Field(None, description="none = generator only")
+
+    @model_validator(mode="after")
+    def _check(self) -> StageConfig:
+        if self.adversarial and self.adversarial.discriminator_only_steps > self.steps:
+            raise ValueError("adversarial.discriminator_only_steps is larger than steps")
+        return self
+
+    def crops(self, world_size: int) -> int:
+        """Crops that one step takes from all processes together."""
+        return self.data.batch_size * self.accumulate * world_size
+
+
+SHARED = ("data", "objective", "optimiser")
+
+
 class TrainConfig(Config):
-    """A generator-only training run (the paper's stage 1)."""
+    """A training run: its stages one after another (paper, section 3).
+
+    A file may give ``data``, ``objective`` and ``optimiser`` once, beside ``stages``; every
+    stage starts from these and says only what differs.
+    """
 
     model: ModelConfig = SpectralConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    data: DataConfig
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
     validation: DataConfig | None = Field(
         None, description="fixed crops to measure on; none = no validation"
     )
-    optimiser: OptimiserConfig = OptimiserConfig()
     initial_weights: str | None = Field(
-        None, description="any source of EarVAE.from_pretrained to start from; none = from scratch"
+        None,
+        description="what to start from: a run folder (with its discriminator, if it has one), or "
+        "any source of EarVAE.from_pretrained, or `shipped`; none = from scratch",
     )
-    steps: int = Field(10_000, ge=1)
     seed: int = Field(0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; ours")
+    compile: bool = Field(False, description="torch.compile encoder, decoder and discriminator")
     linear_code_crops: int = Field(
         1_500, ge=1, description="training crops the compact model's linear code is fitted on"
     )
@@ -233,6 +338,48 @@ class TrainConfig(Config):
     log_every: int = Field(10, ge=1, description="steps")
     validate_every: int = Field(500, ge=1, description="steps")
     checkpoint_every: int = Field(250, ge=1, description="steps")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, values: Any) -> Any:
+        """Hand the blocks given once on to every stage."""
+        if not isinstance(values, dict):
+            return values
+        shared = {name: values[name] for name in SHARED if values.get(name) is not None}
+        rest = {name: value for name, value in values.items() if name not in SHARED}
+        stages = rest.get("stages")
+        if isinstance(stages, (list, tuple)):
+            rest["stages"] = [merged(shared, stage) for stage in stages]
+        return rest
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError("stages: a name is used twice")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether any stage needs the discriminator."""
+        return any(stage.adversarial for stage in self.stages)
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """``base`` with ``changes`` over it, key by key at every depth; neither is altered."""
+    base, changes = (
+        part.model_dump(exclude_unset=True) if isinstance(part, Config) else part
+        for part in (base, changes)
+    )
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    both = {key: base[key] for key in base.keys() - changes.keys()}
+    return both | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
 
 
 # --------------------------------------------------------------------------- files

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-
-MODEL = {
-    "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
-    "linear_channels": 5, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
-}  # fmt: skip
+from recipes import ADVERSARIAL, MODEL
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +23,39 @@ def music(tmp_path_factory):
 
 @pytest.fixture
 def recipe(music):
-    data = {"tracks": str(music), "crop_samples": 128 * 24, "batch_size": 2, "workers": 0}
+    """One generator-only stage of six steps."""
+    data = {
+        "sources": [{"tracks": str(music)}],
+        "crop_samples": 128 * 24, "batch_size": 2, "workers": 0,
+    }  # fmt: skip
     return {
         "model": MODEL,
         "objective": {"resolutions": [256, 128, 64], "resolutions_per_step": 1},
+        "discriminator": {"resolutions": [256, 64], "channels": 2, "resolutions_per_step": 1},
         "data": data,
         "validation": data,
         "validation_items": 2,
         "linear_code_crops": 8,
-        "steps": 6,
+        "stages": [{"name": "warm-up", "steps": 6}],
         "log_every": 1,
         "validate_every": 6,
         "checkpoint_every": 6,
         "optimiser": {"warmup_steps": 2},
     }
+
+
+@pytest.fixture
+def staged(recipe):
+    """Warm-up, an adversarial stage that begins with the discriminator alone, a continuation."""
+    return recipe | {
+        "validation": None,
+        "stages": [
+            {"name": "warm-up", "steps": 3},
+            {"name": "adversarial", "steps": 5, "adversarial": ADVERSARIAL},
+            {
+                "name": "continuation", "steps": 2, "accumulate": 2,
+                "adversarial": ADVERSARIAL | {"discriminator_only_steps": 0},
+                "optimiser": {"learning_rate": 1e-4},
+            },
+        ],
+    }  # fmt: skip

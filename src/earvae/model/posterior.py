@@ -52,6 +52,10 @@ class Posterior:
             device=self.mean.device,
             dtype=self.mean.dtype,
         )
+        return self.at(noise)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Latents mean + std·ε for the given ε, ``[batch, latent, frames]``."""
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:

@@ -105,15 +105,14 @@ class EarVAE(nn.Module):
             latents = self.transformers(latents)
         return F.pad(self.decoder(latents), (0, self.decoder.tail_deficit))
 
-    def forward(
-        self, audio: Tensor, sample: bool = True, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Posterior]:
+    def forward(self, audio: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
         """Reconstruction ``[batch, 2, samples]`` and posterior: what training needs.
 
-        ``sample`` draws the latents from the posterior; otherwise they are its mean.
+        ``noise`` (standard normal, ``[batch, latent, frames]``) draws the latents from the
+        posterior; without it they are its mean.
         """
         posterior = self.encode(audio)
-        latents = posterior.sample(generator) if sample else posterior.mode()
+        latents = posterior.mode() if noise is None else posterior.at(noise)
         return self.decode(latents)[..., : audio.shape[2]], posterior
 
     @property

@@ -1,13 +1,15 @@
-"""Training crops from folders or manifests of audio files of any rate and length.
+"""Training crops from folders, manifests or shards of audio of any rate and length.
 
-Crop i of a data set is a function of its seed and i alone: it does not depend on how many
-workers decode, on what was drawn before, or on where a run was interrupted.
+Crop i of a data set is a function of its seed, its sources and i alone: it does not depend on how
+many workers decode, on what was drawn before, or on where a run was interrupted.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +20,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from earvae.config import AugmentationConfig, ConfigError, DataConfig
+from earvae.config import AugmentationConfig, ConfigError, DataConfig, FilterConfig, SourceConfig
+from earvae.training.shards import Segment, is_remote, read_index
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif"}
 ATTEMPTS = 20  # draws for one crop before it is given up as silence
 RESAMPLER_MARGIN = 0.05  # seconds read on both sides so that filter edges fall outside the crop
+LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
+
+TRUE_PEAK_MARGIN = 64  # samples
+BANDWIDTH_FRAME = 1024  # samples
+DITHER_POWER = 2.0**-32  # of triangular dither and rounding to 16 bits: a quarter of a step squared
+
+DROP_REASONS = ("broken", "silent", "true_peak", "bandwidth")
+AUGMENTATIONS = ("gain", "swap_channels", "flip_polarity", "mono", "bass", "limit")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Track:
     """An audio file that can be drawn from. ``frames`` at ``rate`` Hz, 1 or 2 ``channels``."""
 
@@ -39,109 +50,205 @@ class Track:
         """Seconds."""
         return self.frames / self.rate
 
+    def open(self) -> soundfile.SoundFile:
+        """The file. Raises OSError or SoundFileError."""
+        return soundfile.SoundFile(self.path)
 
-def list_tracks(source: str | Path, split: str | None = None) -> tuple[list[Track], list[str]]:
-    """The usable tracks of a folder or manifest, and one line for each file left out.
 
-    Raises ConfigError if the source is missing, is no manifest, or holds no usable track.
+def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list[str]]:
+    """The usable tracks of a source, and one line for each file left out.
+
+    A folder is searched recursively; a manifest is JSON Lines whose ``file`` is relative to it;
+    an index of shards yields segments. Files are opened for their length, unless the manifest
+    tells ``duration``, ``rate`` and ``channels``.
+
+    Raises ConfigError, naming the source, if it is missing, is none of these, or holds no usable
+    track.
     """
-    source = Path(source).expanduser()
-    if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    elif source.is_file():
-        files = _manifest_files(source, split)
+    name = source.tracks
+    path = Path(name).expanduser()
+    if name.endswith(".json"):
+        tracks, left_out = read_index(name if is_remote(name) else str(path))
+    elif is_remote(name):
+        raise ConfigError(f"{name}: a remote source must be the index.json of shards")
+    elif path.is_dir():
+        tracks, left_out = _sorted_out(_inspect_all(_audio_files(path)))
+    elif path.is_file():
+        tracks, left_out = _manifest_tracks(path, source.split)
     else:
-        raise ConfigError(f"{source}: no such folder or manifest (data.tracks)")
-    tracks, left_out = [], []
-    for path in files:
-        try:
-            info = soundfile.info(path)
-        except (soundfile.SoundFileError, OSError) as error:
-            left_out.append(f"{path}: not readable: {error}")
-            continue
-        if info.channels > 2:
-            left_out.append(f"{path}: {info.channels} channels; only mono and stereo are used")
-        elif info.frames < 1:
-            left_out.append(f"{path}: holds no audio")
-        else:
-            tracks.append(Track(path, info.frames, info.samplerate, info.channels))
+        raise ConfigError(f"{name}: no such folder, manifest or index of shards")
+    if source.split is not None and (name.endswith(".json") or path.is_dir()):
+        raise ConfigError(f"{name}: has no splits, only a manifest has; leave `split` out")
     if not tracks:
-        what = f"split {split!r}" if split else "audio file"
-        raise ConfigError(f"{source}: no usable {what} (data.tracks)")
+        what = f"split {source.split!r}" if source.split else "audio file"
+        hint = f"; use {path / 'index.json'}" if (path / "index.json").is_file() else ""
+        raise ConfigError(f"{name}: no usable {what}{hint}")
     return tracks, left_out
 
 
-def _manifest_files(manifest: Path, split: str | None) -> list[Path]:
-    files = []
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in AUDIO_SUFFIXES
+    )
+
+
+def _inspect_all(paths: list[Path]) -> list[Track | str]:
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        return list(pool.map(_inspect, paths))
+
+
+def _inspect(path: Path) -> Track | str:
+    """The track in a file, or the line that says why it is left out."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        return f"{path}: not readable: {error}"
+    return _usable(Track(path, info.frames, info.samplerate, info.channels))
+
+
+def _usable(track: Track) -> Track | str:
+    if track.channels > 2:
+        return f"{track.path}: {track.channels} channels; only mono and stereo are used"
+    if track.frames < 1:
+        return f"{track.path}: holds no audio"
+    return track
+
+
+def _sorted_out(found: list[Track | str]) -> tuple[list[Track], list[str]]:
+    tracks = [track for track in found if isinstance(track, Track)]
+    return tracks, [line for line in found if isinstance(line, str)]
+
+
+def _manifest_tracks(manifest: Path, split: str | None) -> tuple[list[Track], list[str]]:
+    found: list[Track | str | Path] = []
     for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            file, own_split = entry["file"], entry.get("split")
+            path, own_split = manifest.parent / entry["file"], entry.get("split")
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise ConfigError(
                 f"{manifest}: line {number} is not a JSON object with a `file`"
             ) from None
         if split is None or own_split == split:
-            files.append(manifest.parent / file)
-    return files
+            found.append(_told(path, entry))
+    opened = iter(_inspect_all([path for path in found if isinstance(path, Path)]))
+    return _sorted_out([next(opened) if isinstance(one, Path) else one for one in found])
+
+
+def _told(path: Path, entry: dict) -> Track | str | Path:
+    """The track as its manifest line describes it, or ``path`` where that is not enough."""
+    duration, rate, channels = (entry.get(key) for key in ("duration", "rate", "channels"))
+    if not (isinstance(duration, int | float) and isinstance(rate, int) and rate > 0):
+        return path
+    if not isinstance(channels, int):
+        return path
+    if not path.is_file():
+        return f"{path}: no such file"
+    # The manifest rounds to milliseconds; what it may have added is taken off again.
+    return _usable(Track(path, int((duration - 0.0005) * rate), rate, channels))
 
 
 class CropDataset(Dataset):
-    """Random stereo crops. Item i is ``{"audio": [2, samples] float32, "skipped": count}``.
+    """Random stereo crops from weighted sources.
 
-    A track is drawn with a probability proportional to its duration, then a place in it. Near
-    silence, broken and non-finite audio is drawn again and counted. A track shorter than a crop
-    is followed by zeros. Mono is duplicated.
+    A source is drawn by its weight, then a track of it in proportion to its duration, then a
+    place in the track. A draw that is broken or that ``config.filters`` refuses is counted, and
+    another of the same source is taken; after ``ATTEMPTS`` of them the crop is silence. A track
+    shorter than a crop is followed by zeros. Mono is duplicated.
+
+    Item i is a dict of tensors: ``audio`` float32 [2, crop_samples]; ``source`` int64, the
+    source's number; ``dropped`` int64 [len(DROP_REASONS)], draws refused, by reason;
+    ``augmented`` bool [len(AUGMENTATIONS)], which changes were made.
+
+    Attributes: ``tracks``, of all sources; ``left_out``, a line for each file that is not used.
+
+    Raises ConfigError: a source without usable tracks, or a filter above half the sample rate.
     """
 
-    def __init__(self, config: DataConfig, sample_rate: int, tracks: list[Track]) -> None:
+    def __init__(self, config: DataConfig, sample_rate: int) -> None:
+        limit = config.filters.bandwidth_hz
+        if limit is not None and limit > 0.45 * sample_rate:
+            raise ConfigError(
+                f"filters.bandwidth_hz: {limit:g} Hz leaves nothing to judge above it at "
+                f"{sample_rate} Hz; use at most {0.45 * sample_rate:g}"
+            )
         self.config = config
         self.sample_rate = sample_rate
-        self.samples = config.crop_samples
-        self.tracks = tracks
-        durations = np.array([track.duration for track in tracks])
-        self.cumulative = np.cumsum(durations / durations.sum())
+        self.tracks: list[Track | Segment] = []
+        self.left_out: list[str] = []
+        self.first: list[int] = []  # track of each source
+        self.ends: list[np.ndarray] = []  # for each source, where its tracks end, of 0...1
+        for source in config.sources:
+            tracks, left_out = list_tracks(source)
+            self.first.append(len(self.tracks))
+            self.ends.append(_cumulative([track.duration for track in tracks]))
+            self.tracks += tracks
+            self.left_out += left_out
+        self.source_ends = _cumulative([source.weight for source in config.sources])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         random = np.random.default_rng((self.config.seed, index))
-        floor = 10 ** (self.config.silence_db / 20)
-        audio = np.zeros((2, self.samples), np.float32)
-        skipped = 0
+        source = _draw(self.source_ends, random)
+        audio = np.zeros((2, self.config.crop_samples), np.float32)
+        dropped = np.zeros(len(DROP_REASONS), np.int64)
+        augmented = np.zeros(len(AUGMENTATIONS), bool)
         for _ in range(ATTEMPTS):
-            choice = np.searchsorted(self.cumulative, random.random(), side="right")
-            track = self.tracks[min(choice, len(self.tracks) - 1)]
+            track = self.tracks[self.first[source] + _draw(self.ends[source], random)]
             place = random.random()
             try:
-                drawn = read_crop(track, place, self.samples, self.sample_rate)
-            except (soundfile.SoundFileError, OSError, ValueError):
-                skipped += 1
-                continue
-            if np.abs(drawn).max() >= floor:
-                audio = augment(drawn, self.config.augmentation, random, self.sample_rate)
+                drawn = read_crop(track, place, self.config.crop_samples, self.sample_rate)
+            except (soundfile.SoundFileError, OSError, ValueError, AssertionError):
+                reason = "broken"  # soundfile asserts on some damaged files
+            else:
+                reason = refused(drawn, self.config.filters, self.sample_rate)
+            if reason is None:
+                audio, augmented = augment(
+                    drawn, self.config.augmentation, random, self.sample_rate
+                )
                 break
-            skipped += 1
-        return {"audio": torch.from_numpy(audio), "skipped": torch.tensor(skipped)}
+            dropped[DROP_REASONS.index(reason)] += 1
+        return {
+            "audio": torch.from_numpy(audio),
+            "source": torch.tensor(source),
+            "dropped": torch.from_numpy(dropped),
+            "augmented": torch.from_numpy(augmented),
+        }
 
 
-def read_crop(track: Track, place: float, samples: int, sample_rate: int) -> np.ndarray:
+def _cumulative(weights: list[float]) -> np.ndarray:
+    sums = np.cumsum(np.array(weights, np.float64))
+    return sums / sums[-1]
+
+
+def _draw(ends: np.ndarray, random: np.random.Generator) -> int:
+    return min(int(np.searchsorted(ends, random.random(), side="right")), len(ends) - 1)
+
+
+def read_crop(track: Track | Segment, place: float, samples: int, sample_rate: int) -> np.ndarray:
     """``[2, samples]`` float32 at ``sample_rate``, from ``place`` (0…1) of where a crop fits.
 
-    Raises ValueError on audio that is short of what the header says, or not finite.
+    Raises SoundFileError, OSError, or ValueError on audio that is of another rate or shorter than
+    it should be, or not finite.
     """
     ratio = track.rate / sample_rate
     margin = 0 if track.rate == sample_rate else round(RESAMPLER_MARGIN * track.rate)
     wanted = round(samples * ratio)
     first = int(place * max(0, track.frames - wanted))
     start, stop = max(0, first - margin), min(track.frames, first + wanted + margin)
-    with soundfile.SoundFile(track.path) as file:
+    with track.open() as file:
+        if file.samplerate != track.rate or file.channels > 2:
+            raise ValueError("another rate or other channels than listed")
         file.seek(start)
         audio = file.read(stop - start, dtype="float32", always_2d=True)
     if len(audio) < stop - start:
-        raise ValueError(f"{track.path}: ends early")
+        raise ValueError("ends early")
     if not np.isfinite(audio).all():
-        raise ValueError(f"{track.path}: holds non-finite samples")
+        raise ValueError("holds non-finite samples")
     if track.rate != sample_rate:
         audio = soxr.resample(audio, track.rate, sample_rate)
     skip = round((first - start) / ratio)
@@ -151,21 +258,85 @@ def read_crop(track: Track, place: float, samples: int, sample_rate: int) -> np.
     return np.pad(audio, ((0, 0), (0, samples - audio.shape[1])))
 
 
+# ------------------------------------------------------------------------------ filters
+
+
+def refused(audio: np.ndarray, filters: FilterConfig, sample_rate: int) -> str | None:
+    """Which of ``DROP_REASONS`` speaks against a crop ``[2, samples]``; None if it is good."""
+    if np.abs(audio).max() < 10 ** (filters.silence_db / 20):
+        return "silent"
+    if filters.true_peak_db is not None and true_peak_db(audio) > filters.true_peak_db:
+        return "true_peak"
+    if filters.bandwidth_hz is not None and not reaches(audio, filters.bandwidth_hz, sample_rate):
+        return "bandwidth"
+    return None
+
+
+def true_peak_db(audio: np.ndarray) -> float:
+    """The largest true peak of ``[channels, samples]``, dB of full scale.
+
+    The signal is oversampled four times (ITU-R BS.1770-4, annex 2). Of the outermost
+    ``TRUE_PEAK_MARGIN`` samples, where a cut rings that the music does not have, only the samples
+    themselves count.
+    """
+    fine = soxr.resample(audio.T, 1, 4)[4 * TRUE_PEAK_MARGIN : -4 * TRUE_PEAK_MARGIN]
+    return 20 * np.log10(max(np.abs(audio).max(), np.abs(fine).max(initial=0), 1e-9))
+
+
+def reaches(audio: np.ndarray, bandwidth_hz: float, sample_rate: int) -> bool:
+    """Whether the spectrum of ``[channels, samples]`` reaches ``bandwidth_hz``.
+
+    It does if, in a fifth of the frames, the kilohertz above it holds more power than 6 dB over
+    the noise of dithered 16-bit audio. That noise, and no level relative to the crop, is the
+    measure, for it fills the place above the cut of a lossy or resampled copy, and it lies as
+    high in quiet crops as in loud ones. The median over frequency passes over single lines, such
+    as a pilot tone at -60 dB; a fifth, and not one, passes over the moments in which a decoder clipped.
+    Frames of digital silence do not count. Genuine crops so dull that their treble drowns in
+    that noise are refused with the rest.
+    """
+    padded = np.pad(audio, ((0, 0), (0, max(0, BANDWIDTH_FRAME - audio.shape[1]))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, BANDWIDTH_FRAME, axis=1)
+    frames = frames[:, :: BANDWIDTH_FRAME // 2]  # [channels, frames, samples]
+    window = np.hanning(BANDWIDTH_FRAME)
+    power = np.square(np.abs(np.fft.rfft(frames * window))).mean(axis=0)
+    power *= 2 / (sample_rate * np.square(window).sum())  # per hertz; full scale 1
+    frequency = np.fft.rfftfreq(BANDWIDTH_FRAME, 1 / sample_rate)
+    band = (frequency >= bandwidth_hz) & (frequency <= bandwidth_hz + 1000)
+    level = np.median(power[power.sum(axis=1) > 0][:, band], axis=1)
+    floor = 4 * DITHER_POWER * 2 / sample_rate
+    return bool(level.size) and bool(np.quantile(level, 0.8) > floor)
+
+
+# ------------------------------------------------------------------------------ augmentation
+
+
 def augment(
     audio: np.ndarray, config: AugmentationConfig, random: np.random.Generator, sample_rate: int
-) -> np.ndarray:
-    """Random changes of ``[2, samples]``; with the default config, none."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random changes of ``[2, samples]``, and which of ``AUGMENTATIONS`` were made (bool).
+
+    With the default config, none.
+    """
+    applied = dict.fromkeys(AUGMENTATIONS, False)
     if config.bass_db != (0.0, 0.0):
         audio = bass_shelf(audio, random.uniform(*config.bass_db), sample_rate)
+        applied["bass"] = True
     if config.limit and random.random() < config.limit:
         audio = soft_limit(audio, random.uniform(0.2, 0.4))
+        applied["limit"] = True
+    if config.mono and random.random() < config.mono:
+        audio = np.repeat(audio.mean(axis=0, keepdims=True), 2, axis=0)
+        applied["mono"] = True
     if config.gain_db != (0.0, 0.0):
         audio = audio * 10 ** (random.uniform(*config.gain_db) / 20)
+        applied["gain"] = True
     if config.swap_channels and random.random() < config.swap_channels:
         audio = audio[::-1]
+        applied["swap_channels"] = True
     if config.flip_polarity and random.random() < config.flip_polarity:
         audio = -audio
-    return np.ascontiguousarray(audio, dtype=np.float32)
+        applied["flip_polarity"] = True
+    return np.ascontiguousarray(audio, dtype=np.float32), np.array(list(applied.values()))
 
 
 def bass_shelf(
@@ -182,6 +353,9 @@ def soft_limit(audio: np.ndarray, target_rms: float) -> np.ndarray:
     """Amplify to ``target_rms`` (of full scale) and saturate smoothly below ±1, as loud masters."""
     rms = float(np.sqrt(np.mean(np.square(audio)))) + 1e-9
     return np.tanh(audio * (target_rms / rms)).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------ loading
 
 
 class RangeSampler(Sampler[int]):
@@ -205,17 +379,12 @@ class RangeSampler(Sampler[int]):
 
 
 def make_loader(
-    config: DataConfig,
-    sample_rate: int,
-    start: int,
-    stop: int,
-    rank: int = 0,
-    world_size: int = 1,
+    dataset: CropDataset, start: int, stop: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Batches ``{"audio": [batch, 2, samples], "skipped": [batch]}`` of crops start…stop−1."""
-    tracks, left_out = list_tracks(config.tracks, config.split)
-    dataset = CropDataset(config, sample_rate, tracks)
-    dataset.left_out = left_out
+    """Batches of crops start…stop−1: the items' tensors, stacked. ``rank`` of ``world_size``
+    takes its consecutive share of every global batch.
+    """
+    config = dataset.config
     return DataLoader(
         dataset,
         batch_size=config.batch_size,

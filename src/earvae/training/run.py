@@ -1,73 +1,54 @@
-"""A training run: set-up, the loop, validation, checkpoints, logging.
+"""A training run: set-up, the loop over stages, validation, checkpoints.
 
-A batch's way: ``fit`` takes it from the loader and gives it to ``step.generator_loss`` (model,
-then objective), whose sum is differentiated, clipped and applied. Everything that a resumed run
-needs is in ``State``.
+A batch's way: ``fit`` takes it from ``batches`` and gives it to ``step.train_step`` (model,
+objective, discriminator), which updates both sides. Everything that a resumed run needs is in
+``state.State``; what a stage changes is in ``stages``.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers import Logger, TensorBoardLogger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from rich.progress import Progress
+from torch import Tensor
 
 from earvae.config import ConfigError, SpectralConfig, TrainConfig
+from earvae.discriminator import Discriminator
 from earvae.model.linear import fit_linear_code
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training.data import make_loader
-from earvae.training.step import generator_loss, learning_rate, step_generator
+from earvae.training.data import CropDataset, make_loader
+from earvae.training.log import RunLog, progress_bar
+from earvae.training.stages import crops_before, freeze, locate
+from earvae.training.state import (
+    CHECKPOINT,
+    EMA,
+    State,
+    averaged,
+    load,
+    refuse_other_config,
+    save,
+)
+from earvae.training.step import train_step
 from earvae.training.validate import validate
 
-CHECKPOINT = "checkpoint.pt"
 INTERRUPTED = 75  # exit status after a signal: saved, start again to go on (EX_TEMPFAIL)
+NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
+LOADER_FAILURES = 3  # in a row, without a batch between them
 
-# What may change between the parts of one run: how long it goes on and how it reports.
-MAY_CHANGE = {"steps", "log_every", "validate_every", "checkpoint_every"}
 
-
-@dataclass
-class State:
-    """All that a run must save to go on exactly where it stopped."""
-
-    vae: nn.Module
-    ema: AveragedModel
-    optimiser: torch.optim.Optimizer
-    step: int = 0  # steps done
-    counters: dict[str, int] = field(
-        default_factory=lambda: {"non_finite_steps": 0, "skipped_crops": 0}
-    )
-
-    def state_dict(self, config: TrainConfig) -> dict:
-        """Tensors, numbers and text only, so that it loads without executing anything."""
-        return {
-            "config": config.model_dump_json(),
-            "vae": self.vae.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "counters": self.counters,
-        }
-
-    def load_state_dict(self, saved: dict) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self.vae.load_state_dict(saved["vae"])
-        self.ema.load_state_dict(saved["ema"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.step = saved["step"]
-        self.counters = dict(saved["counters"])
+class TrainingError(RuntimeError):
+    """A run that cannot go on; what it had is saved. The message says why and what to do."""
 
 
 def train(
@@ -76,57 +57,59 @@ def train(
     precision: str = "32-true",
     accelerator: str = "auto",
     devices: int | str = 1,
+    nodes: int = 1,
     strategy: str = "auto",
+    loggers: Sequence[Logger] | None = None,
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
     Writes ``checkpoint.pt`` (resumable), ``ema/`` (averaged weights, for
-    ``EarVAE.from_pretrained``), ``config.json`` and TensorBoard events. Returns 0 when all steps
-    are done, INTERRUPTED after SIGINT or SIGTERM (the state is saved first). Raises ConfigError
-    when the folder holds a run of another configuration.
+    ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
+    TensorBoard events. Returns 0 when all steps are done, INTERRUPTED after SIGINT or SIGTERM (the
+    state is saved first). Raises ConfigError when the folder holds a run of another
+    configuration, TrainingError when the run cannot go on.
     """
+    if loggers is None:
+        loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
+        num_nodes=nodes,
         strategy=strategy,
         precision=precision,
-        loggers=TensorBoardLogger(run_dir, name="logs", version=""),
+        loggers=list(loggers),
     )
     fabric.launch()
-    state, objective = set_up(fabric, config, run_dir)
-    return fit(fabric, config, run_dir, state, objective)
+    state = set_up(fabric, config, run_dir)
+    return fit(fabric, config, run_dir, state)
 
 
-def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> tuple[State, PerceptualLoss]:
-    """Model, averaged model, optimiser and objective on the device; resumed if a run is there."""
-    console = Console(stderr=True)
+def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
+    """Both networks, the averaged generator and optimisers on the device; resumed if a run is
+    there.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = run_dir / CHECKPOINT
-    saved = None
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        _refuse_other_config(saved["config"], config, checkpoint)
-    vae = initial_model(config, fit_code=saved is None)
+    saved = load(run_dir)
+    if saved is not None:
+        refuse_other_config(saved, config, run_dir / CHECKPOINT)
+    vae = initial_model(config, fit_code=saved is None).train()
+    discriminator = initial_discriminator(config).train() if config.adversarial else None
     if fabric.is_global_zero:
-        (run_dir / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-        console.print_json(config.model_dump_json())
-        count = sum(p.numel() for p in vae.parameters())
-        console.print(f"{count / 1e6:.2f} M parameters")
-    ema = AveragedModel(vae, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    optimiser = torch.optim.AdamW(
-        vae.parameters(),
-        lr=config.optimiser.learning_rate,
-        betas=config.optimiser.betas,
-        weight_decay=config.optimiser.weight_decay,
-    )
-    vae.train()
-    module, optimiser = fabric.setup(vae, optimiser)
-    state = State(module, fabric.to_device(ema), optimiser)
+        _introduce(config, run_dir, vae, discriminator)
+    vae = fabric.to_device(vae)
+    optimiser = fabric.setup_optimizers(torch.optim.AdamW(vae.parameters()))
+    state = State(vae, averaged(vae), optimiser)
+    if discriminator is not None:
+        state.discriminator = fabric.to_device(discriminator)
+        state.discriminator_optimiser = torch.optim.AdamW(discriminator.parameters())
     if saved is not None:
         state.load_state_dict(saved)
         fabric.print(f"going on after step {state.step}")
-    objective = PerceptualLoss(config.objective, config.model.sample_rate)
-    return state, fabric.to_device(objective).train()
+    if config.compile:
+        for part in (vae.encoder, vae.decoder, discriminator):
+            if part is not None:
+                part.compile()
+    return state
 
 
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
@@ -137,7 +120,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
-        vae = EarVAE.from_pretrained(config.initial_weights)
+        vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
         if vae.config != config.model:
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
@@ -145,174 +128,226 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         return vae
     vae = EarVAE(config.model)
     if isinstance(config.model, SpectralConfig) and fit_code:
-        loader = make_loader(config.data, config.model.sample_rate, 0, config.linear_code_crops)
-        hop = config.model.hop_length
-        whole = config.data.crop_samples // hop * hop  # samples of a crop in whole frames
-        frames = (vae.encoder.transform(batch["audio"][..., :whole]) for batch in loader)
+        dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
+        whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
+        if whole == 0:
+            raise ConfigError("data.crop_samples: smaller than one latent frame")
+        frames = (
+            vae.encoder.transform(batch["audio"][..., :whole])
+            for batch in make_loader(dataset, 0, config.linear_code_crops)
+        )
         code = fit_linear_code(frames, vae.encoder.transform.features, config.model.linear_channels)
         vae.encoder.code.load_state_dict(code.state_dict())
     return vae
 
 
-def fit(
-    fabric: Fabric, config: TrainConfig, run_dir: Path, state: State, objective: PerceptualLoss
-) -> int:
-    """The loop. Returns 0 at the last step, INTERRUPTED after a signal."""
-    stop = _SignalFlag()
-    batches = _batches(fabric, config, state)
-    started, audio_seconds, waited = time.perf_counter(), 0.0, 0.0
-    with _progress(fabric) as progress, stop:
-        task = progress.add_task("generator", total=config.steps, completed=state.step, note="")
+def initial_discriminator(config: TrainConfig) -> Discriminator:
+    """The discriminator a run starts from: that of the run in ``initial_weights``, or a new one."""
+    torch.manual_seed(config.seed + 1)
+    discriminator = Discriminator(config.discriminator)
+    if config.initial_weights and (Path(config.initial_weights) / CHECKPOINT).is_file():
+        saved = load(Path(config.initial_weights))
+        if "discriminator" in saved:
+            try:
+                discriminator.load_state_dict(saved["discriminator"])
+            except RuntimeError:
+                raise ConfigError(
+                    f"{config.initial_weights}: its discriminator is not the one under "
+                    "`discriminator`"
+                ) from None
+    return discriminator
+
+
+def _source_of_weights(name: str) -> str | None:
+    """What ``EarVAE.from_pretrained`` takes for ``initial_weights``."""
+    if name == "shipped":
+        return None
+    return str(Path(name) / EMA) if (Path(name) / CHECKPOINT).is_file() else name
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step of a run to the last."""
+
+    fabric: Fabric
+    config: TrainConfig
+    folder: Path
+    log: RunLog
+    validation: CropDataset | None
+    progress: Progress
+    stop: SignalFlag
+
+
+def fit(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> int:
+    """All stages from the state's step on. Returns 0 at the last step, INTERRUPTED after a
+    signal.
+    """
+    validation = None
+    if config.validation is not None:
+        validation = CropDataset(config.validation, config.model.sample_rate)
+    with progress_bar(fabric) as progress, SignalFlag() as stop:
+        run = Run(fabric, config, run_dir, RunLog(fabric, run_dir), validation, progress, stop)
         while state.step < config.steps:
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            logged = _train_step(fabric, config, state, objective, batch)
-            audio_seconds += batch["audio"].numel() / 2 / config.model.sample_rate
-            if state.step % config.log_every == 0 or state.step == config.steps:
-                elapsed = time.perf_counter() - started
-                logged["speed/audio_seconds_per_second"] = (
-                    audio_seconds * fabric.world_size / elapsed
-                )
-                logged["speed/data_wait_share"] = waited / elapsed
-                logged |= {f"count/{name}": n for name, n in state.counters.items()}
-                values = {name: float(value) for name, value in logged.items()}
-                fabric.log_dict(values, step=state.step)
-                note = f"loss {values['loss/total']:.3f}"
-                progress.update(task, completed=state.step, note=note)
-                _append_line(fabric, run_dir, {"step": state.step, **values})
-                started, audio_seconds, waited = time.perf_counter(), 0.0, 0.0
-            finished = state.step == config.steps
-            stopping = _any_rank(fabric, stop.raised is not None)
-            if config.validation and (state.step % config.validate_every == 0 or finished):
-                figures = validate(fabric, config, state.ema.module, objective, state.step)
-                _append_line(fabric, run_dir, {"step": state.step, **figures})
-                started, audio_seconds, waited = time.perf_counter(), 0.0, 0.0
-            if state.step % config.checkpoint_every == 0 or finished or stopping:
-                save(fabric, config, run_dir, state)
-            if stopping and not finished:
+            fit_stage(run, state)
+            if run.stop.raised is not None and state.step < config.steps:
                 fabric.print(f"stopped by a signal after step {state.step}; saved")
                 return INTERRUPTED
     return 0
 
 
-def _train_step(
-    fabric: Fabric,
-    config: TrainConfig,
-    state: State,
-    objective: PerceptualLoss,
-    batch: dict[str, Tensor],
-) -> dict[str, Tensor | float]:
-    """One update of the generator. A step with a non-finite loss or gradient changes nothing."""
-    rate = learning_rate(config.optimiser, state.step, config.steps)
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
-    noise = step_generator(config.seed, state.step, fabric.global_rank, fabric.device)
-    draw = step_generator(config.seed, state.step, 0, torch.device("cpu"))
-    terms, posterior = generator_loss(state.vae, objective, batch["audio"], noise, draw)
-    fabric.backward(terms.total)
-    norm = fabric.clip_gradients(
-        state.vae,
-        state.optimiser,
-        max_norm=config.optimiser.gradient_clip,
-        error_if_nonfinite=False,
-    )
-    if torch.isfinite(norm):  # the same on every rank; a non-finite loss has such a gradient
-        state.optimiser.step()
-        state.ema.update_parameters(state.vae.module)
-    else:
-        state.counters["non_finite_steps"] += 1
-    state.optimiser.zero_grad(set_to_none=True)
-    state.step += 1
-    state.counters["skipped_crops"] += int(batch["skipped"].sum())
-    return {
-        "loss/total": terms.total.detach(),
-        **{f"raw/{name}": value.detach() for name, value in terms.terms.items()},
-        **{f"weighted/{name}": value.detach() for name, value in terms.weighted.items()},
-        "gradient_norm": norm,
-        "learning_rate": rate,
-        "latents/std_of_means": posterior.mean.detach().float().std(),
-        "latents/mean_posterior_std": posterior.std.detach().float().mean(),
-    }
+def fit_stage(run: Run, state: State) -> None:
+    """The steps of the state's stage that are still to do, or as many as a signal leaves."""
+    fabric, config = run.fabric, run.config
+    place = locate(config.stages, state.step)
+    stage = place.stage
+    last = state.step + stage.steps - place.done
+    title = f"{stage.name} ({place.index + 1}/{len(config.stages)})"
+    fabric.print(f"stage {title}: steps {state.step + 1} to {last}")
+    freeze(state.vae, stage)
+    state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
+    objective = PerceptualLoss(stage.objective, config.model.sample_rate)
+    objective = fabric.to_device(objective).train()
+    incoming = batches(fabric, config, state, last)
+    task = run.progress.add_task(title, total=stage.steps, completed=place.done, note="")
+    clock = _Clock(config.model.sample_rate, fabric.world_size)
+    while state.step < last:
+        place = locate(config.stages, state.step)
+        figures = train_step(fabric, config, place, state, objective, clock.timed(incoming))
+        finished = state.step == last
+        stopping = run.stop.on_any_rank(fabric)
+        if state.non_finite_in_a_row >= NON_FINITE_LIMIT:
+            save(fabric, config, run.folder, state)
+            raise TrainingError(
+                f"{NON_FINITE_LIMIT} steps in a row gave no finite gradient (stage {stage.name}, "
+                f"step {state.step}); the weights are as before them and are saved. Look at the "
+                "data and the learning rate (docs/training.md)"
+            )
+        if state.step % config.log_every == 0 or finished:
+            state.gather_counts(fabric)
+            figures |= clock.figures() | {"stage": place.index + 1}
+            figures |= {f"count/{name}": n for name, n in sorted(state.counters.items())}
+            run.log.figures(figures, state.step)
+            run.progress.update(task, completed=place.done + 1, note=_note(figures))
+            clock.restart()
+        if run.validation and (state.step % config.validate_every == 0 or finished):
+            validate(
+                fabric, run.log, run.validation, config.validation_items, state.ema, objective,
+                state.step,
+            )  # fmt: skip
+            clock.restart()
+        if state.step % config.checkpoint_every == 0 or finished or stopping:
+            _save(run, state, must=stopping or state.step == config.steps)
+        if stopping:
+            return
 
 
-def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:
-    """Write the checkpoint under a temporary name and rename it; then the averaged weights."""
-    if fabric.is_global_zero:
-        temporary = run_dir / f".{CHECKPOINT}.{os.getpid()}"
-        try:
-            torch.save(state.state_dict(config), temporary)
-            os.replace(temporary, run_dir / CHECKPOINT)
-        finally:
-            temporary.unlink(missing_ok=True)
-        state.ema.module.save_pretrained(run_dir / "ema")
-    fabric.barrier()
+def _save(run: Run, state: State, must: bool) -> None:
+    """Save; a failure that is not the last chance is told, and the run goes on without."""
+    try:
+        save(run.fabric, run.config, run.folder, state)
+    except OSError as error:
+        if must:
+            raise
+        run.fabric.print(f"{error}; the last one is kept, training goes on")
 
 
-def _refuse_other_config(saved: str, config: TrainConfig, checkpoint: Path) -> None:
-    """Raise ConfigError naming the keys in which a checkpoint's configuration differs."""
-    before, now = json.loads(saved), json.loads(config.model_dump_json())
-    keys = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-    if keys - MAY_CHANGE:
-        raise ConfigError(
-            f"{checkpoint}: belongs to a run with another {', '.join(sorted(keys - MAY_CHANGE))}; "
-            "use another run folder, or `initial_weights` to start from its weights"
-        )
+def batches(
+    fabric: Fabric, config: TrainConfig, state: State, last: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches for the steps from the state's to ``last``, on the device.
 
-
-def _batches(fabric: Fabric, config: TrainConfig, state: State) -> Iterator[dict[str, Tensor]]:
-    """Batches from the state's step on. Batch k is a function of the seed and k alone."""
-    size = config.data.batch_size * fabric.world_size
-    loader = make_loader(
-        config.data,
-        config.model.sample_rate,
-        start=state.step * size,
-        stop=config.steps * size,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    left_out = loader.dataset.left_out
-    fabric.print(f"{len(loader.dataset.tracks)} tracks, {len(left_out)} left out")
-    for line in left_out:
+    A batch is a function of the seed and its place in the run alone. When a decoding process
+    dies, the loader is started again at the batch that is due.
+    """
+    stage = locate(config.stages, state.step).stage
+    dataset = CropDataset(stage.data, config.model.sample_rate)
+    fabric.print(f"{len(dataset.tracks)} tracks, {len(dataset.left_out)} left out")
+    for line in dataset.left_out:
         fabric.print(f"left out: {line}")
-    for batch in loader:
-        yield fabric.to_device(batch)
+    world = fabric.world_size
+    start = crops_before(config.stages, state.step, world)
+    stop = start + (last - state.step) * stage.crops(world)
+    failures = 0
+    while start < stop:
+        try:
+            loader = iter(make_loader(dataset, start, stop, fabric.global_rank, world))
+            _expect_deaths_in_the_loader()
+            for batch in loader:
+                start += stage.data.batch_size * world
+                failures = 0
+                yield fabric.to_device(batch)
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            died = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+            if not died or failures == LOADER_FAILURES:
+                raise
+            failures += 1
+            state.pending["restarted_loaders"] += 1
+            print("a decoding process died; starting it again", file=sys.stderr, flush=True)
 
 
-def _any_rank(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is up on any rank, so that all ranks stop at the same step."""
-    if fabric.world_size == 1:
-        return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+def _expect_deaths_in_the_loader() -> None:
+    """torch raises wherever the program is when a decoding process dies, in the middle of a step
+    too. Without its handler the death is noticed where it can be mended: by the loader, when it
+    next waits for that process.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _append_line(fabric: Fabric, run_dir: Path, values: dict) -> None:
-    """One JSON object per line in log.jsonl: the run's figures without TensorBoard."""
-    if fabric.is_global_zero:
-        with (run_dir / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+class _Clock:
+    """Audio seconds per second of all ranks, and the share of time spent waiting for data."""
+
+    def __init__(self, sample_rate: int, world_size: int) -> None:
+        self.sample_rate, self.world_size = sample_rate, world_size
+        self.restart()
+
+    def restart(self) -> None:
+        self.started, self.waited, self.samples = time.perf_counter(), 0.0, 0
+
+    def timed(self, incoming: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(incoming)
+            self.waited += time.perf_counter() - asked
+            self.samples += batch["audio"].shape[0] * batch["audio"].shape[2]
+            yield batch
+
+    def figures(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self.started
+        seconds = self.samples / self.sample_rate * self.world_size
+        return {
+            "speed/audio_seconds_per_second": seconds / elapsed,
+            "speed/data_wait_share": self.waited / elapsed,
+        }
 
 
-def _progress(fabric: Fabric) -> Progress:
+def _note(figures: dict[str, float]) -> str:
+    if "loss/total" in figures:
+        return f"loss {figures['loss/total']:.3f}"
+    return f"discriminator {figures['discriminator/total']:.3f}"
+
+
+def _introduce(
+    config: TrainConfig, run_dir: Path, vae: EarVAE, discriminator: Discriminator | None
+) -> None:
+    """Print the whole configuration and the sizes, and keep the former in the run folder."""
+    text = config.model_dump_json(indent=2)
+    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
     console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not (console.is_terminal and fabric.is_global_zero),
-    )
+    console.print_json(text)
+    for name, network in (("generator", vae), ("discriminator", discriminator)):
+        if network is not None:
+            count = sum(p.numel() for p in network.parameters())
+            console.print(f"{name}: {count / 1e6:.2f} M parameters")
 
 
-class _SignalFlag:
+class SignalFlag:
     """While active, SIGINT and SIGTERM are noted instead of ending the process."""
 
     def __init__(self) -> None:
         self.raised: int | None = None
 
-    def __enter__(self) -> _SignalFlag:
+    def __enter__(self) -> SignalFlag:
         self._before = {
             number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -321,6 +356,16 @@ class _SignalFlag:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def on_any_rank(self, fabric: Fabric) -> bool:
+        """Whether any rank got a signal, so that all stop at the same step; all note it."""
+        if fabric.world_size == 1:
+            return self.raised is not None
+        number = torch.tensor(float(self.raised or 0), device=fabric.device)
+        number = int(fabric.all_reduce(number, reduce_op="sum"))
+        if number and self.raised is None:
+            self.raised = number
+        return number > 0
 
     def _note(self, number: int, _frame: object) -> None:
         self.raised = number

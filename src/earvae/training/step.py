@@ -1,44 +1,188 @@
-"""One training step: the functions a reader looks for first."""
+"""One training step: the functions a reader looks for first.
+
+``train_step`` tells it from top to bottom: the fake is computed once; the discriminator learns
+from its detached copy (``discriminator_pass``), the generator from the fake itself
+(``generator_pass``). Both gradients are taken at the same weights, then both sides are updated,
+so that a step of several forward passes equals one of a larger batch.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
-from earvae.config import OptimiserConfig
+from earvae.config import AdversarialConfig, OptimiserConfig, StageConfig, TrainConfig
+from earvae.discriminator import Discriminator, Judgement
 from earvae.model.posterior import Posterior
+from earvae.objective.adversarial import (
+    DiscriminatorTerms,
+    adversarial_loss,
+    discriminator_terms,
+    feature_matching_loss,
+)
 from earvae.objective.perceptual import LossTerms, PerceptualLoss
+from earvae.training.stages import Place
+from earvae.training.state import State
 
 
-def step_generator(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
-    """The random numbers of one step on one rank (posterior noise).
-
-    They follow from seed, step and rank alone, so a resumed run draws what an uninterrupted run
-    would, and there is no generator state to save.
+class Share(NamedTuple):
+    """The consecutive items ``first`` … ``first + count − 1`` of a step's ``total``, which one
+    forward pass on one rank works on.
     """
-    generator = torch.Generator(device=device)
-    return generator.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+
+    first: int
+    count: int
+    total: int
 
 
-def generator_loss(
-    vae: torch.nn.Module,
+def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
+    """Random numbers of one step for one purpose, the same on every rank.
+
+    They follow from seed, step and purpose alone, so a resumed run draws what an uninterrupted
+    run would, and there is no generator state to save.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + purpose)
+
+
+def posterior_noise(
+    seed: int, step: int, share: Share, channels: int, frames: int, device: torch.device
+) -> Tensor:
+    """Standard normal ``[share.count, channels, frames]`` for these items of the step.
+
+    An item's noise does not depend on which rank or forward pass it falls to.
+    """
+    generator = step_generator(seed, step, 0)
+    noise = torch.randn((share.total, channels, frames), generator=generator)
+    return noise[share.first : share.first + share.count].to(device)
+
+
+def train_step(
+    fabric: Fabric,
+    config: TrainConfig,
+    place: Place,
+    state: State,
     objective: PerceptualLoss,
-    audio: Tensor,
-    noise: torch.Generator,
-    draw: torch.Generator,
-) -> tuple[LossTerms, Posterior]:
-    """Forward pass and objective of stage 1 on ``audio [batch, 2, samples]``.
+    batches: Iterator[dict[str, Tensor]],
+) -> dict[str, float]:
+    """One update of the generator, the discriminator or both; the figures to log.
 
-    ``noise`` draws the latents from the posterior; ``draw`` (the same on every rank, on the
-    CPU) chooses the resolutions of this step.
+    A step in which any gradient is not finite changes nothing and is counted.
     """
-    reconstruction, posterior = vae(audio, sample=True, generator=noise)
-    terms = objective(
-        reconstruction.float(), audio, posterior_kl=posterior.kl().float(), generator=draw
+    stage = place.stage
+    set_optimiser(state.optimiser, stage.optimiser, place.done, stage.steps)
+    if stage.adversarial:
+        only = stage.adversarial.optimiser
+        set_optimiser(state.discriminator_optimiser, only, place.done, stage.steps)
+    figures: list[dict[str, Tensor]] = []
+    for turn in range(stage.accumulate):
+        batch = next(batches)
+        audio = batch["audio"]
+        state.note_batch(batch)
+        noise, drawn, resolutions = _draws(fabric, config, state, stage, turn, audio)
+        last = turn == stage.accumulate - 1
+        with fabric.no_backward_sync(state.module, enabled=not last):
+            with torch.set_grad_enabled(place.trains_generator):
+                fake, posterior = state.module(audio, noise)
+            values = latent_figures(posterior)
+            real: list[Judgement] = []
+            if stage.adversarial:
+                with fabric.autocast():
+                    terms, real = discriminator_pass(state.discriminator, audio, fake, drawn)
+                (terms.total / stage.accumulate).backward()
+                values |= {f"discriminator/{k}": v for k, v in terms._asdict().items()}
+            if place.trains_generator:
+                terms = objective(
+                    fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions
+                )
+                if stage.adversarial:
+                    with fabric.autocast():
+                        terms = generator_pass(
+                            state.discriminator, stage.adversarial, terms, real, fake, drawn
+                        )
+                fabric.backward(terms.total / stage.accumulate)
+                values |= {"loss/total": terms.total}
+                values |= {f"raw/{name}": value for name, value in terms.terms.items()}
+                values |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
+        figures.append({name: value.detach().float() for name, value in values.items()})
+    means = {k: float(torch.stack([f[k] for f in figures]).mean()) for k in figures[0]}
+    return means | update(fabric, config, place, state)
+
+
+def discriminator_pass(
+    discriminator: Discriminator, audio: Tensor, fake: Tensor, drawn: list[int]
+) -> tuple[DiscriminatorTerms, list[Judgement]]:
+    """The discriminator's loss on music and on the detached fake, and its view of the music."""
+    discriminator.requires_grad_(True)
+    real = discriminator(audio, drawn)
+    return discriminator_terms(real, discriminator(fake.detach(), drawn)), real
+
+
+def generator_pass(
+    discriminator: Discriminator,
+    config: AdversarialConfig,
+    terms: LossTerms,
+    real: list[Judgement],
+    fake: Tensor,
+    drawn: list[int],
+) -> LossTerms:
+    """``terms`` with the two that the discriminator gives: adversarial and feature matching."""
+    discriminator.requires_grad_(False)  # the gradient passes through it to the fake
+    judged = discriminator(fake, drawn)
+    weights = {"adversarial": config.adversarial, "feature_matching": config.feature_matching}
+    values = {
+        "adversarial": adversarial_loss(judged),
+        "feature_matching": feature_matching_loss(real, judged),
+    }
+    weighted = {name: weights[name] * value for name, value in values.items()}
+    return LossTerms(
+        terms.terms | values, terms.weighted | weighted, terms.total + sum(weighted.values())
     )
-    return terms, posterior
+
+
+def update(fabric: Fabric, config: TrainConfig, place: Place, state: State) -> dict[str, float]:
+    """Clip both sides' gradients and apply them, if all are finite; norms and learning rates."""
+    stage = place.stage
+    norms: dict[str, Tensor] = {}
+    if place.trains_generator:
+        norms["generator"] = fabric.clip_gradients(
+            state.module,
+            state.optimiser,
+            max_norm=stage.optimiser.gradient_clip,
+            error_if_nonfinite=False,
+        )
+    if stage.adversarial:
+        parameters = list(state.discriminator.parameters())
+        _average_gradients(fabric, parameters)
+        norms["discriminator"] = nn.utils.clip_grad_norm_(
+            parameters, stage.adversarial.optimiser.gradient_clip
+        )
+    # The norms are the same on every rank, so all ranks decide alike.
+    finite = all(torch.isfinite(norm) for norm in norms.values())
+    if finite:
+        if "generator" in norms:
+            state.optimiser.step()
+            state.update_average(config.ema_decay)
+            state.counters["clipped_steps"] += int(
+                norms["generator"] > stage.optimiser.gradient_clip
+            )
+        if "discriminator" in norms:
+            state.discriminator_optimiser.step()
+    state.note_finite(finite)
+    for optimiser in (state.optimiser, state.discriminator_optimiser):
+        if optimiser is not None:
+            optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    figures = {f"gradient_norm/{side}": float(norm) for side, norm in norms.items()}
+    figures["learning_rate/generator"] = state.optimiser.param_groups[0]["lr"]
+    if stage.adversarial:
+        groups = state.discriminator_optimiser.param_groups
+        figures["learning_rate/discriminator"] = groups[0]["lr"]
+    return figures
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -50,3 +194,55 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     fraction = config.final_fraction + (1 - config.final_fraction) * cosine
     return config.learning_rate * fraction
+
+
+def set_optimiser(
+    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
+) -> None:
+    """Give an optimiser the settings that its config has for ``step`` of ``steps``."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(config, step, steps)
+        group["betas"] = config.betas
+        group["weight_decay"] = config.weight_decay
+
+
+def latent_figures(posterior: Posterior) -> dict[str, Tensor]:
+    """How wide the latents lie, and how exactly the posterior knows them."""
+    return {
+        "latents/std_of_means": posterior.mean.detach().float().std(),
+        "latents/mean_posterior_std": posterior.std.detach().float().mean(),
+    }
+
+
+def _draws(
+    fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
+) -> tuple[Tensor, list[int], torch.Generator]:
+    """The randomness of one forward pass: posterior noise, discriminator scales, and what draws
+    the objective's resolutions. The last two are the same in every pass of a step, on every rank.
+    """
+    count, total = len(audio), stage.crops(fabric.world_size)
+    share = Share(
+        (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size, count, total
+    )
+    frames = -(-audio.shape[2] // config.model.hop_length)
+    noise = posterior_noise(
+        config.seed, state.step, share, config.model.latent_channels, frames, audio.device
+    )
+    drawn = []
+    if stage.adversarial:
+        drawn = state.discriminator.draw(step_generator(config.seed, state.step, 2))
+    return noise, drawn, step_generator(config.seed, state.step, 1)
+
+
+def _average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:
+    """Mean of the discriminator's gradients over ranks, in one message.
+
+    It is small, and called twice a step in two roles, which wrappers that hide this step (DDP)
+    do not allow for. Every rank has gradients for the same parameters.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if fabric.world_size == 1 or not gradients:
+        return
+    flat = fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

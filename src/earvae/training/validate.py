@@ -1,43 +1,41 @@
-"""Validation: fixed crops through the averaged weights, figures, audio and spectrograms."""
+"""Validation: fixed crops through the averaged weights; their figures, per band and channel."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
-from earvae.config import TrainConfig
 from earvae.evaluation.metrics import si_sdr
+from earvae.model.posterior import Posterior
+from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training.data import make_loader
+from earvae.training.data import CropDataset, make_loader
+from earvae.training.log import RunLog
 
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)
-CLIPS_TO_LISTEN_TO = 4
 
 
 @torch.no_grad()
 def validate(
-    fabric: Fabric, config: TrainConfig, vae: nn.Module, objective: PerceptualLoss, step: int
-) -> dict[str, float]:
-    """Mean figures over the fixed validation crops, logged and returned.
+    fabric: Fabric,
+    log: RunLog,
+    dataset: CropDataset,
+    items: int,
+    vae: EarVAE,
+    objective: PerceptualLoss,
+    step: int,
+) -> dict[str, float | list[float]]:
+    """Mean figures over the first ``items`` crops of ``dataset``, logged and returned.
 
     Names: ``validation/<term>`` and ``validation/total`` (all resolutions), ``validation/si_sdr``
-    (dB), ``validation/sdr_<low>_<high>`` (dB in that band) and ``validation/level_<low>_<high>``
-    (dB of reconstruction over original). Latents are the posterior mean.
+    (dB), ``validation/sdr_<low>_<high>`` (dB in that band), ``validation/level_<low>_<high>`` (dB
+    of reconstruction over original); ``latent_mean``, ``latent_std`` and ``latent_kl``, a list
+    with one figure a channel. Latents are the posterior mean.
     """
-    vae.eval()
     objective.eval()
-    rate = config.model.sample_rate
-    loader = make_loader(
-        config.validation,
-        rate,
-        0,
-        config.validation_items,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
+    rate = vae.sample_rate
+    loader = make_loader(dataset, 0, items, rank=fabric.global_rank, world_size=fabric.world_size)
     sums: dict[str, Tensor] = {}  # per figure: sum over the items it counts for, and their number
     first = True
     for batch in loader:
@@ -52,18 +50,56 @@ def validate(
         figures |= band_figures(reconstruction, audio, rate)
         for name, (values, counted) in figures.items():
             both = torch.stack([values[counted].sum(), counted.sum()]).double()
-            sums[name] = sums.get(name, torch.zeros_like(both)) + both
+            _add(sums, f"validation/{name}", both)
+        for name, values in channel_sums(posterior).items():
+            _add(sums, name, values)
         if first:
-            _log_clips(fabric, reconstruction, audio, rate, step)
+            log.clips(reconstruction, audio, rate, step)
         first = False
     objective.train()
-    means = {}
-    for name in fabric.broadcast(list(sums)):  # a rank may have had no items, the first has some
-        both = sums.get(name, torch.zeros(2, dtype=torch.double, device=fabric.device))
-        total, count = fabric.all_reduce(both, reduce_op="sum").tolist()
-        means[f"validation/{name}"] = total / max(1.0, count)
-    fabric.log_dict(means, step=step)
+    _gather(fabric, sums)
+    means: dict[str, float | list[float]] = {}
+    for name, both in sums.items():
+        if name.startswith("validation/"):
+            means[name] = (both[0] / both[1].clamp_min(1)).item()
+    means |= {name: value.tolist() for name, value in channel_figures(sums).items()}
+    log.figures(means, step)
     return means
+
+
+def channel_sums(posterior: Posterior) -> dict[str, Tensor]:
+    """What :func:`channel_figures` needs of a batch; sums may be added up over batches."""
+    mean = posterior.mean.double()
+    frames = mean.new_tensor([mean.shape[0] * mean.shape[2]])
+    return {
+        "frames": frames,
+        "mean": mean.sum(dim=(0, 2)),
+        "square": mean.square().sum(dim=(0, 2)),
+        "kl": posterior.kl_per_channel().double() * frames,
+    }
+
+
+def channel_figures(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean and standard deviation of the posterior means, and the KL, of each latent channel."""
+    frames = sums["frames"].clamp_min(1)
+    mean = sums["mean"] / frames
+    return {
+        "latent_mean": mean,
+        "latent_std": (sums["square"] / frames - mean.square()).clamp_min(0).sqrt(),
+        "latent_kl": sums["kl"] / frames,
+    }
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _gather(fabric: Fabric, sums: dict[str, Tensor]) -> None:
+    """Sums over ranks, in place. A rank may have had no items; the first one has some."""
+    shapes = fabric.broadcast({name: tuple(value.shape) for name, value in sums.items()})
+    for name, shape in shapes.items():
+        own = sums.get(name, torch.zeros(shape, dtype=torch.double, device=fabric.device))
+        sums[name] = fabric.all_reduce(own, reduce_op="sum")
 
 
 def band_figures(
@@ -88,29 +124,3 @@ def band_figures(
         figures[f"sdr_{low}_{high}"] = (10 * (energy / error.clamp_min(1e-12)).log10(), heard)
         figures[f"level_{low}_{high}"] = (10 * (kept / energy).log10(), heard)
     return figures
-
-
-def _log_clips(
-    fabric: Fabric, reconstruction: Tensor, target: Tensor, sample_rate: int, step: int
-) -> None:
-    """Audio and spectrogram pictures of the first clips, to TensorBoard."""
-    if not fabric.is_global_zero:
-        return
-    writer = fabric.logger.experiment
-    for index in range(min(CLIPS_TO_LISTEN_TO, len(target))):
-        pair = {"original": target[index], "reconstruction": reconstruction[index]}
-        for name, audio in pair.items():
-            audio = audio.detach().cpu().clamp(-1, 1)
-            if name != "original" or step <= 1:
-                # TensorBoard's audio summary is mono: the mid channel.
-                writer.add_audio(f"clip_{index}/{name}", audio.mean(0)[None], step, sample_rate)
-            writer.add_image(f"clip_{index}/{name}", spectrogram_picture(audio), step)
-
-
-def spectrogram_picture(audio: Tensor, length: int = 2048, range_db: float = 90.0) -> Tensor:
-    """``[2, samples]`` to a grey picture ``[1, height, width]`` in 0…1: left above right."""
-    window = torch.hann_window(length, device=audio.device)
-    power = torch.stft(audio, length, length // 4, window=window, return_complex=True).abs()
-    decibel = 20 * torch.log10(power / math.sqrt(length) + 1e-8)
-    scaled = ((decibel + range_db) / range_db).clamp(0, 1).flip(1)  # [2, bins, frames]
-    return torch.cat(list(scaled), dim=0)[None]

@@ -1,0 +1,104 @@
+"""What a run tells while it goes: figures, pictures, audio, a progress bar.
+
+Figures go to every logger given (TensorBoard by default) and, one JSON object a line, to
+``log.jsonl``. A log that cannot be written (a full disk) is told once and never stops a run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+CLIPS_TO_LISTEN_TO = 4
+
+
+class RunLog:
+    """The log of one run; every call does its work on the first rank only."""
+
+    def __init__(self, fabric: Fabric, run_dir: Path) -> None:
+        self.fabric = fabric
+        self.path = run_dir / "log.jsonl"
+        self.silenced = False
+
+    def figures(self, values: dict[str, float | list[float]], step: int) -> None:
+        """Figures of a step by name; a list (one figure a latent channel) becomes
+        ``name/00``, ``name/01`` … in loggers.
+        """
+        scalars: dict[str, float] = {}
+        for name, value in values.items():
+            if isinstance(value, list):
+                scalars |= {f"{name}/{index:02d}": each for index, each in enumerate(value)}
+            else:
+                scalars[name] = value
+        self._try(lambda: self.fabric.log_dict(scalars, step=step))
+        self._try(lambda: self._append({"step": step, **values}))
+
+    def clips(self, reconstruction: Tensor, target: Tensor, sample_rate: int, step: int) -> None:
+        """Audio (mid channel) and spectrograms of ``[batch, 2, samples]``, to TensorBoard."""
+        for logger in self.fabric.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                self._try(partial(_add_clips, logger, reconstruction, target, sample_rate, step))
+
+    def _append(self, values: dict) -> None:
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+
+    def _try(self, write: Callable[[], None]) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        try:
+            write()
+        except OSError as error:
+            if not self.silenced:
+                print(f"logging failed and goes on without: {error}", file=sys.stderr)
+            self.silenced = True
+
+
+def progress_bar(fabric: Fabric) -> Progress:
+    """A bar on standard error: quiet when that is no terminal, and on other ranks."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not (console.is_terminal and fabric.is_global_zero),
+    )
+
+
+def spectrogram_picture(audio: Tensor, length: int = 2048, range_db: float = 90.0) -> Tensor:
+    """``[2, samples]`` to a grey picture ``[1, height, width]`` in 0…1: left above right."""
+    window = torch.hann_window(length, device=audio.device)
+    power = torch.stft(audio, length, length // 4, window=window, return_complex=True).abs()
+    decibel = 20 * torch.log10(power / math.sqrt(length) + 1e-8)
+    scaled = ((decibel + range_db) / range_db).clamp(0, 1).flip(1)  # [2, bins, frames]
+    return torch.cat(list(scaled), dim=0)[None]
+
+
+def _add_clips(
+    logger: TensorBoardLogger, reconstruction: Tensor, target: Tensor, sample_rate: int, step: int
+) -> None:
+    for index in range(min(CLIPS_TO_LISTEN_TO, len(target))):
+        pair = {"original": target[index], "reconstruction": reconstruction[index]}
+        for name, audio in pair.items():
+            audio = audio.detach().cpu().clamp(-1, 1)
+            tag = f"clip_{index}/{name}"
+            logger.experiment.add_audio(tag, audio.mean(0)[None], step, sample_rate)
+            logger.experiment.add_image(tag, spectrogram_picture(audio), step)

@@ -1,0 +1,208 @@
+"""All that a run must save to go on exactly where it stopped, and the checkpoint file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from earvae.config import ConfigError, TrainConfig, parse
+from earvae.discriminator import Discriminator
+from earvae.model.vae import EarVAE
+from earvae.training.data import AUGMENTATIONS, DROP_REASONS
+from earvae.training.stages import locate
+
+CHECKPOINT = "checkpoint.pt"
+EMA = "ema"
+
+# What may change between the parts of one run: how it reports and how fast it goes.
+MAY_CHANGE = {
+    "log_every", "validate_every", "checkpoint_every", "validation", "validation_items", "compile",
+}  # fmt: skip
+
+
+@dataclass
+class State:
+    """Both networks, the averaged generator, both optimisers, the step and what was counted.
+
+    ``vae`` is the generator; ``module`` is the same wrapped for devices and ranks, which is what
+    a step calls. The discriminator is None in a run without adversarial stages.
+    """
+
+    vae: EarVAE
+    ema: EarVAE
+    optimiser: torch.optim.Optimizer
+    discriminator: Discriminator | None = None
+    discriminator_optimiser: torch.optim.Optimizer | None = None
+    step: int = 0  # steps done
+    counters: Counter[str] = field(default_factory=Counter)
+    module: nn.Module | None = None
+    non_finite_in_a_row: int = 0
+    pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
+
+    def update_average(self, decay: float) -> None:
+        """Move the averaged weights towards the present ones; faster in the first steps.
+
+        The decay is at most (1 + n) / (10 + n) after n steps, as is customary, so that a run
+        from scratch does not carry its first weights along.
+        """
+        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for average, weight in zip(self.ema.parameters(), self.vae.parameters(), strict=True):
+                average.lerp_(weight, share)
+
+    def note_batch(self, batch: dict[str, Tensor]) -> None:
+        """Count a batch's crops: where they came from, what was dropped and changed."""
+        self.pending["crops"] += len(batch["audio"])
+        for name, count in zip(DROP_REASONS, batch["dropped"].sum(0).tolist(), strict=True):
+            self.pending[f"dropped_{name}"] += int(count)
+        for name, count in zip(AUGMENTATIONS, batch["augmented"].sum(0).tolist(), strict=True):
+            self.pending[f"augmented_{name}"] += int(count)
+        for source in batch["source"].tolist():
+            self.pending[f"source_{source}"] += 1
+
+    def note_finite(self, finite: bool) -> None:
+        """Count steps that were left out because something was not finite."""
+        self.counters["non_finite_steps"] += int(not finite)
+        self.non_finite_in_a_row = 0 if finite else self.non_finite_in_a_row + 1
+
+    def gather_counts(self, fabric: Fabric) -> None:
+        """Add up what the ranks have counted since the last time."""
+        names = fabric.broadcast(sorted(self.pending))
+        counts = torch.tensor([float(self.pending[name]) for name in names], dtype=torch.double)
+        counts = fabric.all_reduce(fabric.to_device(counts), reduce_op="sum")
+        for name, count in zip(names, counts.tolist(), strict=True):
+            self.counters[name] += int(count)
+        self.pending.clear()
+
+    def state_dict(self, config: TrainConfig) -> dict:
+        """Tensors, numbers and text only, so that it loads without executing anything."""
+        saved = {
+            "config": config.model_dump_json(),
+            "vae": self.vae.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "counters": dict(self.counters),
+        }
+        if self.discriminator is not None:
+            saved["discriminator"] = self.discriminator.state_dict()
+            saved["discriminator_optimiser"] = self.discriminator_optimiser.state_dict()
+        return saved
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        A checkpoint from before the first adversarial stage was thought of has no discriminator;
+        then the new one stays.
+        """
+        self.vae.load_state_dict(saved["vae"])
+        self.ema.load_state_dict(saved["ema"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        if self.discriminator is not None and "discriminator" in saved:
+            self.discriminator.load_state_dict(saved["discriminator"])
+            self.discriminator_optimiser.load_state_dict(saved["discriminator_optimiser"])
+        self.step = saved["step"]
+        self.counters = Counter(saved["counters"])
+
+
+def averaged(vae: EarVAE) -> EarVAE:
+    """A copy of the generator to hold averaged weights."""
+    return copy.deepcopy(vae).eval().requires_grad_(False)
+
+
+def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:
+    """Write the checkpoint under a temporary name and rename it; then the averaged weights.
+
+    Raises OSError on every rank if the first could not write; what was there before is kept.
+    """
+    state.gather_counts(fabric)
+    failure = None
+    if fabric.is_global_zero:
+        try:
+            _write(run_dir / CHECKPOINT, state.state_dict(config))
+            state.ema.save_pretrained(run_dir / EMA)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            failure = f"{run_dir}: the checkpoint could not be written: {_first_line(error)}"
+    failure = fabric.broadcast(failure)
+    if failure:
+        raise OSError(failure)
+
+
+def load(run_dir: Path) -> dict | None:
+    """The checkpoint of a run on the CPU, or None if there is none yet.
+
+    Raises ConfigError for a file that is not a checkpoint. Nothing in the file is executed.
+    """
+    path = run_dir / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"config", "vae", "ema", "step"} <= saved.keys():
+            raise KeyError("it lacks what a run saves")
+        return saved
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ConfigError(f"{path}: not a checkpoint of earvae: {_first_line(error)}") from None
+
+
+def refuse_other_config(saved: dict, config: TrainConfig, path: Path) -> None:
+    """Raise ConfigError naming the keys in which a run may not differ from its checkpoint.
+
+    Free are ``MAY_CHANGE``, the number of workers, stages that have not begun, and the length of
+    the stage that the checkpoint is in (if it is not shorter than what is done).
+    """
+    before: TrainConfig = parse(TrainConfig, json.loads(saved["config"]), str(path))
+    place = locate(before.stages, saved["step"])
+    keys = _differences(_fixed_part(before, place.index), _fixed_part(config, place.index))
+    if not keys:
+        if config.stages[place.index].steps < place.done:
+            keys = [f"stages.{place.index}.steps (already {place.done} steps done)"]
+    if keys:
+        raise ConfigError(
+            f"{path}: belongs to a run with another {', '.join(keys)}; use another run folder, or "
+            "`initial_weights` to start from its weights"
+        )
+
+
+def _fixed_part(config: TrainConfig, stage: int) -> dict:
+    """What may not change once a run is in ``stage``, as nested dictionaries."""
+    values = json.loads(config.model_dump_json(exclude=MAY_CHANGE))
+    values["stages"] = {str(i): s for i, s in enumerate(values["stages"][: stage + 1])}
+    for block in values["stages"].values():
+        del block["data"]["workers"]
+    values["stages"].get(str(stage), {}).pop("steps", None)
+    return values
+
+
+def _differences(before: object, now: object, prefix: str = "") -> list[str]:
+    """Dotted keys in which two nested dictionaries differ, sorted."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [prefix]
+    keys = []
+    for key in sorted(before.keys() | now.keys()):
+        inner = f"{prefix}.{key}" if prefix else key
+        keys += _differences(before.get(key), now.get(key), inner)
+    return keys
+
+
+def _write(path: Path, content: dict) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,63 @@
+"""Parts of recipes that train in a moment, and what tests do with runs."""
+
+import os
+import signal
+
+import torch
+
+from earvae.config import TrainConfig
+from earvae.training import run as training
+from earvae.training.state import CHECKPOINT
+
+MODEL = {
+    "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "linear_channels": 5, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
+}  # fmt: skip
+ADVERSARIAL = {
+    "discriminator_only_steps": 2,
+    "optimiser": {"warmup_steps": 0, "learning_rate": 1e-3},
+}
+
+
+def of_steps(recipe: dict, steps: int) -> dict:
+    """The recipe with a single stage of so many steps."""
+    return recipe | {"stages": [recipe["stages"][0] | {"steps": steps}]}
+
+
+def start(recipe: dict, folder) -> int:
+    """Train on the CPU; the exit status."""
+    return training.train(TrainConfig(**recipe), folder, accelerator="cpu")
+
+
+def state_of(folder) -> dict:
+    return torch.load(folder / CHECKPOINT, weights_only=True)
+
+
+def assert_identical(one, other) -> None:
+    """Bit for bit, at any depth."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_identical(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_identical(a, b)
+    else:
+        assert one == other
+
+
+def interrupt_at(monkeypatch, step: int) -> None:
+    """Send SIGTERM to this process during the given step of the next run."""
+    original = training.train_step
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "train_step", interrupted)

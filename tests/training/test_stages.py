@@ -1,0 +1,179 @@
+"""Stages switch at their step, train what they should, and survive a resume."""
+
+import json
+
+import pytest
+import torch
+from recipes import assert_identical, interrupt_at, start, state_of
+
+from earvae.config import ConfigError, StageConfig, TrainConfig
+from earvae.training import run as training
+from earvae.training.stages import crops_before, locate
+
+
+def stage(name: str, steps: int, batch_size: int = 1, **options) -> StageConfig:
+    data = {"sources": [{"tracks": "music"}], "batch_size": batch_size}
+    return StageConfig(name=name, steps=steps, data=data, **options)
+
+
+def test_a_step_belongs_to_the_stage_that_holds_it():
+    stages = [stage("a", 3), stage("b", 2), stage("c", 4)]
+    places = [locate(stages, step) for step in range(9)]
+    assert [p.stage.name for p in places] == list("aaabbcccc")
+    assert [p.done for p in places] == [0, 1, 2, 0, 1, 0, 1, 2, 3]
+    end = locate(stages, 9)
+    assert (end.index, end.done) == (2, 4)
+
+
+def test_crops_are_counted_over_stages_of_different_batches():
+    stages = [stage("a", 3, 2), stage("b", 2, 5, accumulate=2), stage("c", 1)]
+    # two ranks: 4 crops a step in a, 20 in b, 2 in c
+    counts = [crops_before(stages, step, world_size=2) for step in range(7)]
+    assert counts == [0, 4, 8, 12, 32, 52, 54]
+
+
+def test_a_stage_starts_from_the_shared_blocks_and_says_what_differs(recipe):
+    config = TrainConfig(
+        **recipe
+        | {
+            "stages": [
+                {"name": "a", "steps": 1},
+                {"name": "b", "steps": 1, "optimiser": {"learning_rate": 0.5}, "data": {"seed": 9}},
+            ]
+        }
+    )
+    first, second = config.stages
+    assert first.optimiser.warmup_steps == second.optimiser.warmup_steps == 2
+    assert (first.optimiser.learning_rate, second.optimiser.learning_rate) == (3e-4, 0.5)
+    assert (first.data.seed, second.data.seed) == (0, 9)
+    assert second.data.sources == first.data.sources
+    assert second.objective.resolutions == (256, 128, 64)
+    assert TrainConfig(**json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": []}, "at least 1 item"),
+        ({"stages": [{"name": "a", "steps": 1}, {"name": "a", "steps": 1}]}, "used twice"),
+        ({"stages": [{"name": "a", "steps": 1, "stpes": 2}]}, "stpes"),
+        ({"optimizer": {}}, "optimizer"),
+        ({"stages": [{"name": "a", "steps": 1, "freeze": ["encodr"]}]}, "'encoder'"),
+        (
+            {"stages": [{"name": "a", "steps": 1, "adversarial": {"discriminator_only_steps": 2}}]},
+            "larger than steps",
+        ),
+    ],
+)
+def test_mistakes_in_stages_are_refused(recipe, change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**recipe | change)
+
+
+def snapshots(monkeypatch) -> list[dict]:
+    """Copies of both networks' parameters after every step of the next run."""
+    taken = []
+    original = training.train_step
+
+    def watched(*arguments):
+        figures = original(*arguments)
+        state = arguments[3]
+        copies = {"figures": figures, "place": arguments[2]}
+        for name in ("vae", "ema", "discriminator"):
+            network = getattr(state, name)
+            copies[name] = {k: v.detach().clone() for k, v in network.named_parameters()}
+        taken.append(copies)
+        return figures
+
+    monkeypatch.setattr(training, "train_step", watched)
+    return taken
+
+
+def changed(before: dict, after: dict) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_each_stage_updates_what_it_should(staged, tmp_path, monkeypatch):
+    """Three steps of the generator, two of the discriminator alone, then both."""
+    taken = snapshots(monkeypatch)
+    start(staged, tmp_path)
+    assert [s["place"].stage.name for s in taken] == (
+        ["warm-up"] * 3 + ["adversarial"] * 5 + ["continuation"] * 2
+    )
+    everything = taken[0]["vae"].keys()
+    for step in range(1, 10):
+        before, after = taken[step - 1], taken[step]
+        generator = changed(before["vae"], after["vae"])
+        discriminator = changed(before["discriminator"], after["discriminator"])
+        average = changed(before["ema"], after["ema"])
+        if step < 3:
+            assert generator == everything and not discriminator
+        elif step < 5:
+            assert not generator and not average and discriminator
+        else:
+            assert generator == everything and discriminator
+    # one scale is drawn a step; in the end both have learned
+    assert changed(taken[2]["discriminator"], taken[-1]["discriminator"]) == (
+        taken[0]["discriminator"].keys()
+    )
+
+
+def test_the_figures_of_both_sides_are_logged(staged, tmp_path):
+    start(staged, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [1] * 3 + [2] * 5 + [3] * 2
+    discriminator = {f"discriminator/{name}" for name in ("real_score", "fake_score", "accuracy")}
+    assert not discriminator & lines[2].keys()
+    assert discriminator <= lines[3].keys() and "loss/total" not in lines[3]
+    for line in lines[5:]:
+        assert discriminator <= line.keys()
+        assert {"gradient_norm/generator", "gradient_norm/discriminator"} <= line.keys()
+        weighted = [v for k, v in line.items() if k.startswith("weighted/")]
+        assert line["loss/total"] == pytest.approx(sum(weighted), rel=1e-4)
+        assert line["weighted/feature_matching"] == pytest.approx(
+            2 * line["raw/feature_matching"], rel=1e-5
+        )
+    assert lines[-1]["count/crops"] == 8 * 2 + 2 * 4
+
+
+@pytest.mark.parametrize("step", [3, 4, 7, 9])
+def test_a_run_interrupted_around_a_switch_ends_where_the_whole_one_does(
+    staged, tmp_path, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step)
+        assert start(staged, tmp_path / "parts") == training.INTERRUPTED
+    assert state_of(tmp_path / "parts")["step"] == step
+    assert start(staged, tmp_path / "parts") == 0
+    assert start(staged, tmp_path / "whole") == 0
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    for key in whole.keys() - {"config"}:
+        assert_identical(whole[key], parts[key])
+
+
+def test_accumulated_forward_passes_equal_one_larger_batch(staged, tmp_path):
+    """Through a stage switch, with the discriminator: the same crops, noise and gradients."""
+    for accumulate in (1, 2):
+        data = staged["data"] | {"batch_size": 4 // accumulate}
+        stages = [s | {"accumulate": accumulate} for s in staged["stages"][:2]]
+        gentle = {
+            "warmup_steps": 0,
+            "learning_rate": 1e-4,
+        }  # Adam enlarges rounding of small gradients
+        start(
+            staged | {"data": data, "stages": stages, "optimiser": gentle},
+            tmp_path / str(accumulate),
+        )
+    one, two = state_of(tmp_path / "1"), state_of(tmp_path / "2")
+    for key in ("vae", "discriminator"):
+        for name, weight in one[key].items():
+            torch.testing.assert_close(two[key][name], weight, rtol=0, atol=1e-5)
+
+
+def test_freezing_what_the_model_has_not_is_refused(recipe, tmp_path):
+    frozen = recipe["stages"][0] | {"freeze": ["transformers"]}
+    with pytest.raises(ConfigError, match="this model has no transformers"):
+        start(recipe | {"stages": [frozen]}, tmp_path)
+    frozen = recipe["stages"][0] | {"freeze": ["encoder", "decoder"]}
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        start(recipe | {"stages": [frozen]}, tmp_path / "other")
