@@ -151,7 +151,7 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
     failures: list[str] = []
     console = Console(stderr=True)
     with (
-        _tidy_when_terminated(),
+        tidy_when_terminated(),
         Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -183,7 +183,7 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
 
 
 @contextmanager
-def _tidy_when_terminated() -> Iterator[None]:
+def tidy_when_terminated() -> Iterator[None]:
     """SIGTERM leaves as Ctrl-C does, through every clean-up, so that no temporary file stays."""
 
     def leave(number: int, _frame: object) -> None:

@@ -10,8 +10,11 @@ import typer
 from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
+from earvae.cli.evaluate import evaluate
 from earvae.cli.info import info
 from earvae.cli.reconstruct import reconstruct
+from earvae.cli.shards import shards
+from earvae.cli.thdn import thdn
 from earvae.cli.train import train
 
 app = typer.Typer(
@@ -47,7 +50,7 @@ def earvae(
     """
 
 
-for verb in (reconstruct, encode, decode, info, train, corpus):
+for verb in (reconstruct, encode, decode, info, evaluate, thdn, train, corpus, shards):
     app.command()(verb)
 
 

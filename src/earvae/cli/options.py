@@ -144,7 +144,6 @@ def load_model(
     weights: str | None, config: Path | None, sample_rate: int | None, device: str
 ) -> EarVAE:
     """The model on its device; any problem is one line and status 1."""
-    import torch
     from safetensors import SafetensorError
 
     from earvae import EarVAE
@@ -154,12 +153,7 @@ def load_model(
 
     if config is not None and weights is None:
         usage_error("--config describes a published weight file; name that with --weights")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        one_line(f"--device {device}: {str(error).strip().splitlines()[0]}")
+    device = device_of(device)
     try:
         if config is not None:
             vae = EarVAE.from_published(Path(weights or ""), config, sample_rate)
@@ -172,6 +166,19 @@ def load_model(
     except SafetensorError as error:
         one_line(f"{weights}: damaged or not safetensors weights ({error})")
     return vae.to(device)
+
+
+def device_of(device: str) -> str:
+    """The device that --device names; one that is not there is one line and status 1."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        one_line(f"--device {device}: {str(error).strip().splitlines()[0]}")
+    return device
 
 
 def chunk_frames(vae: EarVAE, seconds: float) -> int:

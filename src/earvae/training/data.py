@@ -67,6 +67,8 @@ def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list
     """
     name = source.tracks
     path = Path(name).expanduser()
+    if source.split is not None and (name.endswith(".json") or path.is_dir()):
+        raise ConfigError(f"{name}: has no splits, only a manifest has; leave `split` out")
     if name.endswith(".json"):
         tracks, left_out = read_index(name if is_remote(name) else str(path))
     elif is_remote(name):
@@ -77,11 +79,10 @@ def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list
         tracks, left_out = _manifest_tracks(path, source.split)
     else:
         raise ConfigError(f"{name}: no such folder, manifest or index of shards")
-    if source.split is not None and (name.endswith(".json") or path.is_dir()):
-        raise ConfigError(f"{name}: has no splits, only a manifest has; leave `split` out")
     if not tracks:
         what = f"split {source.split!r}" if source.split else "audio file"
         hint = f"; use {path / 'index.json'}" if (path / "index.json").is_file() else ""
+        hint = f" ({len(left_out)} left out; {left_out[0]})" if left_out else hint
         raise ConfigError(f"{name}: no usable {what}{hint}")
     return tracks, left_out
 
@@ -124,7 +125,11 @@ def _sorted_out(found: list[Track | str]) -> tuple[list[Track], list[str]]:
 
 def _manifest_tracks(manifest: Path, split: str | None) -> tuple[list[Track], list[str]]:
     found: list[Track | str | Path] = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{manifest}: cannot be read as a manifest in JSON Lines") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -143,9 +148,9 @@ def _manifest_tracks(manifest: Path, split: str | None) -> tuple[list[Track], li
 def _told(path: Path, entry: dict) -> Track | str | Path:
     """The track as its manifest line describes it, or ``path`` where that is not enough."""
     duration, rate, channels = (entry.get(key) for key in ("duration", "rate", "channels"))
-    if not (isinstance(duration, int | float) and isinstance(rate, int) and rate > 0):
+    if not (isinstance(rate, int) and rate > 0 and isinstance(channels, int)):
         return path
-    if not isinstance(channels, int):
+    if not (isinstance(duration, int | float) and 0 < duration < 1e9):
         return path
     if not path.is_file():
         return f"{path}: no such file"
@@ -167,7 +172,7 @@ class CropDataset(Dataset):
 
     Attributes: ``tracks``, of all sources; ``left_out``, a line for each file that is not used.
 
-    Raises ConfigError: a source without usable tracks, or a filter above half the sample rate.
+    Raises ConfigError: a source without usable tracks, a bandwidth too near to half the rate.
     """
 
     def __init__(self, config: DataConfig, sample_rate: int) -> None:
@@ -290,9 +295,9 @@ def reaches(audio: np.ndarray, bandwidth_hz: float, sample_rate: int) -> bool:
     the noise of dithered 16-bit audio. That noise, and no level relative to the crop, is the
     measure, for it fills the place above the cut of a lossy or resampled copy, and it lies as
     high in quiet crops as in loud ones. The median over frequency passes over single lines, such
-    as a pilot tone at -60 dB; a fifth, and not one, passes over the moments in which a decoder clipped.
-    Frames of digital silence do not count. Genuine crops so dull that their treble drowns in
-    that noise are refused with the rest.
+    as a pilot tone at -60 dB; a fifth, and not one, passes over the moments in which a decoder
+    clipped. Frames of digital silence do not count. Genuine crops so dull that their treble
+    drowns in that noise are refused with the rest.
     """
     padded = np.pad(audio, ((0, 0), (0, max(0, BANDWIDTH_FRAME - audio.shape[1]))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, BANDWIDTH_FRAME, axis=1)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger, TensorBoardLogger
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -29,6 +30,7 @@ from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.data import CropDataset, make_loader
 from earvae.training.log import RunLog, progress_bar
+from earvae.training.sharding import chosen_strategy
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
@@ -75,7 +77,7 @@ def train(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy=strategy,
+        strategy=chosen_strategy(strategy),
         precision=precision,
         loggers=list(loggers),
     )
@@ -96,9 +98,12 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     discriminator = initial_discriminator(config).train() if config.adversarial else None
     if fabric.is_global_zero:
         _introduce(config, run_dir, vae, discriminator)
-    vae = fabric.to_device(vae)
-    optimiser = fabric.setup_optimizers(torch.optim.AdamW(vae.parameters()))
-    state = State(vae, averaged(vae), optimiser)
+    ema = averaged(vae)
+    module = fabric.setup_module(vae)
+    if isinstance(fabric.strategy, ModelParallelStrategy):
+        ema = fabric.setup_module(ema).module
+    optimiser = fabric.setup_optimizers(torch.optim.AdamW(module.parameters()))
+    state = State(vae, fabric.to_device(ema), optimiser, module=module)
     if discriminator is not None:
         state.discriminator = fabric.to_device(discriminator)
         state.discriminator_optimiser = torch.optim.AdamW(discriminator.parameters())
@@ -204,7 +209,8 @@ def fit_stage(run: Run, state: State) -> None:
     title = f"{stage.name} ({place.index + 1}/{len(config.stages)})"
     fabric.print(f"stage {title}: steps {state.step + 1} to {last}")
     freeze(state.vae, stage)
-    state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
+    if isinstance(fabric.strategy, DDPStrategy):
+        state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
     objective = PerceptualLoss(stage.objective, config.model.sample_rate)
     objective = fabric.to_device(objective).train()
     incoming = batches(fabric, config, state, last)

@@ -42,7 +42,7 @@ VERSION = 1
 INDEX = "index.json"
 JOURNAL = "index.unfinished"  # what an interrupted pack has finished, a line for each shard
 SHARD = "shard-{:06d}.tar"
-SHARD_PATTERN = re.compile(r"shard-\d{6}\.tar")
+SHARD_PATTERN = re.compile(r"shard-\d{6}\.tar(\.unfinished)?")
 RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits before a remote read is tried again
 FULL_SCALE = 2**23  # of 24-bit integers
 
@@ -102,14 +102,17 @@ def _fetch_remote(location: str, offset: int, size: int | None) -> bytes:
         import fsspec
     except ModuleNotFoundError:
         raise OSError("URLs need the package fsspec: pip install 'earvae[train]'") from None
+    try:
+        system, path = fsspec.core.url_to_fs(location)  # kept by fsspec, for each process
+    except (ImportError, ValueError) as error:  # a package is missing, or no such kind of URL
+        raise OSError(f"{location}: {error}") from None
     end = None if size is None else offset + size
     for wait in (*RETRY_SECONDS, None):
         try:
-            system, path = fsspec.core.url_to_fs(location)  # kept by fsspec, for each process
             return system.cat_file(path, start=offset, end=end)
         except FileNotFoundError:
             raise OSError(f"{location}: no such file") from None
-        except (ImportError, PermissionError) as error:
+        except PermissionError as error:
             raise OSError(f"{location}: {error}") from None
         except Exception as error:  # every file system raises what its own library raises
             if wait is None:
@@ -130,7 +133,8 @@ def read_index(location: str) -> tuple[list[Segment], list[str]]:
             raise ValueError
         return _segments(index, location)
     except OSError as error:
-        raise ConfigError(f"{location}: cannot be read: {error}") from None
+        reason = error.strerror or str(error).removeprefix(f"{location}: ")
+        raise ConfigError(f"{location}: cannot be read: {reason}") from None
     except (ValueError, KeyError, TypeError, IndexError):
         raise ConfigError(f"{location}: is not an index that `earvae shards` wrote") from None
 

@@ -17,6 +17,7 @@ from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.vae import EarVAE
 from earvae.training.data import AUGMENTATIONS, DROP_REASONS
+from earvae.training.sharding import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
 
 CHECKPOINT = "checkpoint.pt"
@@ -86,9 +87,9 @@ class State:
         """Tensors, numbers and text only, so that it loads without executing anything."""
         saved = {
             "config": config.model_dump_json(),
-            "vae": self.vae.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "vae": gathered(self.vae.state_dict()),
+            "ema": gathered(self.ema.state_dict()),
+            "optimiser": gathered(self.optimiser.state_dict()),
             "step": self.step,
             "counters": dict(self.counters),
         }
@@ -103,9 +104,9 @@ class State:
         A checkpoint from before the first adversarial stage was thought of has no discriminator;
         then the new one stays.
         """
-        self.vae.load_state_dict(saved["vae"])
-        self.ema.load_state_dict(saved["ema"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        load_module(self.vae, saved["vae"])
+        load_module(self.ema, saved["ema"])
+        load_optimiser(self.optimiser, saved["optimiser"])
         if self.discriminator is not None and "discriminator" in saved:
             self.discriminator.load_state_dict(saved["discriminator"])
             self.discriminator_optimiser.load_state_dict(saved["discriminator_optimiser"])
@@ -124,16 +125,29 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
     Raises OSError on every rank if the first could not write; what was there before is kept.
     """
     state.gather_counts(fabric)
+    content = state.state_dict(config)  # on every rank: each may hold a part of the tensors
     failure = None
     if fabric.is_global_zero:
         try:
-            _write(run_dir / CHECKPOINT, state.state_dict(config))
-            state.ema.save_pretrained(run_dir / EMA)
+            _write(run_dir / CHECKPOINT, content)
+            _plain_model(config, content["ema"]).save_pretrained(run_dir / EMA)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             failure = f"{run_dir}: the checkpoint could not be written: {_first_line(error)}"
     failure = fabric.broadcast(failure)
     if failure:
         raise OSError(failure)
+
+
+def generator_of(saved: dict, averaged: bool = True) -> EarVAE:
+    """The generator in a checkpoint, with averaged or raw weights, in evaluation mode."""
+    config = parse(TrainConfig, json.loads(saved["config"]), CHECKPOINT)
+    return _plain_model(config, saved["ema" if averaged else "vae"])
+
+
+def _plain_model(config: TrainConfig, weights: dict[str, Tensor]) -> EarVAE:
+    vae = EarVAE(config.model)
+    vae.load_state_dict(weights)
+    return vae.eval()
 
 
 def load(run_dir: Path) -> dict | None:

@@ -26,6 +26,7 @@ from earvae.objective.adversarial import (
     feature_matching_loss,
 )
 from earvae.objective.perceptual import LossTerms, PerceptualLoss
+from earvae.training.sharding import gathered
 from earvae.training.stages import Place
 from earvae.training.state import State
 
@@ -161,7 +162,8 @@ def update(fabric: Fabric, config: TrainConfig, place: Place, state: State) -> d
         norms["discriminator"] = nn.utils.clip_grad_norm_(
             parameters, stage.adversarial.optimiser.gradient_clip
         )
-    # The norms are the same on every rank, so all ranks decide alike.
+    norms = gathered(norms)
+    # They are the same on every rank, so all ranks decide alike.
     finite = all(torch.isfinite(norm) for norm in norms.values())
     if finite:
         if "generator" in norms:

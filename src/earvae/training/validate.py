@@ -40,8 +40,7 @@ def validate(
     first = True
     for batch in loader:
         audio = fabric.to_device(batch["audio"])
-        posterior = vae.encode(audio)
-        reconstruction = vae.decode(posterior.mode())[..., : audio.shape[2]]
+        reconstruction, posterior = vae(audio)
         terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
         everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
         wholes = terms.terms | {"total": terms.total}

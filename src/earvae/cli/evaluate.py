@@ -1,0 +1,161 @@
+"""``earvae evaluate``: codecs side by side on someone's music."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from earvae.cli import options
+from earvae.cli.errors import finish, one_line
+
+if TYPE_CHECKING:
+    from earvae.evaluation.codecs import System
+    from earvae.evaluation.excerpts import Span, Track
+    from earvae.evaluation.run import Outcome
+
+
+def evaluate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REF",
+            show_default=False,
+            help="A folder of music, a manifest (.jsonl, `earvae corpus` writes one), or one file.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the results.")
+    ],
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codec", metavar="[NAME=]CODEC", help="Repeat it; see below. Default: earvae."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Of each track; 0: all of it.")] = 30.0,
+    start: Annotated[
+        str, typer.Option(help="middle, or the second of the track to begin at.")
+    ] = "middle",
+    split: Annotated[
+        str | None, typer.Option(help="Of a manifest: train, validation or test. Default: all.")
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Measure codecs side by side on your music, and make a page to listen on.
+
+    OUT gets results.json, results.csv, results.md, evaluation_results.json (the keys of the
+    published evaluation), the aligned audio, and the page (index.html). Run it again to go on
+    after an interruption or to add codecs: what is done is kept.
+
+    \b
+    codecs:
+      earvae              the model that comes with the package
+      earvae:WEIGHTS      a folder of ours, a published weight file, a hub id
+      folder:PATH         ready reconstructions: song.*, or song_vae_rec.*
+      opus:96 mp3:128     through ffmpeg, kilobits a second
+      vorbis:96 aac:128
+      linear:64           best fixed linear code, 64 numbers a frame
+      oobleck:FOLDER      a diffusers AutoencoderOobleck
+      identity flip mono  the reference itself, flipped, folded to mono
+
+    \b
+    earvae evaluate album/ --codec earvae --codec opus:96 -o results/
+    earvae evaluate corpus/manifest.jsonl --split test --codec mine=earvae:runs/compact/ema -o out/
+    """
+    from earvae.audio import AudioFileError
+    from earvae.evaluation.excerpts import EvaluationError, Span, find_tracks
+
+    try:
+        import pyloudnorm  # noqa: F401
+    except ModuleNotFoundError as error:
+        one_line(f"evaluation needs the package {error.name}: pip install 'earvae[eval]'")
+    span = Span(seconds or None, _start(start))
+    systems, failures = systems_of(codec or ["earvae"], device)
+    try:
+        tracks = find_tracks(source, split, leave_out=output)
+        outcome = _run(tracks, systems, output, span)
+        from earvae.evaluation import tables
+
+        tables.write_all(outcome.results, output)
+    except (EvaluationError, AudioFileError) as error:
+        one_line(str(error))
+    failures += outcome.failures
+    _print_table(outcome.results)
+    page = _page(output) if outcome.results["tracks"] else None
+    typer.echo(f"written: {page or output / 'results.md'}")
+    finish(failures, sum(result["error"] is None for result in outcome.results["results"]))
+
+
+def systems_of(specs: list[str], device: str) -> tuple[list[System], list[str]]:
+    """What ``--codec`` names, and a line for each that cannot be set up; leaves if none can."""
+    from earvae.evaluation.registry import SpecError, make_all
+
+    try:
+        systems, failures = make_all(specs, options.device_of(device))
+    except SpecError as error:
+        options.usage_error(str(error))
+    if not systems:
+        finish(failures, 0)
+    return systems, failures
+
+
+def _start(text: str) -> float | None:
+    if text == "middle":
+        return None
+    try:
+        start = float(text)
+    except ValueError:
+        start = -1.0
+    if not 0 <= start < 1e9:
+        options.usage_error(f"--start {text}: give middle, or seconds from 0 on")
+    return start
+
+
+def _run(tracks: list[Track], systems: list[System], output: Path, span: Span) -> Outcome:
+    """The evaluation, with a progress bar where standard error is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    from earvae.cli.batch import tidy_when_terminated
+    from earvae.evaluation.run import evaluate
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeLeft(), TextColumn("{task.description}"))
+    with (
+        tidy_when_terminated(),
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar,
+    ):
+        task = bar.add_task("", total=len(tracks) * len(systems))
+
+        def tell(done: int, doing: str) -> None:
+            bar.update(task, completed=done, description=doing[-50:])
+
+        return evaluate(tracks, systems, output, span, tell)
+
+
+def _print_table(results: dict) -> None:
+    from rich.table import Table
+
+    from earvae.cli.batch import stdout
+    from earvae.evaluation.tables import table
+
+    header, rows = table(results, intervals=False)
+    shown = Table(title=f"mean over {len(results['tracks'])} tracks")
+    for number, title in enumerate(header):
+        shown.add_column(title, justify="left" if number == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    stdout().print(shown)
+
+
+def _page(output: Path) -> Path | None:
+    """The listening page, where what draws it is installed."""
+    try:
+        from earvae.evaluation import report
+    except ModuleNotFoundError as error:
+        typer.echo(f"no listening page: it needs the package {error.name}", err=True)
+        return None
+    return report.build(output)

@@ -1,0 +1,100 @@
+"""``earvae thdn``: distortion and noise of codecs, after AES17."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from earvae.cli import options
+from earvae.cli.errors import finish, one_line
+
+
+def thdn(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for thdn.csv and plots.")
+    ],
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codec",
+            metavar="[NAME=]CODEC",
+            help="Repeat it; as in `earvae evaluate --help`. Default: earvae.",
+        ),
+    ] = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option(metavar="DBFS", help="Of the tones; repeat it. Default: -1 and -20."),
+    ] = None,
+    frequency: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="HZ", help="Whole hertz, 20 to 20000; repeat it. Default: thirds of octaves."
+        ),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Measure distortion and noise with a stepped sine (AES17).
+
+    OUT gets thdn.csv (per codec, level and frequency: THD+N, harmonics) and a plot per codec,
+    thdn_NAME.png.
+
+    \b
+    earvae thdn --codec earvae --codec opus:96 -o thdn/
+    earvae thdn --codec earvae --level -6 --frequency 100 --frequency 997 -o thdn/
+    """
+    from earvae.audio import AudioFileError
+    from earvae.cli.evaluate import systems_of
+    from earvae.evaluation import thdn as aes17
+    from earvae.evaluation.codecs import Codec, CodecError
+
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        one_line(f"plots need the package {error.name}: pip install 'earvae[eval]'")
+    systems, failures = systems_of(codec or ["earvae"], device)
+    levels = tuple(level) if level else aes17.LEVELS
+    frequencies = tuple(frequency) if frequency else aes17.FREQUENCIES
+    readings: dict[str, list[aes17.Reading]] = {}
+    for system in systems:
+        if not isinstance(system, Codec):
+            failures.append(f"{system.name}: holds ready files; a tone cannot go through it")
+            continue
+        try:
+            readings[system.name] = aes17.measure_thdn(system, levels, frequencies)
+            aes17.plot(system.name, readings[system.name], output / f"thdn_{system.name}.png")
+        except ValueError as error:
+            options.usage_error(str(error))
+        except (CodecError, AudioFileError) as error:
+            failures.append(f"{system.name}: {error}")
+    if readings:
+        try:
+            aes17.write_csv(readings, output / "thdn.csv")
+        except AudioFileError as error:
+            one_line(str(error))
+        _print_table(readings)
+        typer.echo(f"written: {output / 'thdn.csv'}")
+    finish(failures, len(readings))
+
+
+def _print_table(readings: dict) -> None:
+    """THD+N in dB at a few frequencies, by codec and level."""
+    from rich.table import Table
+
+    from earvae.cli.batch import stdout
+
+    frequencies = list(dict.fromkeys(s.frequency_hz for steps in readings.values() for s in steps))
+    shown = [f for f in (100, 997, 5000, 10_000) if f in frequencies] or frequencies[:4]
+    table = Table(title="THD+N in dB (AES17)")
+    table.add_column("codec")
+    table.add_column("dBFS", justify="right")
+    for frequency in shown:
+        table.add_column(f"{frequency} Hz", justify="right")
+    for name, steps in readings.items():
+        by_place = {(step.level_dbfs, step.frequency_hz): step.thdn_db for step in steps}
+        for level in dict.fromkeys(step.level_dbfs for step in steps):
+            values = [by_place[level, frequency] for frequency in shown]
+            cells = ["–" if value is None else f"{value:.1f}" for value in values]
+            table.add_row(name, f"{level:g}", *cells)
+    stdout().print(table)

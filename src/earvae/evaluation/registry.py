@@ -1,0 +1,128 @@
+"""Codecs by what the command line calls them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from earvae.evaluation.codecs import (
+    CodecError,
+    EarVAECodec,
+    Flip,
+    Folder,
+    Identity,
+    LinearBaseline,
+    Mono,
+    Oobleck,
+    System,
+)
+from earvae.evaluation.ffmpeg import FORMATS, FfmpegCodec
+
+
+class SpecError(ValueError):
+    """A codec that nothing is known by; the message says which there are."""
+
+
+def make(spec: str, device: str = "cpu") -> System:
+    """The system of a spec such as ``opus:96``, with ``NAME=`` in front to name its row.
+
+    Raises SpecError where the spec itself is wrong, CodecError where what it names cannot be set
+    up here.
+    """
+    match = re.fullmatch(r"(?:([\w.-]+)=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
+    if not match or match[2] not in _MAKERS:
+        kinds = ", ".join(_MAKERS)
+        raise SpecError(f"--codec {spec}: unknown; use one of {kinds} (see --help)")
+    name, kind, argument = match.groups()
+    maker, wants = _MAKERS[kind]
+    if (argument is None) != (wants is None) and kind != "earvae":
+        form = kind if wants is None else f"{kind}:{wants}"
+        raise SpecError(f"--codec {spec}: write {form}")
+    return maker(kind, argument, name, device)
+
+
+def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[str]]:
+    """The systems of all specs, and one line for each that cannot be set up.
+
+    Raises SpecError, also where two would have one name.
+    """
+    systems: dict[str, System] = {}
+    failures = []
+    for spec in specs:
+        try:
+            system = make(spec, device)
+        except CodecError as error:
+            failures.append(str(error))
+            continue
+        if system.name in systems or system.name == "reference":
+            raise SpecError(f"--codec {spec}: the name {system.name} is taken; give another in "
+                            f"front: --codec NAME={spec}")  # fmt: skip
+        systems[system.name] = system
+    return list(systems.values()), failures
+
+
+def _plain(made: type) -> Callable[..., System]:
+    def maker(kind: str, _argument: None, name: str | None, _device: str) -> System:
+        return made(name or kind)
+
+    return maker
+
+
+def _earvae(_kind: str, weights: str | None, name: str | None, device: str) -> System:
+    from safetensors import SafetensorError
+
+    from earvae import EarVAE
+    from earvae.config import ConfigError
+    from earvae.model.published import PublishedFormatError
+    from earvae.model.vae import ModelSourceError
+
+    try:
+        vae = EarVAE.from_pretrained(weights)
+    except (ModelSourceError, PublishedFormatError, ConfigError) as error:
+        raise CodecError(str(error)) from None
+    except (OSError, SafetensorError) as error:
+        raise CodecError(f"{weights}: not loadable weights ({error})") from None
+    own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
+    return EarVAECodec(vae.to(device), name or own)
+
+
+def _folder(_kind: str, path: str, name: str | None, _device: str) -> System:
+    return Folder(Path(path).expanduser(), name or _name_of(path))
+
+
+def _ffmpeg(kind: str, kbps: str, name: str | None, _device: str) -> System:
+    return FfmpegCodec(kind, _whole(kind, kbps), name)
+
+
+def _linear(kind: str, components: str, name: str | None, _device: str) -> System:
+    return LinearBaseline(_whole(kind, components), name)
+
+
+def _oobleck(_kind: str, folder: str, name: str | None, device: str) -> System:
+    return Oobleck(Path(folder).expanduser(), name, device)
+
+
+def _whole(kind: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise SpecError(f"--codec {kind}:{text}: give a whole number, such as {kind}:96")
+    return int(text)
+
+
+def _name_of(path: str) -> str:
+    """The last part of a path as a name."""
+    last = Path(path.rstrip("/")).name
+    stem = Path(last).stem if Path(last).suffix in (".pyt", ".pt", ".safetensors") else last
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "folder"
+
+
+_MAKERS: dict[str, tuple[Callable[..., System], str | None]] = {
+    "earvae": (_earvae, "WEIGHTS"),
+    "folder": (_folder, "PATH"),
+    **{kind: (_ffmpeg, "KBPS") for kind in FORMATS},
+    "linear": (_linear, "COMPONENTS"),
+    "oobleck": (_oobleck, "FOLDER"),
+    "identity": (_plain(Identity), None),
+    "flip": (_plain(Flip), None),
+    "mono": (_plain(Mono), None),
+}

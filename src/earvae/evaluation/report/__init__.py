@@ -1,0 +1,9 @@
+"""The listening report: one folder of static pages that opens from disk, without a server.
+
+``build`` reads what ``earvae evaluate`` wrote and needs jinja2 and matplotlib (the eval extra).
+"""
+
+from earvae.evaluation.report.build import build
+from earvae.evaluation.report.results import ReportError
+
+__all__ = ["ReportError", "build"]

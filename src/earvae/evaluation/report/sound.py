@@ -1,0 +1,113 @@
+"""Sound for the page: gains for fair listening, and files that a page on disk can load.
+
+A page that is opened from disk may not fetch files, and what its <audio> elements play cannot
+be looked at or switched to the sample. So each version is a FLAC file in base64 inside a script,
+which the page loads when it needs it and decodes itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from earvae.evaluation.report.results import Loudness
+
+TARGET_LUFS = -14.0
+CEILING_DB = -1.0  # true peak of what is played
+MOST_MATCHING_DB = 12.0  # a version that is nearly silent is not raised to the others
+BLOCK = 1 << 18  # samples
+
+
+@dataclass(frozen=True)
+class Gains:
+    """How loud the versions of one track are played, in dB.
+
+    ``gain`` is applied to all versions of a track, so that errors of level stay audible.
+    ``matching`` is what each version needs on top of it to be as loud as all the others.
+    """
+
+    gain: float
+    limited: bool
+    """Whether the ceiling of the peaks kept ``gain`` from reaching the target."""
+    loudness: float | None
+    """LUFS at which the reference then plays."""
+    matching: list[float]
+    matched_loudness: float | None
+
+
+def playback_gains(versions: Sequence[Loudness]) -> Gains:
+    """Gains for the versions of one track, the reference first.
+
+    A peak (``true_peak_db``) of None is that of silence, and so is a loudness of None.
+    """
+    reference = versions[0].lufs
+    room = [CEILING_DB - (v.true_peak_db or 0.0) for v in versions]
+    wanted = 0.0 if reference is None else TARGET_LUFS - reference
+    gain = min([wanted, *room])
+    limited = gain < wanted - 0.005
+    if reference is None:
+        return Gains(gain, limited, None, [0.0] * len(versions), None)
+    usual = [v.lufs is not None and reference - v.lufs < MOST_MATCHING_DB for v in versions]
+    reached = [v.lufs + r for v, r, u in zip(versions, room, usual, strict=True) if u]
+    common = min([TARGET_LUFS, *reached])
+    matching = [
+        common - v.lufs - gain if matched else 0.0
+        for v, matched in zip(versions, usual, strict=True)
+    ]
+    return Gains(gain, limited, reference + gain, matching, common)
+
+
+def peak_db(path: Path) -> float | None:
+    """Level of the highest sample of a file; None if it is silent, ValueError if not finite."""
+    peak = max((float(np.abs(block).max(initial=0)) for block in _blocks(path)), default=0.0)
+    if not np.isfinite(peak):
+        raise ValueError("holds NaN or infinity")
+    return 20 * float(np.log10(peak)) if peak > 0 else None
+
+
+def flac(path: Path, gain_db: float, frames: int) -> bytes:
+    """A sound file as 16-bit FLAC with TPDF dither, cut or extended to ``frames``.
+
+    The dither is the same for every file, so that equal audio stays equal and differences are
+    those of the audio.
+    """
+    file = io.BytesIO()
+    info = soundfile.info(str(path))
+    noise = np.random.default_rng(0)
+    scale = np.float32(10 ** (gain_db / 20) * 32768)
+    left = frames
+    with soundfile.SoundFile(file, "w", info.samplerate, 2, "PCM_16", format="FLAC") as output:
+        for block in _blocks(path):
+            block = block[:left] * scale
+            left -= len(block)
+            output.write(_dithered(block, noise))
+        while left > 0:
+            block = np.zeros((min(left, BLOCK), 2), np.float32)
+            left -= len(block)
+            output.write(_dithered(block, noise))
+    return file.getvalue()
+
+
+def script(key: str, data: bytes) -> str:
+    """JavaScript that hands ``data`` to the page under ``key``."""
+    return f'earvaeSound({json.dumps(key)}, "{base64.b64encode(data).decode()}");\n'
+
+
+def _dithered(block: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+    """Samples in units of the last bit, plus triangular noise of two such units, as integers."""
+    first, second = noise.random((2, *block.shape), dtype=np.float32)
+    return np.clip(np.rint(block + first - second), -32768, 32767).astype(np.int16)
+
+
+def _blocks(path: Path) -> Iterator[np.ndarray]:
+    """float32 ``[n, 2]``; mono is doubled."""
+    with soundfile.SoundFile(str(path)) as file:
+        for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+            yield block[:, :2] if block.shape[1] > 1 else np.repeat(block, 2, axis=1)

@@ -1,0 +1,71 @@
+"""Generators too large for one device: fully sharded data parallel (FSDP).
+
+Every rank holds a part of each parameter as a DTensor and gathers the rest when it is needed.
+Checkpoints hold whole tensors, so a run may go on with another strategy or number of ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric.strategies import ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from earvae.model.vae import EarVAE
+
+
+def chosen_strategy(name: str) -> str | Strategy:
+    """What Fabric takes for ``auto``, ``ddp``, ``fsdp`` or another of its own names."""
+    if name == "fsdp":
+        # Fabric's mesh is [nodes, devices of a node]; see _shard for what becomes of it.
+        return ModelParallelStrategy(_shard, data_parallel_size="auto", tensor_parallel_size="auto")
+    return name
+
+
+def gathered(content: Any) -> Any:
+    """A nested state with every sharded tensor made whole, on the CPU. A collective call."""
+    if isinstance(content, DTensor):
+        return content.detach().full_tensor().cpu()
+    if isinstance(content, dict):
+        return {key: gathered(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(gathered(value) for value in content)
+    return content
+
+
+def load_module(module: nn.Module, saved: dict[str, Tensor]) -> None:
+    """``load_state_dict`` of whole tensors into a module that may be sharded."""
+    own = module.state_dict()
+    module.load_state_dict({name: _like(own.get(name), value) for name, value in saved.items()})
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
+    """``load_state_dict`` of whole tensors into an optimiser whose parameters may be sharded."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state = {
+        index: {name: _like(parameters[index], value) for name, value in values.items()}
+        for index, values in saved["state"].items()
+    }
+    optimiser.load_state_dict(saved | {"state": state})
+
+
+def _shard(vae: EarVAE, mesh: DeviceMesh) -> EarVAE:
+    """Shard the parts one by one, so that only one of them is whole at a time.
+
+    Over a mesh of two dimensions: sharded within a node, replicated over nodes.
+    """
+    for part in (vae.encoder, vae.transformers, vae.decoder):
+        if part is not None:
+            fully_shard(part, mesh=mesh)
+    return fully_shard(vae, mesh=mesh)
+
+
+def _like(pattern: Any, value: Any) -> Any:
+    """``value`` sharded as ``pattern`` is, if they are tensors of one shape."""
+    if isinstance(pattern, DTensor) and pattern.shape == getattr(value, "shape", None):
+        return distribute_tensor(value.to(pattern.device), pattern.device_mesh, pattern.placements)
+    return value

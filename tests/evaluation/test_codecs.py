@@ -1,0 +1,269 @@
+"""The codecs that are compared."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from earvae import codec as chunked
+from earvae.config import SpectralConfig
+from earvae.evaluation.align import find_lag
+from earvae.evaluation.codecs import (
+    CodecError,
+    EarVAECodec,
+    Flip,
+    Folder,
+    Identity,
+    LinearBaseline,
+    Mono,
+    Oobleck,
+)
+from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, find_tracks, read_excerpt
+from earvae.evaluation.ffmpeg import FORMATS, FfmpegCodec
+from earvae.evaluation.metrics import si_sdr
+from earvae.evaluation.registry import SpecError, make, make_all
+from earvae.model.vae import EarVAE
+
+CLIP = Path(__file__).parents[1] / "clips" / "automat.flac"
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+
+
+@pytest.fixture(scope="module")
+def music() -> torch.Tensor:
+    audio, _ = soundfile.read(CLIP, dtype="float32", frames=100_000)
+    return torch.from_numpy(audio.T.copy())
+
+
+def small_vae(sample_rate: int = 44_100) -> EarVAE:
+    torch.manual_seed(0)
+    size = {"hop_length": 64, "mdct_length": 32, "width": 8, "encoder_blocks": 1}
+    size |= {"decoder_blocks": 1, "latent_channels": 8, "linear_channels": 6, "level_frames": 3}
+    return EarVAE(SpectralConfig(sample_rate=sample_rate, **size)).eval()
+
+
+# ------------------------------------------------------------------ plain ones
+
+
+def test_sanity_codecs_do_what_they_say(music):
+    assert torch.equal(Identity().round_trip(music), music)
+    assert torch.equal(Flip().round_trip(music), -music)
+    mono = Mono().round_trip(music)
+    assert torch.equal(mono[0], mono[1])
+    torch.testing.assert_close(mono.sum(0), music.sum(0))
+
+
+def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
+    vae = small_vae()
+    codec = EarVAECodec(vae)
+    assert torch.equal(codec.round_trip(music), chunked.reconstruct(vae, music[None])[0])
+    assert codec.settings == {"codec": "earvae", "weights": vae.identity}
+    assert codec.parameters == sum(p.numel() for p in vae.parameters())
+    assert codec.floats_per_second == pytest.approx(8 * 44_100 / 64)
+
+
+def test_model_of_another_rate_returns_our_rate_and_length(music):
+    returned = EarVAECodec(small_vae(sample_rate=48_000)).round_trip(music)
+    assert returned.shape == music.shape and torch.isfinite(returned).all()
+
+
+def test_linear_baseline_improves_with_components_and_keeps_the_best_ones_first(music):
+    ratios = [float(si_sdr(LinearBaseline(n).round_trip(music), music)) for n in (8, 32, 64)]
+    assert ratios == sorted(ratios) and ratios[2] > 5
+    code = LinearBaseline(64)
+    assert code.name == "linear-64" and code.floats_per_second == pytest.approx(64 * 44_100 / 1024)
+    unit = code.basis.T @ code.basis
+    torch.testing.assert_close(unit, torch.eye(64), atol=2e-3, rtol=0)
+
+
+def test_linear_baseline_in_chunks_equals_the_whole(music, monkeypatch):
+    code = LinearBaseline(20)
+    whole = code.round_trip(music)
+    monkeypatch.setattr("earvae.evaluation.codecs.CHUNK_FRAMES", 7)
+    torch.testing.assert_close(code.round_trip(music), whole, atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------ ffmpeg
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("kind,kbps", [("opus", 96), ("mp3", 128), ("vorbis", 96), ("aac", 128)])
+def test_ffmpeg_codecs_return_the_music_in_time_and_at_the_rate_asked_for(music, kind, kbps):
+    codec = FfmpegCodec(kind, kbps)
+    track = find_tracks(CLIP)[0]
+    made = codec.reconstruct(Excerpt(track, 0.0, music))
+    assert find_lag(made.audio, music) == 0
+    assert made.audio.shape[1] >= music.shape[1]
+    assert si_sdr(made.audio[:, : music.shape[1]], music) > 8
+    assert made.kbps == pytest.approx(kbps, rel=0.35)  # two seconds, and the container
+    assert codec.name == f"{kind}-{kbps}" and codec.settings["ffmpeg"]
+
+
+@needs_ffmpeg
+def test_more_bits_are_better(music):
+    ratios = [
+        float(si_sdr(FfmpegCodec("opus", kbps).round_trip(music)[:, : music.shape[1]], music))
+        for kbps in (24, 192)
+    ]
+    assert ratios[1] > ratios[0] + 5
+
+
+@needs_ffmpeg
+def test_ffmpegs_own_complaint_is_passed_on(music):
+    with pytest.raises(CodecError, match="opus-9999: ffmpeg failed: .*9999"):
+        FfmpegCodec("opus", 9999).round_trip(music)
+
+
+def test_without_ffmpeg_there_is_one_clear_line(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    systems, failures = make_all(["identity", "opus:96"])
+    assert [system.name for system in systems] == ["identity"]
+    assert len(failures) == 1 and "opus:96: needs the ffmpeg program" in failures[0]
+
+
+# ------------------------------------------------------------------ folders
+
+
+def write(path: Path, audio: torch.Tensor, rate: int = SAMPLE_RATE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio.numpy().T, rate)
+
+
+def test_folder_takes_the_same_name_any_format_or_the_published_naming(music, tmp_path):
+    for name in ("a/one.wav", "a/two.wav", "three.wav", "four.wav"):
+        write(tmp_path / "ref" / name, music[:, :1000])
+    made = tmp_path / "made"
+    for name in ("a/one.wav", "a/two.flac", "three_vae_rec.wav"):
+        write(made / name, music[:, :1000])
+    tracks = {track.name: track for track in find_tracks(tmp_path / "ref")}
+    folder = Folder(made, "made")
+    found = {
+        name: folder.file_of(track).name for name, track in tracks.items() if name != "four.wav"
+    }
+    assert found == {
+        "a/one.wav": "one.wav",
+        "a/two.wav": "two.flac",
+        "three.wav": "three_vae_rec.wav",
+    }
+    with pytest.raises(CodecError, match="no reconstruction of four.wav"):
+        folder.file_of(tracks["four.wav"])
+    write(made / "a/two.aiff", music[:, :1000])
+    with pytest.raises(CodecError, match="two.aiff, two.flac; keep one"):
+        folder.file_of(tracks["a/two.wav"])
+
+
+def test_published_pairs_in_one_folder_are_told_apart(music, tmp_path):
+    write(tmp_path / "song.wav", music)
+    write(tmp_path / "song_vae_rec.wav", music)
+    (track,) = find_tracks(tmp_path)
+    assert track.name == "song.wav"
+    folder = Folder(tmp_path, "published")
+    assert folder.file_of(track).name == "song_vae_rec.wav"
+    (tmp_path / "song_vae_rec.wav").unlink()
+    with pytest.raises(CodecError, match="no reconstruction"):  # and never the reference itself
+        folder.file_of(track)
+
+
+def test_folder_gives_the_stretch_with_what_lies_around_it(music, tmp_path):
+    write(tmp_path / "ref" / "a.wav", music)
+    write(tmp_path / "made" / "a.wav", music)
+    (track,) = find_tracks(tmp_path / "ref")
+    excerpt = read_excerpt(track, Span(1.0, start=1.0))
+    made = Folder(tmp_path / "made", "made").reconstruct(excerpt)
+    assert made.lead == 22_050
+    assert torch.equal(made.audio[:, 22_050 : 22_050 + 44_100], excerpt.audio)
+
+
+def test_folder_is_known_by_the_files_content(music, tmp_path):
+    write(tmp_path / "ref" / "a.wav", music[:, :1000])
+    write(tmp_path / "made" / "a.wav", music[:, :1000])
+    (track,) = find_tracks(tmp_path / "ref")
+    folder = Folder(tmp_path / "made", "made")
+    before = folder.settings_for(track)
+    assert folder.settings_for(track) == before
+    write(tmp_path / "made" / "a.wav", music[:, 1:1001])
+    assert folder.settings_for(track) != before
+
+
+# ------------------------------------------------------------------ diffusers
+
+
+def test_without_diffusers_there_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(CodecError, match="needs diffusers: pip install diffusers"):
+        make(f"oobleck:{tmp_path}")
+
+
+def test_a_diffusers_folder_is_loaded_and_run(music, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    model = diffusers.AutoencoderOobleck(
+        encoder_hidden_size=8,
+        downsampling_ratios=[2, 4],
+        channel_multiples=[1, 2],
+        decoder_channels=8,
+        decoder_input_channels=4,
+        sampling_rate=44_100,
+    ).eval()
+    model.save_pretrained(tmp_path / "model")
+    codec = Oobleck(tmp_path / "model")
+    piece = music[:, :4001]
+    assert codec.round_trip(piece).shape == piece.shape
+    with torch.no_grad():
+        padded = torch.nn.functional.pad(piece, (0, 7))[None]
+        expected = model.decode(model.encode(padded).latent_dist.mode()).sample[0, :, :4001]
+    torch.testing.assert_close(codec.round_trip(piece), expected)
+    assert codec.floats_per_second == pytest.approx(4 * 44_100 / 8)
+    assert set(codec.settings["files"]) >= {"config.json"}
+    with pytest.raises(CodecError, match="no folder of a diffusers model"):
+        Oobleck(tmp_path)
+
+
+# ------------------------------------------------------------------ names
+
+
+def test_specs_name_their_rows(tmp_path):
+    assert make("identity").name == "identity"
+    assert make("plain=mono").name == "plain"
+    assert make("linear:32").name == "linear-32"
+    (tmp_path / "my run").mkdir()
+    assert make(f"folder:{tmp_path / 'my run'}").name == "my-run"
+    small_vae().save_pretrained(tmp_path / "best=1")
+    assert make(f"earvae:{tmp_path / 'best=1'}").name == "earvae-best-1"
+    assert make(f"ours=earvae:{tmp_path / 'best=1'}").name == "ours"
+
+
+@pytest.mark.parametrize(
+    "spec,message",
+    [
+        ("mpeg:3", "unknown; use one of earvae, folder"),
+        ("", "unknown"),
+        ("opus", "write opus:KBPS"),
+        ("identity:1", "write identity"),
+        ("opus:loud", "whole number"),
+        ("a b=identity", "unknown"),
+    ],
+)
+def test_specs_that_make_no_sense_are_refused(spec, message):
+    with pytest.raises(SpecError, match=message):
+        make(spec)
+
+
+def test_two_rows_of_one_name_are_refused_with_advice():
+    with pytest.raises(SpecError, match="--codec NAME=identity"):
+        make_all(["identity", "identity"])
+    with pytest.raises(SpecError, match="name reference is taken"):
+        make_all(["reference=identity"])
+
+
+def test_codecs_that_cannot_be_set_up_are_lines(tmp_path):
+    specs = [f"folder:{tmp_path}/none", f"earvae:{tmp_path}/none.pyt", "linear:65", "flip"]
+    systems, failures = make_all(specs)
+    assert [system.name for system in systems] == ["flip"]
+    assert len(failures) == 3
+    assert "no such folder" in failures[0] and "none.pyt" in failures[1]
+    assert "1 to 64 components" in failures[2]

@@ -1,0 +1,82 @@
+"""Several processes train as one does with the larger batch, and stop and go on together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from recipes import assert_identical, start, state_of
+
+STEPS = 20  # through the switch to the adversarial stage at step 8
+
+
+def recipe_of(staged: dict, batch_size: int) -> dict:
+    data = staged["data"] | {"batch_size": batch_size, "workers": 1}
+    warm_up, adversarial, _ = staged["stages"]
+    stages = [warm_up | {"steps": 8}, adversarial | {"steps": STEPS - 8}]
+    # Adam enlarges the rounding of small gradients; gentle steps keep it small
+    optimiser = {"warmup_steps": 0, "learning_rate": 1e-4}
+    return staged | {"data": data, "stages": stages, "optimiser": optimiser}
+
+
+def launch(recipe: dict, folder, strategy: str, wait: bool = True) -> subprocess.Popen:
+    """``earvae train`` on two CPU processes, as a user would start it."""
+    config = folder.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(recipe))
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "earvae.cli.main", "train", str(config), "--run", str(folder),
+            "--device", "cpu", "--devices", "2", "--strategy", strategy, "--threads", "1",
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if wait:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output[-3000:]
+    return process
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_with_the_doubled_batch(staged, tmp_path, strategy):
+    start(recipe_of(staged, 4), tmp_path / "one")
+    launch(recipe_of(staged, 2), tmp_path / "two", strategy)
+    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+    assert one["step"] == two["step"] == STEPS
+    for key in ("vae", "ema", "discriminator"):
+        for name, weight in one[key].items():
+            torch.testing.assert_close(two[key][name], weight, rtol=0, atol=1e-5, msg=name)
+    assert one["counters"] == two["counters"]
+
+
+def test_two_processes_killed_mid_stage_and_resumed_end_where_the_whole_run_does(staged, tmp_path):
+    recipe = recipe_of(staged, 2)
+    launch(recipe, tmp_path / "whole", "ddp")
+    slow = recipe | {"checkpoint_every": 1}
+    process = launch(slow, tmp_path / "parts", "ddp", wait=False)
+    log = tmp_path / "parts" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") >= 10):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output[-3000:]
+    assert 10 <= state_of(tmp_path / "parts")["step"] < STEPS
+    launch(recipe, tmp_path / "parts", "ddp")
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    for key in ("vae", "ema", "discriminator", "optimiser", "discriminator_optimiser", "step"):
+        assert_identical(whole[key], parts[key])
+
+
+def test_a_run_may_go_on_with_another_strategy(staged, tmp_path):
+    """Checkpoints hold whole tensors."""
+    recipe = recipe_of(staged, 2)
+    half = recipe | {"stages": [recipe["stages"][0], recipe["stages"][1] | {"steps": 4}]}
+    launch(half, tmp_path / "run", "fsdp")
+    launch(recipe, tmp_path / "run", "ddp")
+    assert state_of(tmp_path / "run")["step"] == STEPS
