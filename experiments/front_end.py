@@ -24,7 +24,7 @@ from earvae.config import DataConfig
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.linear import FrameStatistics, code_from_covariance
 from earvae.model.transform import FrameTransform, mid_side
-from earvae.training.data import make_loader
+from earvae.training.data import CropDataset, make_loader
 
 HOP = 1024
 
@@ -69,6 +69,12 @@ def measure(frames_of: Callable, audio_of: Callable, features: int, channels: tu
     return results
 
 
+def corpus(manifest: str, split: str, samples: int) -> CropDataset:
+    """Crops of a split of the corpus."""
+    source = {"tracks": manifest, "split": split}
+    return CropDataset(DataConfig(sources=[source], crop_samples=samples, workers=0), 44_100)
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,12 +85,7 @@ def main() -> None:
     crops = {
         split: [
             batch["audio"]
-            for batch in make_loader(
-                DataConfig(tracks=arguments.manifest, split=split, crop_samples=samples, workers=0),
-                44_100,
-                0,
-                count,
-            )
+            for batch in make_loader(corpus(arguments.manifest, split, samples), 0, count)
         ]
         for split, samples, count in (
             ("train", 64 * HOP, arguments.train),

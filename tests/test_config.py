@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from earvae.config import (
@@ -11,30 +13,39 @@ from earvae.config import (
 )
 
 
+DATA = {"sources": [{"tracks": "music"}]}
+
+
+def recipe(**changes) -> dict:
+    return {"data": DATA, "stages": [{"name": "a", "steps": 7}]} | changes
+
+
 def test_an_unknown_key_is_refused_by_name(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("data: {tracks: music}\nlerning_rate: 1\n")
+    path.write_text("stages: [{name: a, steps: 1}]\nlerning_rate: 1\n")
     with pytest.raises(ConfigError, match=r"recipe.yaml: lerning_rate: "):
         read(TrainConfig, path)
 
 
 def test_a_misspelt_loss_weight_is_refused():
-    values = {"data": {"tracks": "music"}, "objective": {"weights": {"magnitude_lag": 1}}}
+    values = recipe(objective={"weights": {"magnitude_lag": 1}})
     with pytest.raises(ConfigError, match="objective.weights.magnitude_lag"):
         parse(TrainConfig, values, "recipe")
 
 
 def test_every_problem_has_its_own_line():
     with pytest.raises(ConfigError) as caught:
-        parse(TrainConfig, {"steps": 0, "data": {"tracks": "music", "batch_size": "x"}}, "recipe")
+        parse(TrainConfig, recipe(seed=-1, data=DATA | {"batch_size": "x"}), "recipe")
     lines = str(caught.value).splitlines()
-    assert sorted(line.split(": ")[1] for line in lines) == ["data.batch_size", "steps"]
+    assert sorted(line.split(": ")[1] for line in lines) == ["seed", "stages.0.data.batch_size"]
     assert all(line.startswith("recipe: ") for line in lines)
 
 
 def test_yaml_and_json_say_the_same(tmp_path):
-    (tmp_path / "a.yaml").write_text("data:\n  tracks: music\nsteps: 7\n")
-    (tmp_path / "a.json").write_text('{"data": {"tracks": "music"}, "steps": 7}')
+    (tmp_path / "a.yaml").write_text(
+        "data:\n  sources: [{tracks: music}]\nstages:\n  - name: a\n    steps: 7\n"
+    )
+    (tmp_path / "a.json").write_text(json.dumps(recipe()))
     assert read(TrainConfig, tmp_path / "a.yaml") == read(TrainConfig, tmp_path / "a.json")
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from earvae import corpus
 from earvae.cli.main import app
+from earvae.config import SourceConfig
 from earvae.training.data import list_tracks
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
@@ -87,7 +88,7 @@ def test_music_is_kept_once_and_the_rest_is_told(debs, tmp_path):
         assert line["duration"] == 21 and line["rate"] == 44_100 and line["channels"] == 2
         assert line["version"] == "1.0"
         assert line["split"] == corpus.split_of(line["sha256"])
-    assert len(list_tracks(root / "manifest.jsonl")[0]) == 2
+    assert len(list_tracks(SourceConfig(tracks=str(root / "manifest.jsonl")))[0]) == 2
     assert not (root / "one-music/usr/share/one-music/readme.txt").exists()
 
 

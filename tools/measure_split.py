@@ -28,11 +28,11 @@ from rich.table import Table
 from torch import Tensor
 
 from earvae import EarVAE, codec
-from earvae.config import DataConfig, SpectralConfig
+from earvae.config import DataConfig, SourceConfig, SpectralConfig
 from earvae.evaluation.metrics import track_metrics
 from earvae.model.linear import LinearCode, fit_linear_code
 from earvae.model.transform import FrameTransform
-from earvae.training.data import Track, list_tracks, make_loader
+from earvae.training.data import CropDataset, Track, list_tracks, make_loader
 
 SECONDS = 30
 COLUMNS = {
@@ -72,8 +72,8 @@ def loud(audio: Tensor, rate: int, target_lufs: float = -9.0) -> Tensor:
 def linear_baseline(config: SpectralConfig, manifest: str, crops: int, channels: int) -> LinearCode:
     """PCA code with ``channels`` components, fitted on training crops."""
     transform = FrameTransform(config.hop_length, config.mdct_length)
-    data = DataConfig(tracks=manifest, split="train", workers=0)
-    batches = make_loader(data, config.sample_rate, 0, crops)
+    data = DataConfig(sources=[{"tracks": manifest, "split": "train"}], workers=0)
+    batches = make_loader(CropDataset(data, config.sample_rate), 0, crops)
     return fit_linear_code((transform(b["audio"]) for b in batches), transform.features, channels)
 
 
@@ -108,7 +108,7 @@ def main() -> None:
         systems["untrained"] = lambda audio: codec.reconstruct(untrained, audio)
         systems[f"linear, {config.latent_channels} components"] = linear
 
-    tracks, _ = list_tracks(arguments.manifest, arguments.split)
+    tracks, _ = list_tracks(SourceConfig(tracks=arguments.manifest, split=arguments.split))
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in systems}
     started = time.perf_counter()
     for track in progress(tracks, console=Console(stderr=True), description="tracks"):

@@ -212,13 +212,19 @@ class SourceConfig(Config):
 class DataConfig(Config):
     """Random crops of one or several sources of audio files."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[SourceConfig, ...]
     crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
     batch_size: int = Field(8, ge=1, description="crops per device and forward pass")
     workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
     seed: int = Field(0, ge=0)
     filters: FilterConfig = FilterConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if not self.sources:
+            raise ValueError("sources: at least one is needed")
+        return self
 
 
 # --------------------------------------------------------------------------- discriminator
@@ -319,7 +325,7 @@ class TrainConfig(Config):
 
     model: ModelConfig = SpectralConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...]
     validation: DataConfig | None = Field(
         None, description="fixed crops to measure on; none = no validation"
     )
@@ -354,6 +360,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if not self.stages:
+            raise ValueError("stages: at least one is needed")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stages: a name is used twice")

@@ -24,7 +24,7 @@ from earvae.evaluation.codecs import (
     Oobleck,
 )
 from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, find_tracks, read_excerpt
-from earvae.evaluation.ffmpeg import FORMATS, FfmpegCodec
+from earvae.evaluation.ffmpeg import FfmpegCodec
 from earvae.evaluation.metrics import si_sdr
 from earvae.evaluation.registry import SpecError, make, make_all
 from earvae.model.vae import EarVAE

@@ -54,7 +54,7 @@ def test_a_stage_starts_from_the_shared_blocks_and_says_what_differs(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stages": []}, "at least 1 item"),
+        ({"stages": []}, "at least one is needed"),
         ({"stages": [{"name": "a", "steps": 1}, {"name": "a", "steps": 1}]}, "used twice"),
         ({"stages": [{"name": "a", "steps": 1, "stpes": 2}]}, "stpes"),
         ({"optimizer": {}}, "optimizer"),

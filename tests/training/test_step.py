@@ -6,7 +6,7 @@ import torch
 from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
-from earvae.training.step import generator_loss, learning_rate, step_generator
+from earvae.training.step import Share, learning_rate, posterior_noise
 
 SMALL = SpectralConfig(
     hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, width=16,
@@ -25,15 +25,17 @@ def test_the_learning_rate_warms_up_linearly_and_follows_half_a_cosine():
     assert learning_rate(config, 35, 110) == pytest.approx(quarter)
 
 
-def test_the_noise_of_a_step_follows_from_seed_step_and_rank():
-    cpu = torch.device("cpu")
-    draws = {
-        key: torch.randn(4, generator=step_generator(*key, cpu))
-        for key in ((0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1))
-    }
-    again = torch.randn(4, generator=step_generator(0, 1, 0, cpu))
-    assert torch.equal(draws[0, 1, 0], again)
-    assert len({tuple(draw.tolist()) for draw in draws.values()}) == 4
+def test_the_noise_of_an_item_follows_from_seed_step_and_its_place_in_the_batch():
+    """Whatever rank or forward pass it falls to."""
+
+    def noise(seed, step, share):
+        return posterior_noise(seed, step, Share(*share), 4, 5, torch.device("cpu"))
+
+    whole = noise(0, 1, (0, 6, 6))
+    assert whole.shape == (6, 4, 5)
+    assert torch.equal(noise(0, 1, (2, 2, 6)), whole[2:4])
+    for other in (noise(0, 2, (0, 6, 6)), noise(1, 1, (0, 6, 6))):
+        assert not torch.equal(other, whole)
 
 
 def test_one_backward_reaches_every_trained_parameter():
@@ -42,9 +44,8 @@ def test_one_backward_reaches_every_trained_parameter():
     config = ObjectiveConfig(resolutions=(256, 128), weights={"waveform": 0.1})
     objective = PerceptualLoss(config, 44_100)
     audio = 0.1 * torch.randn(2, 2, 128 * 20)
-    cpu = torch.device("cpu")
-    noise, draw = step_generator(0, 0, 0, cpu), step_generator(0, 0, 0, cpu)
-    terms, posterior = generator_loss(vae, objective, audio, noise, draw)
+    reconstruction, posterior = vae(audio, torch.randn(2, 8, 20))
+    terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
     assert set(terms.terms) == {
         "magnitude_linear", "magnitude_log", "correlation_intra", "correlation_inter",
         "instantaneous_frequency", "group_delay", "waveform", "kl",

@@ -2,18 +2,27 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
 
 from earvae.config import TrainConfig
+from earvae.model.posterior import Posterior
+from earvae.objective.perceptual import PerceptualLoss
 from earvae.training import run as training
-from earvae.training.validate import validate
+from earvae.training.data import CropDataset
+from earvae.training.log import RunLog
+from earvae.training.validate import channel_figures, channel_sums, validate
 
 
 def one_rank(fabric, config, folder):
-    state, objective = training.set_up(fabric, config, folder)
-    figures = validate(fabric, config, state.ema.module, objective, 0)
+    state = training.set_up(fabric, config, folder)
+    dataset = CropDataset(config.validation, config.model.sample_rate)
+    objective = PerceptualLoss(config.stages[0].objective, config.model.sample_rate)
+    log = RunLog(fabric, folder)
+    figures = validate(fabric, log, dataset, config.validation_items, state.ema, objective, 0)
     (folder / f"rank{fabric.global_rank}.json").write_text(json.dumps(figures))
 
 
@@ -29,4 +38,21 @@ def test_two_ranks_measure_what_one_does_even_if_one_of_them_has_nothing(recipe,
     assert len(alone) > 10
     for rank in (0, 1):
         figures = json.loads((tmp_path / "ddp_fork" / f"rank{rank}.json").read_text())
-        assert figures == pytest.approx(alone, rel=1e-4, abs=1e-5)
+        assert figures.keys() == alone.keys()
+        for name, value in alone.items():
+            assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_the_figures_of_latent_channels_are_those_of_numpy():
+    """Over all items and frames, however they come in batches."""
+    parameters = torch.randn(6, 8, 10, generator=torch.Generator().manual_seed(0))
+    sums = {}
+    for batch in parameters.split([4, 2]):
+        for name, value in channel_sums(Posterior(batch)).items():
+            sums[name] = sums[name] + value if name in sums else value
+    figures = channel_figures(sums)
+    means = parameters[:, :4].double().transpose(0, 1).flatten(1).numpy()
+    np.testing.assert_allclose(figures["latent_mean"], means.mean(1), atol=1e-6)
+    np.testing.assert_allclose(figures["latent_std"], means.std(1), atol=1e-6)
+    whole = Posterior(parameters).kl_per_channel()
+    np.testing.assert_allclose(figures["latent_kl"], whole, rtol=1e-5)

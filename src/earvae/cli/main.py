@@ -11,6 +11,7 @@ from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
 from earvae.cli.evaluate import evaluate
+from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.shards import shards
@@ -46,11 +47,16 @@ def earvae(
     earvae reconstruct song.flac -o out.wav      hear what the codec does
     earvae encode album/ -o latents/             one .safetensors a track
     earvae decode latents/ -o decoded/           and audio again
+    earvae evaluate album/ --codec earvae --codec opus:96 -o report
+    earvae train configs/smoke.yaml --run runs/smoke
     earvae VERB --help                           more examples
     """
 
 
-for verb in (reconstruct, encode, decode, info, evaluate, thdn, train, corpus, shards):
+VERBS = (
+    reconstruct, encode, decode, info, evaluate, thdn, train, export_weights, corpus, shards,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
 
 

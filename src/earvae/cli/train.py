@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from earvae.cli.errors import one_line
+
+
+class Precision(str, Enum):
+    """Arithmetic of the networks; the objective always computes in float32."""
+
+    full = "32-true"
+    bf16 = "bf16-mixed"
+
+
+class Log(str, Enum):
+    """Where figures go besides the run's log.jsonl."""
+
+    tensorboard = "tensorboard"
+    csv = "csv"
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML or JSON recipe, see configs/.")],
     run: Annotated[Path, typer.Option("--run", "-o", help="Folder of the run.")],
     precision: Annotated[
-        str, typer.Option(help="32-true or bf16-mixed (the objective stays in float32).")
-    ] = "32-true",
+        Precision, typer.Option(help="Of the networks; losses stay in float32.")
+    ] = Precision.full,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many devices, or auto.")] = "1",
+    devices: Annotated[str, typer.Option(help="How many on this machine, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(help="Machines that train together.", min=1)] = 1,
     strategy: Annotated[
-        str, typer.Option(help="Lightning Fabric strategy: auto, ddp, fsdp.")
+        str,
+        typer.Option(
+            help="Over several devices: ddp; fsdp, which shards the generator; or another name "
+            "that Lightning Fabric knows."
+        ),
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of the model; default: all cores.", min=1)
     ] = None,
+    log: Annotated[
+        Log, typer.Option(help="TensorBoard also gets audio and spectrograms.")
+    ] = Log.tensorboard,
 ) -> None:
-    """Train a model on your music.
+    """Train a model on your music, from scratch or from given weights.
 
     Starts the recipe in the run folder; if a checkpoint of the same recipe is there, goes on
     with it, exactly where it stopped. Ctrl-C (or SIGTERM) saves and exits with status 75.
 
+    Several devices: --devices 8 --strategy ddp on one machine; under torchrun or SLURM the same
+    command, started once a process, finds its place by itself.
+
     \b
-    earvae train configs/compact.yaml --run runs/compact
-    tensorboard --logdir runs/compact/logs
-    earvae reconstruct song.flac -o out.wav --weights runs/compact/ema
+    earvae train configs/smoke.yaml --run runs/smoke
+    earvae train configs/finetune_published.yaml --run runs/mine
+    torchrun --nproc-per-node 8 -m earvae.cli.main train configs/paper_44k.yaml \\
+        --run runs/paper --devices 8 --strategy ddp --precision bf16-mixed
+    tensorboard --logdir runs/smoke/logs
+    earvae reconstruct song.flac -o out.wav --weights runs/smoke/ema
     """
-    from earvae.cli.errors import one_line
     from earvae.config import ConfigError, TrainConfig, read
 
     try:
         import torch
+        from lightning_fabric.loggers import CSVLogger
 
         from earvae.training import run as training
     except ModuleNotFoundError as error:
@@ -48,11 +79,13 @@ def train(
         status = training.train(
             read(TrainConfig, config),
             run,
-            precision=precision,
+            precision=precision.value,
             accelerator=device,
             devices=int(devices) if devices.isdigit() else devices,
+            nodes=nodes,
             strategy=strategy,
+            loggers=[CSVLogger(run, name="csv", version="")] if log is Log.csv else None,
         )
-    except (ConfigError, OSError, ValueError) as error:
+    except (ConfigError, training.TrainingError, OSError, ValueError) as error:
         one_line(str(error))
     raise typer.Exit(status)

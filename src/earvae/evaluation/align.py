@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 MAX_LAG = 22_050  # samples searched on both sides: half a second
-MAX_MISSING = 44_100  # samples that a reconstruction may lack: a second
+MAX_MISSING = 44_100  # samples that a reconstruction may lack: a second, and of short ones
+MISSING_SHARE = 4  # no more than a quarter
 BLOCK = 65_536  # samples of the reference per transform
 STANDS_OUT = 40.0  # times the median; chance alone reaches some 20 among all lags
 PERIODIC = 0.95  # of the highest peak: peaks of a periodic signal, of which the nearest counts
@@ -41,7 +42,8 @@ def align(reconstruction: Tensor, reference: Tensor, lead: int = 0) -> Aligned:
         reference: ``[channels, samples]``.
         lead: samples that the reconstruction holds ahead of the reference's first.
     Raises:
-        AlignmentError: another number of channels, or over a second of it is missing.
+        AlignmentError: another number of channels, or over a second of it is missing, or over
+            a quarter.
     """
     if reconstruction.ndim != 2 or reconstruction.shape[0] != reference.shape[0]:
         raise AlignmentError(
@@ -52,7 +54,7 @@ def align(reconstruction: Tensor, reference: Tensor, lead: int = 0) -> Aligned:
     lag = find_lag(reconstruction, reference, lead)
     offset = lead + lag  # sample of the reconstruction that belongs to the reference's first
     first, last = max(0, -offset), min(samples, reconstruction.shape[1] - offset)
-    if last - first < samples - MAX_MISSING or last <= first:
+    if last - first < samples - min(MAX_MISSING, samples // MISSING_SHARE):
         raise AlignmentError(
             f"the reconstruction has {max(0, last - first)} of the reference's {samples} samples; "
             "make it again from the whole track"

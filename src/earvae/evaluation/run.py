@@ -54,6 +54,10 @@ def evaluate(
     length) and returns the rest. A track or a system that fails becomes a line and the others go
     on. Raises AudioFileError where OUT cannot be written.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioFileError(f"{out}: cannot be written: {error.strerror}") from None
     failures: list[str] = []
     rows: list[dict] = []
     results: list[dict] = []
@@ -62,7 +66,7 @@ def evaluate(
         bench = _Bench(track, out, span)
         try:
             rows.append(bench.reference_row())
-        except AudioFileError as error:
+        except (AudioFileError, OSError) as error:
             failures.append(str(error))
             continue
         for position, system in enumerate(systems):

@@ -173,6 +173,7 @@ def plot(name: str, readings: list[Reading], path: Path) -> None:
     left.set_ylabel("dB")
     for axes in (left, right):
         axes.set_xscale("log")
+        axes.set_xticks((20, 100, 1000, 10_000), ("20", "100", "1000", "10000"))
         axes.set_xlabel("Hz")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

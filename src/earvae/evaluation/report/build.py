@@ -27,8 +27,6 @@ from earvae.evaluation.report.results import (
     read_results,
 )
 
-LEVELS_DB = (-70.0, 0.0)  # of the Mid and Side curves
-
 
 @dataclass
 class Version:
@@ -64,6 +62,9 @@ class TrackPage:
     rate: int = 44_100
     frames: int = 0
     top_db: float = 0.0
+    """Upper end of the spectrograms' colours."""
+    levels_db: tuple[float, float] = (-60.0, 0.0)
+    """Ends of the axis of the Mid and Side curves."""
     gains: sound.Gains | None = None
     envelope: list[int] = field(default_factory=list)
 
@@ -191,7 +192,10 @@ def _write_media(page: TrackPage, report: Path) -> None:
                 picture = folder / f"{number}_{name}_difference.webp"
                 pictures.write_difference(levels, spectra[name], page.top_db, picture)
                 version.files[f"{name}_difference"] = picture.relative_to(report).as_posix()
-        version.curves = _curve_paths(pictures.curves(audio, page.rate))
+        curves = pictures.curves(audio, page.rate)
+        if version is reference:
+            page.levels_db = pictures.level_range(curves)
+        version.curves = _curve_paths(curves, page.levels_db)
         script = folder / f"{number}.js"
         data = sound.flac(version.path, page.gains.gain, page.frames)
         script.write_text(sound.script(f"{page.folder}/{number}", data), "ascii")
@@ -205,10 +209,10 @@ def _samples(path: Path, frames: int) -> tuple[np.ndarray, int]:
     return np.pad(audio, ((0, frames - len(audio)), (0, 0))), rate
 
 
-def _curve_paths(curves: pictures.Curves) -> dict[str, str]:
+def _curve_paths(curves: pictures.Curves, levels_db: tuple[float, float]) -> dict[str, str]:
     return {
-        "mid": pictures.path_data(curves.mid_db, *LEVELS_DB),
-        "side": pictures.path_data(curves.side_db, *LEVELS_DB),
+        "mid": pictures.path_data(curves.mid_db, *levels_db),
+        "side": pictures.path_data(curves.side_db, *levels_db),
         "correlation": pictures.path_data(curves.correlation, -1, 1),
     }
 
@@ -219,11 +223,19 @@ def _curve_paths(curves: pictures.Curves) -> dict[str, str]:
 def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None:
     templates = _templates()
     metrics = tables.metrics_of(results)
+    parts = ([m for m in metrics if m.in_paper], [m for m in metrics if not m.in_paper])
+    groups = [part for part in parts if part]
     common = {"results": results, "pages": pages, "metrics": metrics}
     index = templates.get_template("index.html").render(
         root="",
-        means=tables.summary_rows(results, metrics, "mean"),
-        medians=tables.summary_rows(results, metrics, "median"),
+        groups=[
+            {
+                "metrics": group,
+                "mean": tables.summary_rows(results, group, "mean"),
+                "median": tables.summary_rows(results, group, "median"),
+            }
+            for group in groups
+        ],
         counts=tables.tracks_counted(results),
         bands=tables.band_tables(results),
         by_track={p.track.name: tables.track_rows(results, metrics, p.track.name) for p in pages},
@@ -238,13 +250,15 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             page=page,
             before=pages[number - 1] if number else None,
             after=pages[number + 1] if number + 1 < len(pages) else None,
-            rows=tables.track_rows(results, metrics, page.track.name),
+            groups=[
+                {"metrics": group, "rows": tables.track_rows(results, group, page.track.name)}
+                for group in groups
+            ],
             ticks=pictures.ticks(page.rate),
             times=_times(page.frames / page.rate),
             colours=pictures.colour_stops(),
             range_db=pictures.RANGE_DB,
             difference_db=pictures.DIFFERENCE_DB,
-            levels_db=LEVELS_DB,
             data=_page_data(results, page),
             **common,
         )

@@ -145,6 +145,17 @@ def curves(audio: np.ndarray, rate: int) -> Curves:
     )
 
 
+def level_range(curves: Curves) -> tuple[float, float]:
+    """Ends of a level axis, in dB, on which nearly all of Mid and Side of these curves fits."""
+    levels = np.concatenate([curves.mid_db, curves.side_db])
+    levels = levels[levels > FLOOR_DB]
+    if not levels.size:
+        return -60.0, 0.0
+    high = np.ceil(levels.max() / 10) * 10
+    low = np.floor((np.percentile(levels, 3) - 3) / 10) * 10
+    return float(np.clip(low, high - 80, high - 30)), float(high)
+
+
 def _cumulated(audio: np.ndarray) -> np.ndarray:
     """``[samples + 1, 3]``: running sums of the squares of Left and Right and their product."""
     sums = np.zeros((len(audio) + 1, 3))

@@ -26,6 +26,11 @@ class Metric:
     scale: float = 1.0
 
     @property
+    def in_paper(self) -> bool:
+        """Whether it is a column of the paper's table."""
+        return self.key in ("mel", "stft", "icpc", "ccpc", "si_sdr")
+
+    @property
     def direction(self) -> str:
         """In words."""
         return {
@@ -133,7 +138,7 @@ def tracks_counted(results: Results) -> dict[str, int]:
 def summary_rows(
     results: Results, metrics: Sequence[Metric], statistic: Literal["mean", "median"]
 ) -> dict[str, list[Cell]]:
-    """By codec, the cells of the table of means (with 95 % intervals) or medians."""
+    """By codec, the cells of the table of means (of the codecs with 95 % intervals) or medians."""
     contenders = [codec.name for codec in results.codecs if not codec.sanity]
     rows: dict[str, list[Cell]] = {codec.name: [] for codec in results.codecs}
     for metric in metrics:
@@ -142,7 +147,8 @@ def summary_rows(
         marked = marks({name: values[name] for name in contenders}, metric)
         for name, row in rows.items():
             note, summary = "", found[name]
-            if statistic == "mean" and summary and None not in (summary.low, summary.high):
+            shown = summary and statistic == "mean" and name in contenders
+            if shown and None not in (summary.low, summary.high):
                 note = f"{metric.text(summary.low)} … {metric.text(summary.high)}"
             row.append(_cell(metric, values[name], marked.get(name, ""), note))
     return rows
@@ -177,7 +183,7 @@ class BandTable:
     unit: str
     octaves: list[int]
     rows: dict[str, list[tuple[str, float]]]
-    """By codec, text and share (0 to 1) of the largest error in the table."""
+    """By codec, text and share (0 to 1) of the largest error that a codec makes."""
 
 
 BANDS = (
@@ -202,10 +208,11 @@ def band_tables(results: Results) -> list[BandTable]:
         octaves = sorted({octave for row in means.values() for octave in row})
         if not octaves:
             continue
-        largest = max(value for row in means.values() for value in row.values()) or 1.0
+        contenders = [means[codec.name] for codec in results.codecs if not codec.sanity]
+        largest = max((v for row in contenders for v in row.values()), default=0.0) or 1.0
         rows = {
             name: [
-                (signed(row[octave], digits), row[octave] / largest)
+                (signed(row[octave], digits), min(1.0, row[octave] / largest))
                 if octave in row
                 else (MISSING, 0.0)
                 for octave in octaves

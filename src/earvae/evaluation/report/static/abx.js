@@ -161,13 +161,14 @@
     /** Show one part of the panel, or with '' the buttons of the versions again. */
     view(part) {
       show('abx', part !== '');
-      show('versions', part !== 'abx-trial');
+      show('versions', part === '');
       for (const id of ['abx-setup', 'abx-trial', 'abx-result']) show(id, id === part);
       by('abx-open').setAttribute('aria-expanded', String(part !== ''));
       by('abx-open').disabled = part === 'abx-trial';
       by('match').disabled = part === 'abx-trial'; // level is part of what is tested
       document.body.classList.toggle('blind', part === 'abx-trial');
       this.player.onchange();
+      if (part !== '') by('abx').scrollIntoView({ block: 'nearest' });
     }
 
     /** Begin as soon as both versions are loaded: a pause before one of them would tell. */
@@ -239,14 +240,7 @@
     showResult(test) {
       const count = test.trials.length;
       by('abx-score').textContent = test.correct + ' of ' + count + ' right, ' + earvae.formatP(test.p);
-      let reading = 'Somebody who guesses does at least as well in '
-        + (test.p > 0.9995 ? '100' : (100 * test.p).toPrecision(test.p < 0.1 ? 2 : 3)) + ' % of such tests. ';
-      reading += test.p < 0.05
-        ? 'You very probably hear a difference between ' + test.a + ' and ' + test.b + '.'
-        : 'This does not show that you hear a difference between ' + test.a + ' and ' + test.b + '.';
-      if (!test.done) reading += ' The test was ended before its ' + test.planned + ' trials, so p flatters.';
-      if (!this.store.kept) reading += ' This browser keeps nothing for pages on disk: save the result.';
-      by('abx-reading').textContent = reading;
+      by('abx-reading').textContent = this.reading(test);
       by('abx-dots').replaceChildren.apply(by('abx-dots'), test.trials.map(function (trial) {
         const dot = document.createElement('li');
         dot.className = trial.correct ? 'right' : 'wrong';
@@ -254,6 +248,19 @@
         dot.title = 'X was ' + trial.x + ', answered ' + trial.answer + ' after ' + trial.seconds + ' s';
         return dot;
       }));
+    }
+
+    /** The result in words. */
+    reading(test) {
+      const share = test.p > 0.9995 ? '100' : (100 * test.p).toPrecision(2);
+      const evidence = test.p < 0.01 ? 'good evidence' : test.p < 0.05 ? 'some evidence' : 'no evidence';
+      let text = 'Guessing does at least as well in ' + share + ' % of such tests. That is ' + evidence
+        + ' that you hear a difference between ' + test.a + ' and ' + test.b + '.';
+      if (!test.done) {
+        text += ' The test was ended before its ' + test.planned + ' trials, so p may flatter.';
+      }
+      if (!this.store.kept) text += ' This browser keeps nothing for pages on disk: save the result.';
+      return text;
     }
 
     /** Earlier tests of this track. */

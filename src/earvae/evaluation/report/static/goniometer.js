@@ -30,7 +30,7 @@
     colours() {
       const style = getComputedStyle(document.documentElement);
       const of = (name) => style.getPropertyValue(name).trim();
-      return { ground: of('--scope'), line: of('--scope-line'), dot: of('--scope-dot') };
+      return { ground: of('--scope'), line: of('--scope-line'), dot: of('--scope-dot'), text: of('--muted') };
     }
 
     /** Draw `buffer` around `position`; `moving` leaves a trace of what was there before. */
@@ -56,7 +56,7 @@
       draw.fillStyle = colours.ground;
       draw.fillRect(0, 0, size, size);
       draw.globalAlpha = 1;
-      this.frame(draw, size, colours.line);
+      this.frame(draw, size, colours);
       const from = Math.max(0, centre - SPAN / 2);
       const to = Math.min(left.length, from + SPAN);
       let peak = 0.02;
@@ -74,25 +74,24 @@
     }
 
     /** The axes of Left, Right, Mid and Side. */
-    frame(draw, size, colour) {
+    frame(draw, size, colours) {
       const middle = size / 2;
-      const reach = middle * 0.94;
-      draw.strokeStyle = colour;
-      draw.fillStyle = colour;
+      draw.strokeStyle = colours.line;
+      draw.fillStyle = colours.text;
       draw.lineWidth = 1.5;
       draw.beginPath();
       for (const angle of [0, 45, 90, 135]) {
-        const x = Math.cos((angle * Math.PI) / 180) * reach * (angle % 90 ? 1 : 0.94);
-        const y = Math.sin((angle * Math.PI) / 180) * reach * (angle % 90 ? 1 : 0.94);
+        const x = Math.cos((angle * Math.PI) / 180) * middle * 0.86;
+        const y = Math.sin((angle * Math.PI) / 180) * middle * 0.86;
         draw.moveTo(middle - x, middle - y);
         draw.lineTo(middle + x, middle + y);
       }
       draw.stroke();
-      draw.font = '22px system-ui, sans-serif';
+      draw.font = '24px system-ui, sans-serif';
       draw.textAlign = 'center';
       draw.textBaseline = 'middle';
-      const corner = middle * 0.73;
-      for (const [text, x, y] of [['M', 0, -0.95 * middle], ['S', -0.95 * middle, 0],
+      const corner = middle * 0.66;
+      for (const [text, x, y] of [['M', 0, -0.93 * middle], ['S', -0.93 * middle, 0],
         ['L', -corner, -corner], ['R', corner, -corner]]) {
         draw.fillText(text, middle + x, middle + y);
       }

@@ -1,4 +1,4 @@
-/* Tables: sorting by a column, and showing one table of several. */
+/* Tables: sorting by a column, and showing some tables of several. */
 (function () {
   'use strict';
 
@@ -42,7 +42,8 @@
       for (const other of among) {
         const chosen = other === button;
         other.setAttribute('aria-pressed', String(chosen));
-        document.getElementById(other.dataset.shows).hidden = !chosen;
+        const shown = document.querySelectorAll('[data-shown="' + other.dataset.shows + '"]');
+        for (const table of shown) table.hidden = !chosen;
       }
     });
   }

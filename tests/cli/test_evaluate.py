@@ -1,0 +1,156 @@
+"""``earvae evaluate`` and ``earvae thdn``: what a person sees."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+import soundfile
+
+from earvae.evaluation import tables
+
+
+@pytest.fixture(autouse=True)
+def _no_page(monkeypatch):
+    """The listening page has tests of its own, and takes its time."""
+    monkeypatch.setattr("earvae.cli.evaluate._page", lambda output: None)
+
+
+def error_lines(result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_a_folder_is_measured_and_the_table_shown(tmp_path, earvae, music):
+    for name in ("ref/one.wav", "ref/sub/two.wav"):
+        music(tmp_path / name, samples=60_000)
+    out = tmp_path / "out"
+    result = earvae(
+        "evaluate", tmp_path / "ref", "--codec", "identity", "--codec", "m=mono", "-o", out
+    )
+    assert result.exit_code == 0 and result.stderr == ""
+    assert "identity" in result.stdout and "SI-SDR dB ↑" in result.stdout
+    assert f"written: {out / 'results.md'}" in result.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert [codec["name"] for codec in results["codecs"]] == ["identity", "m"]
+    assert [track["slug"] for track in results["tracks"]] == ["one", "sub_two"]
+    assert {p.name for p in out.iterdir()} == {
+        *("audio", "cache", "results.json", "results.csv", "results.md"),
+        "evaluation_results.json",
+    }
+    again = earvae(
+        "evaluate", tmp_path / "ref", "--codec", "identity", "--codec", "m=mono", "-o", out
+    )
+    assert again.stdout == result.stdout
+
+
+def test_results_inside_the_music_folder_are_not_measured_the_next_time(tmp_path, earvae, music):
+    music(tmp_path / "a.wav")
+    for _ in range(2):
+        earvae("evaluate", tmp_path, "--codec", "flip", "-o", tmp_path / "out")
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert [track["name"] for track in results["tracks"]] == ["a.wav"]
+
+
+def test_seconds_start_and_manifest_split(tmp_path, earvae, music):
+    for name in ("a", "b"):
+        music(tmp_path / f"{name}.wav", samples=3 * 44_100)
+    lines = [{"file": "a.wav", "split": "train"}, {"file": "b.wav", "split": "test"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    arguments = ("--codec", "identity", "-o", tmp_path / "out", "--split", "test")
+    options = ("--seconds", "1.5", "--start", "0.5")
+    result = earvae("evaluate", tmp_path / "m.jsonl", *arguments, *options)
+    assert result.exit_code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (track,) = results["tracks"]
+    assert (track["name"], track["start"], track["seconds"]) == ("b.wav", 0.5, 1.5)
+    earvae("evaluate", tmp_path / "m.jsonl", *arguments, "--seconds", "0")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["tracks"][0]["seconds"] == 3 and results["settings"]["seconds"] is None
+
+
+def test_what_fails_is_listed_at_the_end_with_status_1(tmp_path, earvae, music):
+    music(tmp_path / "ref" / "good.wav")
+    (tmp_path / "ref" / "bad.wav").write_text("text")
+    specs = ("--codec", "identity", "--codec", f"folder:{tmp_path / 'none'}")
+    result = earvae("evaluate", tmp_path / "ref", *specs, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 done, 2 failed:" in result.stderr
+    assert "no such folder" in error_lines(result)[0] and "bad.wav" in error_lines(result)[1]
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+def test_published_pairs_are_measured_where_they_lie(tmp_path, earvae, music):
+    music(tmp_path / "song.wav", subtype="FLOAT")
+    shutil.copy(tmp_path / "song.wav", tmp_path / "song_vae_rec.wav")
+    result = earvae("evaluate", tmp_path, "--codec", f"x=folder:{tmp_path}", "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    published = json.loads((tmp_path / "out" / "evaluation_results.json").read_text())["x"]
+    assert published["file_count"] == 1 and published["avg_sisdr"] > 90
+
+
+@pytest.mark.parametrize(
+    "options,status,message",
+    [
+        (("--codec", "mpeg"), 2, "--codec mpeg: unknown"),
+        (("--codec", "flip", "--codec", "flip"), 2, "the name flip is taken"),
+        (("--codec", "flip", "--start", "late"), 2, "--start late: give middle"),
+        (("--codec", "flip", "--split", "test"), 1, "--split is for manifests"),
+        (("--codec", "linear:99"), 1, "1 to 64 components"),
+        (("--codec", "flip", "--device", "quantum"), 1, "--device quantum"),
+    ],
+)
+def test_commands_that_cannot_be_meant_are_one_line(
+    tmp_path, earvae, music, options, status, message
+):
+    music(tmp_path / "ref" / "a.wav")
+    result = earvae("evaluate", tmp_path / "ref", *options, "-o", tmp_path / "out")
+    assert result.exit_code == status
+    assert len(error_lines(result)) == 1 and message in error_lines(result)[0]
+
+
+def test_missing_music_and_unwritable_results_are_one_line(tmp_path, earvae, music):
+    result = earvae("evaluate", tmp_path / "none", "--codec", "flip", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "no such folder, manifest or file" in result.stderr
+    music(tmp_path / "ref" / "a.wav")
+    (tmp_path / "file").touch()
+    result = earvae("evaluate", tmp_path / "ref", "--codec", "flip", "-o", tmp_path / "file")
+    assert result.exit_code == 1 and len(error_lines(result)) == 1
+
+
+def test_help_lists_every_codec(earvae):
+    from earvae.evaluation.registry import _MAKERS
+
+    text = earvae("evaluate", "--help").stdout
+    assert all(kind in text for kind in _MAKERS)
+    assert tables.PUBLISHED_METRICS  # named in the help as what evaluation_results.json holds
+
+
+def test_thdn_writes_a_csv_and_a_plot_per_codec(tmp_path, earvae):
+    options = ("--level", "-6", "--level", "-20", "--frequency", "997")
+    out = tmp_path / "out"
+    result = earvae(
+        "thdn", "--codec", "identity", "--codec", f"folder:{tmp_path}", *options, "-o", out
+    )
+    assert result.exit_code == 1  # for the folder
+    assert "a tone cannot go through it" in error_lines(result)[0]
+    assert "997 Hz" in result.stdout
+    assert {path.name for path in out.iterdir()} == {"thdn.csv", "thdn_identity.png"}
+    with (out / "thdn.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["level_dbfs"] for row in rows] == ["-6.0", "-20.0"]
+    assert all(float(row["thdn_db"]) < -120 for row in rows)
+
+
+def test_thdn_refuses_tones_it_cannot_measure(tmp_path, earvae):
+    result = earvae("thdn", "--codec", "identity", "--frequency", "5", "-o", tmp_path)
+    assert result.exit_code == 2 and "whole hertz" in result.stderr
+
+
+def test_audio_of_the_reference_is_the_reference(tmp_path, earvae, music):
+    source = music(tmp_path / "a.wav", subtype="FLOAT")
+    earvae("evaluate", source, "--codec", "identity", "-o", tmp_path / "out")
+    kept, _ = soundfile.read(tmp_path / "out" / "audio" / "a" / "reference.wav")
+    original, _ = soundfile.read(source)
+    assert (kept == original).all()
