@@ -12,7 +12,6 @@ from earvae.config import (
     read,
 )
 
-
 DATA = {"sources": [{"tracks": "music"}]}
 
 

@@ -85,7 +85,9 @@ def test_it_sees_both_channels_of_the_signals_it_is_given(signals):
     assert (power.argmax(dim=1)[power.sum(1) > 1e-6] == 32).all()
     whole = power[0, 32] if signals != "ms" else 2 * power[0, 32]
     expected = {"lr": [1, 0], "ms": [0.5, 0.5], "mslr": [1, 0, 0.5, 0.5]}[signals]
-    torch.testing.assert_close(power[:, 32] / whole, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        power[:, 32] / whole, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0
+    )
 
 
 def test_compression_takes_magnitudes_to_its_power_and_keeps_phases():

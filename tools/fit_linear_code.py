@@ -23,8 +23,8 @@ from rich.progress import track as progress
 from safetensors.torch import save_file
 from torch import Tensor
 
-from earvae.evaluation.codecs import LINEAR_CODE
 from earvae.evaluation.excerpts import SAMPLE_RATE
+from earvae.evaluation.models import LINEAR_CODE
 from earvae.model.linear import fit_linear_code
 from earvae.model.transform import FrameTransform
 

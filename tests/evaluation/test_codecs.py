@@ -13,19 +13,11 @@ import torch
 from earvae import codec as chunked
 from earvae.config import SpectralConfig
 from earvae.evaluation.align import find_lag
-from earvae.evaluation.codecs import (
-    CodecError,
-    EarVAECodec,
-    Flip,
-    Folder,
-    Identity,
-    LinearBaseline,
-    Mono,
-    Oobleck,
-)
+from earvae.evaluation.codecs import CodecError, Flip, Folder, Identity, Mono
 from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, find_tracks, read_excerpt
 from earvae.evaluation.ffmpeg import FfmpegCodec
 from earvae.evaluation.metrics import si_sdr
+from earvae.evaluation.models import EarVAECodec, LinearBaseline, Oobleck
 from earvae.evaluation.registry import SpecError, make, make_all
 from earvae.model.vae import EarVAE
 
@@ -83,7 +75,7 @@ def test_linear_baseline_improves_with_components_and_keeps_the_best_ones_first(
 def test_linear_baseline_in_chunks_equals_the_whole(music, monkeypatch):
     code = LinearBaseline(20)
     whole = code.round_trip(music)
-    monkeypatch.setattr("earvae.evaluation.codecs.CHUNK_FRAMES", 7)
+    monkeypatch.setattr("earvae.evaluation.models.CHUNK_FRAMES", 7)
     torch.testing.assert_close(code.round_trip(music), whole, atol=1e-5, rtol=0)
 
 

@@ -31,7 +31,7 @@ def evaluate(
     codec: Annotated[
         list[str] | None,
         typer.Option(
-            "--codec", metavar="[NAME=]CODEC", help="Repeat it; see below. Default: earvae."
+            "--codec", metavar="[NAME=]CODEC", help="Repeat it; see above. Default: earvae."
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0, help="Of each track; 0: all of it.")] = 30.0,
@@ -46,8 +46,8 @@ def evaluate(
     """Measure codecs side by side on your music, and make a page to listen on.
 
     OUT gets results.json, results.csv, results.md, evaluation_results.json (the keys of the
-    published evaluation), the aligned audio, and the page (index.html). Run it again to go on
-    after an interruption or to add codecs: what is done is kept.
+    published evaluation), the aligned audio, and the page (report/index.html). Run it again to go
+    on after an interruption, or with more codecs: what is done is kept.
 
     \b
     codecs:
@@ -155,7 +155,11 @@ def _page(output: Path) -> Path | None:
     """The listening page, where what draws it is installed."""
     try:
         from earvae.evaluation import report
+
+        return report.build(output)
     except ModuleNotFoundError as error:
-        typer.echo(f"no listening page: it needs the package {error.name}", err=True)
+        name = error.name
+        typer.echo(
+            f"no listening page: it needs the package {name}: pip install 'earvae[eval]'", err=True
+        )
         return None
-    return report.build(output)

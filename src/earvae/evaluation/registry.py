@@ -6,18 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from earvae.evaluation.codecs import (
-    CodecError,
-    EarVAECodec,
-    Flip,
-    Folder,
-    Identity,
-    LinearBaseline,
-    Mono,
-    Oobleck,
-    System,
-)
+from earvae.evaluation.codecs import CodecError, Flip, Folder, Identity, Mono, System
 from earvae.evaluation.ffmpeg import FORMATS, FfmpegCodec
+from earvae.evaluation.models import EarVAECodec, LinearBaseline, Oobleck
 
 
 class SpecError(ValueError):

@@ -21,6 +21,7 @@ DIFFERENCE_DB = 20.0  # full colour
 KNEE_HZ = 700.0  # the frequency axis is linear below and logarithmic above, as the mel scale
 TICKS_HZ = (200, 1000, 2000, 4000, 8000, 16000)
 QUIETER, LOUDER = (45, 125, 210), (225, 105, 20)  # of the reconstruction, against the reference
+HANN_BINS = 1.5  # over which the window spreads the power of a sine
 POINTS = 400  # of a curve
 ENVELOPE_POINTS = 900
 
@@ -43,7 +44,7 @@ def mid_side(audio: np.ndarray) -> dict[str, np.ndarray]:
 
 def spectrogram(signal: np.ndarray, rate: int) -> np.ndarray:
     """Level in dB, ``[ROWS, COLUMNS]`` with the lowest frequency first; a full-scale sine reads
-    about 0. Each column is the mean power of the time that it spans."""
+    about 0. A column is the mean power of the time that it spans, a row the power in its band."""
     hop = len(signal) / COLUMNS
     frames = max(1, round(2 * hop / WINDOW))  # per column
     starts = ((np.arange(COLUMNS * frames) + 0.5) * hop / frames).astype(int)
@@ -64,12 +65,13 @@ def spectrogram(signal: np.ndarray, rate: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _filters(rate: int) -> np.ndarray:
-    """``[ROWS, bins]``: triangles around each row's frequency, at least as wide as two bins."""
+    """``[ROWS, bins]``: overlapping triangles that sum up the power around each row's frequency,
+    at least two bins wide."""
     bins = np.arange(WINDOW // 2 + 1) * rate / WINDOW
     centres = _hertz(np.arange(ROWS) / (ROWS - 1), rate)
     width = np.maximum(np.gradient(centres), rate / WINDOW)
     filters = np.maximum(0, 1 - np.abs(bins - centres[:, None]) / width[:, None])
-    return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+    return (filters / HANN_BINS).astype(np.float32)
 
 
 def _hertz(height: np.ndarray, rate: int) -> np.ndarray:

@@ -35,29 +35,27 @@
   /** Everything but the position. */
   function refresh() {
     if (!earvae.page) return; // parts are still being made
-    const blind = abx.running;
-    const playing = player.playing || player.wanted;
+    const playing = Boolean(player.playing || player.wanted);
     by('play').textContent = playing ? 'Pause' : 'Play';
-    by('play').classList.toggle('playing', Boolean(playing));
     by('loop').setAttribute('aria-pressed', String(player.loop !== null));
-    for (const button of all('[data-version]')) {
-      const chosen = !blind && Number(button.dataset.version) === player.version;
-      button.setAttribute('aria-pressed', String(chosen));
-    }
-    for (const row of all('[data-row]')) {
-      row.classList.toggle('chosen', Number(row.dataset.row) === player.version);
-    }
-    for (const path of all('[data-of]')) {
-      path.classList.toggle('chosen', Number(path.dataset.of) === player.version);
-    }
-    const name = data.versions[player.version].name;
-    for (const place of all('.heard')) place.textContent = name;
-    for (const place of all('.heard-codec')) {
-      place.textContent = player.version ? name : 'select a version to compare';
-    }
+    if (!abx.running) showVersion(player.version); // else the page would say what X is
     by('status').textContent = player.error || (player.loading ? 'Loading …' : '');
     timeline.showLoop();
     move();
+  }
+
+  function showVersion(version) {
+    for (const button of all('[data-version]')) {
+      button.setAttribute('aria-pressed', String(Number(button.dataset.version) === version));
+    }
+    for (const part of all('[data-row], [data-of]')) {
+      part.classList.toggle('chosen', Number(part.dataset.row || part.dataset.of) === version);
+    }
+    const name = data.versions[version].name;
+    for (const place of all('.heard')) place.textContent = name;
+    for (const place of all('.heard-codec')) {
+      place.textContent = version ? name : 'select a version to compare';
+    }
   }
 
   /** What depends on the position. */

@@ -1,0 +1,711 @@
+"""The listening report: built from synthetic results, read as HTML, and driven in Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("jinja2", reason="the report needs the eval extra")
+pytest.importorskip("matplotlib", reason="the report needs the eval extra")
+
+from earvae.evaluation import report
+from earvae.evaluation.report import pictures, sound, tables
+from earvae.evaluation.report.results import Loudness, read_results
+
+RATE, SECONDS = 44_100, 3
+EVIL = "Ünï </script><script>alert(1)</script> \"q\" 'a' <b>&amp; {{ 7 * 7 }}.flac"
+PLAIN = "folder/plain.wav"
+CODECS = ("earvae", 'x"<i>y', "identity")
+HERE = Path(report.__file__).parent
+
+
+def noise(seed: int) -> np.ndarray:
+    return 0.2 * np.random.default_rng(seed).standard_normal((RATE * SECONDS, 2))
+
+
+def example_results() -> dict:
+    """Two tracks; the second codec failed on the second one."""
+    metrics = {
+        "earvae": {"mel": 0.5, "stft": 1.0, "si_sdr": 9.0, "icpc": 0.97, "lufs_difference": -0.5},
+        CODECS[1]: {"mel": 0.7, "stft": None, "si_sdr": 8.0, "icpc": 0.9, "lufs_difference": 0.2},
+        "identity": {"mel": 0.0, "stft": 0.0, "si_sdr": 99.0, "icpc": 1.0, "lufs_difference": 0.0},
+    }
+    loud = {"lufs": -14.0, "lra": 2.0, "true_peak_db": -1.0}
+    results = [
+        {
+            "codec": codec,
+            "track": track,
+            "lag_samples": 0,
+            "metrics": metrics[codec],
+            "bands": {"63": {"level_error": 1.5}, "16000": {"level_error": None}},
+            "loudness": loud,
+            "error": None,
+        }
+        for codec in CODECS
+        for track in (EVIL, PLAIN)
+    ]
+    results[3] |= {"metrics": {}, "bands": {}, "error": "ffmpeg <fell> over", "lag_samples": None}
+    summary = [
+        {
+            "codec": codec,
+            "metric": metric,
+            "mean": value,
+            "median": value,
+            "low": value,
+            "high": value,
+            "count": 2 - (codec == CODECS[1]),
+            "skipped": 0,
+            "worst": [EVIL],
+        }
+        for codec, values in metrics.items()
+        for metric, value in values.items()
+    ]
+    return {
+        "format": "earvae-evaluation-1",
+        "settings": {"sample_rate": RATE, "seconds": SECONDS, "start": None},
+        "codecs": [
+            {
+                "name": name,
+                "description": "made <up>",
+                "parameters": 8_780_000 if name == "earvae" else None,
+                "kbps": None,
+                "floats_per_second": None,
+            }
+            for name in CODECS
+        ],
+        "tracks": [
+            {"name": EVIL, "slug": "evil", "seconds": 3.0, **loud},
+            {"name": PLAIN, "slug": "folder_plain", "seconds": 3.0}
+            | {"lufs": None, "lra": None, "true_peak_db": None},
+        ],
+        "results": results,
+        "summary": summary,
+    }
+
+
+def write_example(out: Path) -> Path:
+    """An evaluation whose versions are unlike each other, so that one can tell what sounds."""
+    (out / "results.json").write_text(json.dumps(example_results()), "utf-8")
+    for number, slug in enumerate(("evil", "folder_plain")):
+        folder = out / "audio" / slug
+        folder.mkdir(parents=True)
+        for seed, name in enumerate(("reference", *CODECS)):
+            if (slug, name) == ("folder_plain", CODECS[1]):
+                continue
+            audio = noise(0 if name == "identity" else 10 * number + seed)
+            soundfile.write(folder / f"{name}.wav", audio, RATE, subtype="FLOAT")
+    return out
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The folder of a report."""
+    return report.build(write_example(tmp_path_factory.mktemp("evaluation"))).parent
+
+
+class Elements(HTMLParser):
+    """All start tags, and the text by the tag that it stands in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, text):
+        self.texts.append((self.tags[-1][0] if self.tags else "", text.strip()))
+
+    def find(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        return [
+            found
+            for name, found in self.tags
+            if name == tag and all(found.get(key) == value for key, value in wanted.items())
+        ]
+
+    def __contains__(self, text: str) -> bool:
+        return any(text in found for _, found in self.texts)
+
+
+def pages(built: Path) -> dict[str, Elements]:
+    return {
+        path.relative_to(built).as_posix(): Elements(path.read_text("utf-8"))
+        for path in built.rglob("*.html")
+    }
+
+
+# ------------------------------------------------------------------------------ the folder
+
+
+def test_report_has_an_index_and_a_page_for_each_track(built):
+    assert set(pages(built)) == {"index.html", "tracks/evil.html", "tracks/folder_plain.html"}
+
+
+def test_everything_that_pages_load_or_link_lies_in_the_folder(built):
+    for name, page in pages(built).items():
+        for tag, attributes in page.tags:
+            for key in ("src", "href", "data", "action", "poster", "srcset"):
+                value = attributes.get(key)
+                if value is None or value.startswith("#") or value == "data:,":
+                    continue
+                target = (built / name).parent / unquote(value)
+                assert target.resolve().is_relative_to(built.resolve()), (name, tag, value)
+                assert target.is_file(), (name, tag, value)
+        data = page_data(built / name) if "tracks" in name else {"versions": []}
+        for version in data["versions"]:
+            assert version["script"] is None or (built / version["script"]).is_file()
+
+
+def test_static_files_name_no_address_and_fetch_nothing():
+    for path in [*HERE.glob("static/*"), *HERE.glob("templates/*")]:
+        text = path.read_text("utf-8")
+        assert "//" not in re.sub(r"(?m)(^|\s)//\s.*$", "", text).replace("://", "//@"), path
+        for forbidden in ("fetch(", "XMLHttpRequest", "import(", 'type="module"', "@import"):
+            assert forbidden not in text, (path, forbidden)
+
+
+def test_report_is_replaced_as_a_whole(tmp_path):
+    out = write_example(tmp_path)
+    index = report.build(out)
+    (index.parent / "old.txt").write_text("left over")
+    assert report.build(out) == index
+    assert not (index.parent / "old.txt").exists()
+    assert sorted(path.name for path in out.iterdir()) == ["audio", "report", "results.json"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": "other"}', '{"format": "earvae-evaluation-1"}']
+)
+def test_results_that_cannot_be_understood_are_refused_by_name(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(report.ReportError, match="results.json"):
+        report.build(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+# ------------------------------------------------------------------------------ names and gaps
+
+
+def page_data(path: Path) -> dict:
+    found = re.search(
+        r'<script type="application/json" id="page-data">(.*?)</script>', path.read_text("utf-8")
+    )
+    return json.loads(found[1])
+
+
+def test_names_cannot_break_out_of_the_page(built):
+    for name, page in pages(built).items():
+        scripts = [s for s in page.find("script") if s.get("type") != "application/json"]
+        assert all("src" in script for script in scripts), name
+        assert not page.find("b", **{}) or all(
+            "alert" not in t for tag, t in page.texts if tag == "b"
+        )
+        assert not page.find("i"), name
+    assert EVIL in Elements((built / "index.html").read_text("utf-8"))
+    evil = built / "tracks" / "evil.html"
+    assert EVIL in Elements(evil.read_text("utf-8"))
+    assert page_data(evil)["track"] == EVIL
+    assert [v["name"] for v in page_data(evil)["versions"]] == ["Reference", *CODECS]
+
+
+def test_missing_reconstruction_is_named_and_cannot_be_chosen(built):
+    page = pages(built)["tracks/folder_plain.html"]
+    buttons = [b for b in page.find("button") if b.get("class") == "version"]
+    assert ["disabled" in button for button in buttons] == [False, False, True, False]
+    assert "ffmpeg <fell> over" in page
+    assert "ffmpeg <fell> over" in pages(built)["index.html"]
+    assert page_data(built / "tracks/folder_plain.html")["versions"][2]["script"] is None
+
+
+def test_track_without_any_audio_has_a_page_that_says_so(tmp_path):
+    out = write_example(tmp_path)
+    shutil.rmtree(out / "audio" / "evil")
+    built = report.build(out).parent
+    page = pages(built)["tracks/evil.html"]
+    assert not page.find("section", id="player")
+    assert "There is no audio of this track" in page
+
+
+def test_null_figures_are_dashes_and_counts_are_shown(built):
+    index = pages(built)["index.html"]
+    assert any(tag == "span" and text == tables.MISSING for tag, text in index.texts)
+    assert "1 of 2 tracks" in index
+    assert not any(re.search(r"\b(None|nan|undefined)\b", text) for _, text in index.texts)
+
+
+# ------------------------------------------------------------------------------ figures
+
+
+def metric(key: str) -> tables.Metric:
+    return next(m for m in tables.KNOWN if m.key == key)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("mel", {"a": 0.3, "b": 0.1, "c": 0.2}, {"b": "best", "c": "second"}),
+        ("si_sdr", {"a": 3.0, "b": 1.0, "c": 2.0}, {"a": "best", "c": "second"}),
+        ("lufs_difference", {"a": -0.2, "b": 0.1, "c": 3.0}, {"b": "best", "a": "second"}),
+        ("mel", {"a": 0.1001, "b": 0.1002, "c": 0.2}, {"a": "best", "b": "best", "c": "second"}),
+        ("mel", {"a": 0.1, "b": None}, {}),
+        ("mel", {"a": None, "b": None}, {}),
+    ],
+)
+def test_best_and_second_best_by_the_direction_of_the_metric(key, values, expected):
+    assert tables.marks(values, metric(key)) == expected
+
+
+def test_sanity_rows_are_not_marked(tmp_path):
+    results = read_results(write_example(tmp_path) / "results.json")
+    rows = tables.summary_rows(results, [metric("mel"), metric("si_sdr")], "mean")
+    assert [cell.mark for cell in rows["earvae"]] == ["best", "best"]
+    assert [cell.mark for cell in rows[CODECS[1]]] == ["second", "second"]
+    assert [cell.mark for cell in rows["identity"]] == ["", ""]
+
+
+def test_numbers_have_true_minus_signs_and_no_negative_zero():
+    assert metric("lufs_difference").text(-0.5) == "−0.50"
+    assert metric("lufs_difference").text(0.5) == "+0.50"
+    assert metric("lufs_difference").text(-0.001) == "0.00"
+    assert metric("icpc").text(0.96664) == "96.66"
+    assert [tables.count(x) for x in (None, 950, 2756, 8_780_000)] == [
+        "–", "950", "2.76\u202fk", "8.78\u202fM",
+    ]  # fmt: skip
+
+
+def test_octaves_are_read_from_bands(tmp_path):
+    results = read_results(write_example(tmp_path) / "results.json")
+    (table,) = tables.band_tables(results)
+    assert table.octaves == [63]
+    assert table.rows["earvae"] == [("1.50", 1.0)]
+
+
+# ------------------------------------------------------------------------------ sound
+
+
+def test_one_gain_brings_the_reference_to_minus_14_lufs():
+    gains = sound.playback_gains([Loudness(-9.0, 3.0, 0.5), Loudness(-12.0, 3.0, 0.9)])
+    assert gains.gain == pytest.approx(-5.0)
+    assert not gains.limited
+    assert gains.loudness == pytest.approx(-14.0)
+    assert gains.matching == pytest.approx([0.0, 3.0])  # on top: both at −14
+
+
+def test_no_version_passes_the_ceiling():
+    versions = [Loudness(-30.0, 3.0, -8.0), Loudness(-30.5, 3.0, -6.0), Loudness(-60, None, -40)]
+    gains = sound.playback_gains(versions)
+    assert gains.limited
+    assert gains.gain == pytest.approx(5.0)  # the second version's peak reaches −1 dB
+    for version, extra in zip(versions, gains.matching, strict=True):
+        assert version.true_peak_db + gains.gain + extra <= sound.CEILING_DB + 1e-9
+    assert versions[0].lufs + gains.matching[0] == pytest.approx(-30.5 + gains.matching[1])
+    assert gains.matching[2] == 0  # nearly silent: left alone
+
+
+def test_silent_track_is_played_as_it_is():
+    gains = sound.playback_gains([Loudness(None, None, None), Loudness(-20.0, 1.0, 3.0)])
+    assert gains.gain == pytest.approx(-4.0)
+    assert gains.matching == [0.0, 0.0]
+
+
+def decoded(script: str) -> np.ndarray:
+    data = base64.b64decode(re.search(r'", "([^"]+)"\);', script)[1])
+    assert soundfile.info(io.BytesIO(data)).subtype == "PCM_16"
+    return soundfile.read(io.BytesIO(data), always_2d=True)[0]
+
+
+def test_peaks_over_full_scale_do_not_clip(tmp_path):
+    audio = 1.8 * np.sin(np.arange(RATE)[:, None] / 40 + np.array([0, 1]))
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, audio, RATE, subtype="FLOAT")
+    gain = sound.playback_gains([Loudness(-6.0, 0.0, sound.peak_db(path))]).gain
+    stored = decoded(sound.script("key", sound.flac(path, gain, RATE)))
+    error = stored - audio * 10 ** (gain / 20)
+    assert np.abs(error).max() < 1.6 / 32768  # rounding and the dither's two bits
+
+
+def test_dither_makes_the_error_independent_and_equal_audio_equal(tmp_path):
+    quiet = 3e-5 * np.sin(np.arange(RATE)[:, None] / 30 + np.zeros(2))  # under a bit
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for path in paths:
+        soundfile.write(path, quiet, RATE, subtype="FLOAT")
+    first, second = (decoded(sound.script("k", sound.flac(p, 0.0, RATE))) for p in paths)
+    assert np.array_equal(first, second)
+    shape = quiet[:, 0] / np.linalg.norm(quiet[:, 0])
+    assert first[:, 0] @ shape == pytest.approx(quiet[:, 0] @ shape, rel=0.05)
+
+
+def test_sound_is_cut_or_extended_to_the_reference(tmp_path):
+    path = tmp_path / "mono.wav"
+    soundfile.write(path, 0.5 * np.ones(1000), RATE, subtype="FLOAT")
+    assert decoded(sound.script("k", sound.flac(path, 0.0, 700))).shape == (700, 2)
+    longer = decoded(sound.script("k", sound.flac(path, 0.0, 1500)))
+    assert longer.shape == (1500, 2)
+    assert np.abs(longer[1000:]).max() <= 2 / 32768
+
+
+def test_sound_that_is_not_finite_is_refused(tmp_path):
+    path = tmp_path / "nan.wav"
+    soundfile.write(path, np.array([0.0, np.nan, 0.0]), RATE, subtype="FLOAT")
+    with pytest.raises(ValueError, match="NaN"):
+        sound.peak_db(path)
+
+
+# ------------------------------------------------------------------------------ pictures
+
+
+def test_full_scale_sine_reads_zero_at_its_row():
+    hertz = 100 * RATE / pictures.WINDOW  # on a bin
+    levels = pictures.spectrogram(np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE), RATE)
+    middle = levels[:, pictures.COLUMNS // 2]
+    (height,) = np.log1p(np.array([hertz]) / 700) / np.log1p(RATE / 2 / 700)
+    assert abs(int(middle.argmax()) / (pictures.ROWS - 1) - height) < 0.01
+    assert middle.max() == pytest.approx(0.0, abs=2.0)
+    assert np.percentile(middle, 50) < -80
+
+
+def test_spectrogram_of_a_long_signal_holds_no_more_columns():
+    assert pictures.spectrogram(np.zeros(4_000_000, np.float32), RATE).shape == (208, 1000)
+    assert pictures.spectrogram(np.zeros(100, np.float32), RATE).shape == (208, 1000)
+
+
+def test_difference_is_clear_where_equal_and_coloured_where_not(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    reference = np.full((pictures.ROWS, pictures.COLUMNS), -30.0)
+    other = reference.copy()
+    other[:, 500:] -= 20
+    pictures.write_difference(other, reference, 0.0, tmp_path / "d.webp")
+    pixels = np.asarray(image.open(tmp_path / "d.webp"))
+    assert pixels[:, :490, 3].max() == 0
+    assert pixels[:, 510:, 3].min() >= 0xE0
+    assert pixels[100, 900, 2] > pixels[100, 900, 0]  # quieter is blue
+
+
+def test_curves_of_mono_flipped_and_one_sided_sound():
+    left = noise(1)[:, 0]
+    mono = pictures.curves(np.stack([left, left], axis=1), RATE)
+    flipped = pictures.curves(np.stack([left, -left], axis=1), RATE)
+    one_sided = pictures.curves(np.stack([left, 0 * left], axis=1), RATE)
+    assert np.allclose(mono.correlation, 1) and np.allclose(flipped.correlation, -1)
+    assert np.isnan(one_sided.correlation).all()
+    assert (mono.side_db == pictures.FLOOR_DB).all() and (flipped.mid_db == pictures.FLOOR_DB).all()
+    expected = 10 * np.log10(2 * np.mean(left**2))
+    assert mono.mid_db.mean() == pytest.approx(expected, abs=0.1)
+
+
+def test_gaps_interrupt_the_path():
+    path = pictures.path_data(np.array([0.0, np.nan, 1.0, 2.0]), 0.0, 1.0)
+    assert path == "M125 100.0M625 0.0L875 0.0"
+
+
+# ------------------------------------------------------------------------------ the p-value
+
+
+CASES = [(0, 0), (0, 10), (5, 10), (10, 10), (9, 16), (12, 16), (13, 16), (31, 40), (560, 1000),
+         (1000, 1000), (700, 2000)]  # fmt: skip
+
+
+def expected_p() -> list[float]:
+    stats = pytest.importorskip("scipy.stats")
+    return [
+        stats.binomtest(right, trials, 0.5, alternative="greater").pvalue if trials else 1.0
+        for right, trials in CASES
+    ]
+
+
+def test_p_value_is_the_one_sided_binomial_tests():
+    node = shutil.which("node")
+    if not node:
+        pytest.skip("node is not installed")
+    code = (HERE / "static" / "statistics.js").read_text("utf-8")
+    code += f"console.log(JSON.stringify({json.dumps(CASES)}.map((c) => earvae.binomialP(...c))));"
+    found = subprocess.run([node, "-e", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(found) == pytest.approx(expected_p(), rel=1e-9)
+
+
+# ------------------------------------------------------------------------------ in Chromium
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("chromium is not installed")
+    arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, built):
+    """Open a page of the report; complaints and requests beyond the folder fail the test."""
+    complaints: list[str] = []
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: complaints.append(dialog.message) or dialog.dismiss())
+    home = built.resolve().as_uri() + "/"
+
+    def watch(request) -> None:
+        if not request.url.startswith((home, "data:", "blob:")):
+            complaints.append(f"request: {request.url}")
+
+    context.on("request", watch)
+
+    def open_page(name: str = "tracks/evil.html"):
+        page.goto(home + name)
+        if name != "index.html":
+            page.wait_for_function("window.earvae && earvae.page && earvae.page.sounds.has(3)")
+        return page
+
+    yield open_page
+    context.close()
+    assert complaints == []
+
+
+LISTEN = """async () => {
+  // What comes out now: which version is it, and how far is it from the position that is claimed?
+  const player = earvae.page.player;
+  const analyser = player.context.createAnalyser();
+  analyser.fftSize = 4096;
+  player.output.connect(analyser);
+  await new Promise((resolve) => setTimeout(resolve, 150));
+  const heard = new Float32Array(4096);
+  analyser.getFloatTimeDomainData(heard);
+  const end = Math.round(player.position() * 44100);
+  let best = { match: 0 };
+  earvae.page.sounds.buffers.forEach((buffer, version) => {
+    const left = buffer.getChannelData(0), right = buffer.getChannelData(1);
+    for (let lag = -3000; lag <= 3000; lag += 1) {
+      let cross = 0, ours = 1e-9, theirs = 1e-9;
+      for (let i = 0; i < 256; i += 1) {
+        const at = end + lag - 256 + i;
+        const x = heard[3840 + i], y = (left[at] + right[at]) / 2 || 0;
+        cross += x * y; ours += x * x; theirs += y * y;
+      }
+      const match = cross / Math.sqrt(ours * theirs);
+      if (match > best.match + 1e-6) best = { match, version, lag, claimed: player.version };
+    }
+  });
+  return best;
+}"""
+
+
+def test_players_switch_and_keep_the_position(visit):
+    page = visit()
+    page.keyboard.press(" ")
+    page.wait_for_function("earvae.page.player.playing")
+    for key, version in (("1", 0), ("2", 1), ("3", 2), ("2", 1)):
+        before, after, seconds = page.evaluate(
+            """(key) => {
+              const player = earvae.page.player, before = player.position(), from = player.now();
+              document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+              return [before, player.position(), player.now() - from];
+            }""",
+            key,
+        )
+        assert abs(after - before - seconds) < 0.05
+        found = page.evaluate(LISTEN)
+        assert found["version"] == found["claimed"] == version
+        assert found["match"] > 0.99
+        assert abs(found["lag"]) / RATE < 0.05
+    page.keyboard.press(" ")
+    assert not page.evaluate("earvae.page.player.playing")
+
+
+def test_switching_is_exact_to_the_sample_and_without_a_gap(visit):
+    page = visit()
+    start, samples = page.evaluate(
+        """async () => {
+          const { player, sounds } = earvae.page;
+          const context = new OfflineAudioContext(2, 44100, 44100);
+          player.context = context;
+          player.output = context.createGain();
+          player.output.connect(context.destination);
+          player.heard = player.version = 1;
+          player.start(1.0);
+          context.suspend(0.5).then(async () => { await player.select(2); context.resume(); });
+          const rendered = (await context.startRendering()).getChannelData(0);
+          const [one, two] = [1, 2].map((version) => sounds.get(version).getChannelData(0));
+          const begin = Math.round(player.deck.start * 44100);
+          const rows = [];
+          for (let i = begin; i < 44100; i += 1) {
+            const at = 44100 + i - begin;
+            rows.push([rendered[i], one[at], two[at]]);
+          }
+          return [begin, rows];
+        }"""
+    )
+    out, one, two = np.array(samples).T
+    switch = round(0.5 * RATE) - start
+    fade = round(0.01 * RATE)
+    assert np.allclose(out[fade + 1 : switch - 128], one[fade + 1 : switch - 128], atol=1e-6)
+    assert np.allclose(out[switch + fade + 256 :], two[switch + fade + 256 :], atol=1e-6)
+    middle = slice(switch - 128, switch + fade + 256)
+    # In between it is a mixture of the two whose weights sum to one.
+    weight = (out[middle] - one[middle]) / (two[middle] - one[middle])
+    assert weight.min() > -1e-2 and weight.max() < 1.01
+    assert (
+        np.abs(np.diff(np.median(weight[: len(weight) // 8 * 8].reshape(-1, 8), axis=1))).max()
+        < 0.05
+    )
+
+
+def test_seeking_looping_and_keys(visit):
+    page = visit()
+    position = "earvae.page.player.position()"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(position) == pytest.approx(2.0)
+    page.keyboard.press("]")
+    page.keyboard.press("ArrowLeft")
+    page.evaluate("earvae.page.player.seek(1.5)")
+    page.keyboard.press("[")
+    assert page.evaluate("earvae.page.player.loop") == {"start": 1.5, "end": 2.0}
+    page.locator("#loop-end").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("earvae.page.player.loop.end") == pytest.approx(1.9)
+    page.locator("#play").click()
+    page.wait_for_function("earvae.page.player.playing")
+    page.wait_for_timeout(900)  # two rounds
+    assert 1.5 <= page.evaluate(position) <= 1.9
+    assert abs(page.evaluate(LISTEN)["lag"]) / RATE < 0.05
+    page.keyboard.press("l")
+    assert page.evaluate("earvae.page.player.loop") is None
+    box = page.locator("#timeline").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    assert page.evaluate(position) == pytest.approx(0.25 * SECONDS, abs=0.15)
+    page.keyboard.press("2")
+    page.keyboard.press("r")
+    assert page.evaluate("earvae.page.player.version") == 0
+    page.keyboard.press("r")
+    assert page.evaluate("earvae.page.player.version") == 1
+
+
+def test_playing_ends_at_the_end(visit):
+    page = visit()
+    page.evaluate("earvae.page.player.seek(2.7)")
+    page.keyboard.press(" ")
+    page.wait_for_function("earvae.page.player.playing")
+    page.wait_for_function("!earvae.page.player.playing")
+    assert page.evaluate("earvae.page.player.position()") == 0
+    assert page.locator("#play").inner_text() == "Play"
+
+
+def test_version_without_audio_is_skipped_by_keys(visit):
+    page = visit("tracks/folder_plain.html")
+    page.keyboard.press("3")
+    assert page.evaluate("earvae.page.player.version") == 0
+    page.keyboard.press("4")
+    assert page.evaluate("earvae.page.player.version") == 3
+
+
+def test_equally_loud_versions_are_a_choice(visit):
+    page = visit()
+    assert page.evaluate("earvae.page.player.levels") == []
+    page.locator("#match").check()
+    levels = page.evaluate("earvae.page.player.levels")
+    data = page.evaluate("JSON.parse(document.getElementById('page-data').textContent).versions")
+    assert levels == pytest.approx([10 ** (version["matching"] / 20) for version in data])
+
+
+def test_abx_counts_and_stores_and_saves(visit):
+    stats = pytest.importorskip("scipy.stats")
+    page = visit()
+    page.keyboard.press("3")
+    page.locator("#abx-open").click()
+    page.locator("#abx-count").select_option("8")
+    page.locator("#abx-setup button[type=submit]").click()
+    page.wait_for_function("earvae.page.abx.running")
+    assert page.evaluate("earvae.page.abx.test.b") == CODECS[1]
+    assert not page.locator(".evidence").is_visible()
+    for number in range(8):
+        assert f"Trial {number + 1} of 8" in page.locator("#abx-number").inner_text()
+        page.keyboard.press("x")
+        x = page.evaluate("earvae.page.abx.test.x")
+        expected = page.evaluate("(x) => earvae.page.abx.index[x]", x)
+        assert page.evaluate("earvae.page.player.version") == expected
+        assert page.locator("[data-version='2'].version").get_attribute("aria-pressed") == "true"
+        answer = {"A": "B", "B": "A"}[x] if number == 2 else x
+        page.keyboard.press(f"Shift+{answer}")
+    p = stats.binomtest(7, 8, alternative="greater").pvalue
+    assert page.locator("#abx-score").inner_text() == f"7 of 8 right, p = {p:.3f}"
+    with page.expect_download() as download:
+        page.locator("#abx-save").click()
+    record = json.loads(Path(download.value.path()).read_text("utf-8"))
+    assert (record["correct"], record["count"], record["track"]) == (7, 8, EVIL)
+    assert record["p_value"] == pytest.approx(p)
+    assert [trial["correct"] for trial in record["trials"]].index(False) == 2
+    page.locator("#abx-done").click()
+    page.reload()
+    cells = page.locator("#past-rows td").all_inner_texts()
+    assert cells[:5] == ["Reference", CODECS[1], "7", "8", f"{p:.4f}"]
+
+
+def test_abx_draws_both_ways(visit):
+    page = visit()
+    heads = page.evaluate(
+        """() => {
+          const test = new earvae.AbxTest('a', 'b', 400);
+          for (let i = 0; i < 400; i += 1) test.answer('A');
+          return test.correct;
+        }"""
+    )
+    assert 140 < heads < 260  # six standard deviations
+
+
+def test_p_value_in_the_browser(visit):
+    found = visit().evaluate("(cases) => cases.map((c) => earvae.binomialP(...c))", CASES)
+    assert found == pytest.approx(expected_p(), rel=1e-9)
+
+
+def test_index_sorts_and_shows_what_is_chosen(visit):
+    page = visit("index.html")
+    head = page.locator("[data-shown=mean] th", has_text="SI‑SDR").first
+    names = page.locator("[data-shown=mean]").first.locator("tbody").first.locator("th")
+    head.locator("button").click()
+    assert names.all_inner_texts()[0].startswith('x"<i>y')
+    head.locator("button").click()
+    assert names.all_inner_texts()[0] == "earvae"
+    page.get_by_role("button", name="Median").click()
+    assert page.locator("[data-shown=median]").first.is_visible()
+    assert not page.locator("[data-shown=mean]").first.is_visible()
+    page.locator("#metric").select_option("by-2")
+    assert page.locator("#by-2").is_visible() and not page.locator("#by-1").is_visible()
+
+
+def test_theme_follows_the_system_until_it_is_chosen(visit):
+    page = visit("index.html")
+    theme = "document.documentElement.dataset.theme"
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{theme} === 'dark'")
+    page.locator("#theme").click()
+    assert page.evaluate(theme) == "light"
+    visit()
+    assert page.evaluate(theme) == "light"
+
+
+@pytest.mark.parametrize("name", ["index.html", "tracks/evil.html"])
+def test_phone_scrolls_tables_and_not_the_page(visit, name):
+    page = visit(name)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 320
