@@ -83,7 +83,7 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
         if step == 1:
             watch.seconds.clear()  # the first one warms up
         random = torch.Generator().manual_seed(step)
-        drawn = discriminator.draw(random)
+        view = discriminator.draw(audio.shape[2], random)
         counter = FlopCounterMode(display=False) if step == 0 else contextlib.nullcontext()
         with watch("generator"), counter, bf16:
             fake, posterior = vae(audio, noise)
@@ -91,11 +91,11 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
             terms = objective(fake.float(), audio, posterior.kl().float(), generator=random)
         with watch("discriminator"):
             with bf16:
-                own, real = discriminator_pass(discriminator, audio, fake, drawn)
+                own, real = discriminator_pass(discriminator, audio, fake, view)
             own.total.backward()
             at_fake = fake.detach().requires_grad_(True)
             with bf16:
-                through = generator_pass(discriminator, adversarial, terms, real, at_fake, drawn)
+                through = generator_pass(discriminator, adversarial, terms, real, at_fake, view)
             gradient = torch.autograd.grad(through.total - terms.total, at_fake)[0]
         with watch("losses"):
             gradient = gradient + torch.autograd.grad(terms.total, fake, retain_graph=True)[0]

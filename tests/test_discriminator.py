@@ -84,7 +84,7 @@ def test_it_sees_both_channels_of_the_signals_it_is_given(signals):
     power = (real.square() + imag.square())[0, :, 5]  # of a middle frame, [channels, bins]
     assert (power.argmax(dim=1)[power.sum(1) > 1e-6] == 32).all()
     whole = power[0, 32] if signals != "ms" else 2 * power[0, 32]
-    expected = {"lr": [1, 0], "ms": [0.5, 0.5], "mslr": [1, 0, 0.5, 0.5]}[signals]
+    expected = {"lr": [1.0, 0], "ms": [0.5, 0.5], "mslr": [1.0, 0, 0.5, 0.5]}[signals]
     torch.testing.assert_close(
         power[:, 32] / whole, torch.tensor(expected, dtype=torch.float32), atol=1e-6, rtol=0
     )
@@ -118,17 +118,22 @@ def test_the_default_is_as_large_as_encodecs_at_two_channels():
     assert count == 5 * (first + dilated + last + biases_and_gains)
 
 
-def test_drawn_scales_are_the_only_ones_computed():
-    discriminator = Discriminator(DiscriminatorConfig(channels=2, resolutions_per_step=2))
-    drawn = discriminator.draw(torch.Generator().manual_seed(0))
-    assert len(set(drawn)) == 2
+def test_drawn_scales_and_stretches_are_the_only_ones_judged():
+    config = DiscriminatorConfig(channels=2, resolutions_per_step=2, crop_samples=1500)
+    discriminator = Discriminator(config)
+    views = [discriminator.draw(4096, torch.Generator().manual_seed(i)) for i in range(50)]
+    view = views[0]
+    assert len(set(view.scales)) == 2 and view.stretch.stop - view.stretch.start == 1500
     audio = torch.randn(1, 2, 4096)
-    some, everything = discriminator(audio, drawn), discriminator(audio)
+    some = discriminator(audio, view)
+    everything = discriminator(audio[..., view.stretch])
     assert len(some) == 2 and len(everything) == 5
-    for index, judgement in zip(drawn, some, strict=True):
+    for index, judgement in zip(view.scales, some, strict=True):
         assert torch.equal(judgement.score, everything[index].score)
-    draws = [discriminator.draw(torch.Generator().manual_seed(i)) for i in range(50)]
-    assert {index for draw in draws for index in draw} == set(range(5))
+    assert {index for view in views for index in view.scales} == set(range(5))
+    assert 0 <= min(v.stretch.start for v in views) < 200
+    assert 3900 < max(v.stretch.stop for v in views) <= 4096
+    assert discriminator.draw(1000, torch.Generator()).stretch == slice(0, 1000)
 
 
 def test_crops_shorter_than_a_window_are_judged():

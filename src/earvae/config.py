@@ -250,6 +250,9 @@ class DiscriminatorConfig(Config):
     resolutions_per_step: int | None = Field(
         None, ge=1, description="this many drawn at random each step; none = all"
     )
+    crop_samples: int | None = Field(
+        None, ge=1, description="it judges a random stretch of this length of each crop; none = all"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DiscriminatorConfig:

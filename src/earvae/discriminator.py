@@ -76,25 +76,34 @@ class ScaleDiscriminator(nn.Module):
             return torch.cat([spectra.real, spectra.imag], dim=1)
 
 
-class Discriminator(nn.Module):
-    """All scales; audio [batch, 2, samples] -> one Judgement a scale.
+class View(NamedTuple):
+    """What the discriminator looks at in one step: these scales, this stretch of every crop."""
 
-    With ``resolutions_per_step`` and a ``generator``, only the scales it draws.
-    """
+    scales: tuple[int, ...]
+    stretch: slice
+
+
+class Discriminator(nn.Module):
+    """All scales; audio [batch, 2, samples] -> one Judgement a scale, or only those of a view."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
         self.scales = nn.ModuleList(ScaleDiscriminator(config, n) for n in config.resolutions)
 
-    def forward(self, audio: Tensor, drawn: list[int] | None = None) -> list[Judgement]:
-        scales = range(len(self.scales)) if drawn is None else drawn
-        return [self.scales[index](audio) for index in scales]
+    def forward(self, audio: Tensor, view: View | None = None) -> list[Judgement]:
+        if view is None:
+            return [scale(audio) for scale in self.scales]
+        audio = audio[..., view.stretch]
+        return [self.scales[index](audio) for index in view.scales]
 
-    def draw(self, generator: torch.Generator) -> list[int]:
-        """Indices of the scales of one step, all of them unless the config says fewer."""
+    def draw(self, samples: int, generator: torch.Generator) -> View:
+        """The view of one step on crops of ``samples``; random where the config asks for less."""
         wanted = self.config.resolutions_per_step or len(self.scales)
-        return torch.randperm(len(self.scales), generator=generator)[:wanted].tolist()
+        scales = torch.randperm(len(self.scales), generator=generator)[:wanted].tolist()
+        length = min(samples, self.config.crop_samples or samples)
+        start = int(torch.randint(samples - length + 1, (), generator=generator))
+        return View(tuple(scales), slice(start, start + length))
 
 
 def _convolution(

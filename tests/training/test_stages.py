@@ -177,3 +177,20 @@ def test_freezing_what_the_model_has_not_is_refused(recipe, tmp_path):
     frozen = recipe["stages"][0] | {"freeze": ["encoder", "decoder"]}
     with pytest.raises(ConfigError, match="nothing is left to train"):
         start(recipe | {"stages": [frozen]}, tmp_path / "other")
+
+
+def test_mixed_precision_trains_both_sides_with_losses_in_float32(staged, tmp_path):
+    """bf16 keeps 8 bits, so terms differ by about a percent from those of float32."""
+    first = staged | {"stages": staged["stages"][1:2]}
+    for precision in ("32-true", "bf16-mixed"):
+        config = TrainConfig(**first)
+        status = training.train(config, tmp_path / precision, precision, accelerator="cpu")
+        assert status == 0
+    whole, mixed = (
+        [json.loads(line) for line in (tmp_path / p / "log.jsonl").read_text().splitlines()]
+        for p in ("32-true", "bf16-mixed")
+    )
+    for name in ("raw/magnitude_log", "raw/magnitude_linear", "raw/correlation_intra"):
+        assert mixed[2][name] != whole[2][name]
+        assert mixed[2][name] == pytest.approx(whole[2][name], rel=0.1)
+    assert all(w.dtype == torch.float32 for w in state_of(tmp_path / "bf16-mixed")["vae"].values())

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from earvae.config import AdversarialConfig, OptimiserConfig, StageConfig, TrainConfig
-from earvae.discriminator import Discriminator, Judgement
+from earvae.discriminator import Discriminator, Judgement, View
 from earvae.model.posterior import Posterior
 from earvae.objective.adversarial import (
     DiscriminatorTerms,
@@ -84,7 +84,7 @@ def train_step(
         batch = next(batches)
         audio = batch["audio"]
         state.note_batch(batch)
-        noise, drawn, resolutions = _draws(fabric, config, state, stage, turn, audio)
+        noise, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
         last = turn == stage.accumulate - 1
         with fabric.no_backward_sync(state.module, enabled=not last):
             with torch.set_grad_enabled(place.trains_generator):
@@ -93,7 +93,7 @@ def train_step(
             real: list[Judgement] = []
             if stage.adversarial:
                 with fabric.autocast():
-                    terms, real = discriminator_pass(state.discriminator, audio, fake, drawn)
+                    terms, real = discriminator_pass(state.discriminator, audio, fake, view)
                 (terms.total / stage.accumulate).backward()
                 values |= {f"discriminator/{k}": v for k, v in terms._asdict().items()}
             if place.trains_generator:
@@ -103,7 +103,7 @@ def train_step(
                 if stage.adversarial:
                     with fabric.autocast():
                         terms = generator_pass(
-                            state.discriminator, stage.adversarial, terms, real, fake, drawn
+                            state.discriminator, stage.adversarial, terms, real, fake, view
                         )
                 fabric.backward(terms.total / stage.accumulate)
                 values |= {"loss/total": terms.total}
@@ -115,12 +115,12 @@ def train_step(
 
 
 def discriminator_pass(
-    discriminator: Discriminator, audio: Tensor, fake: Tensor, drawn: list[int]
+    discriminator: Discriminator, audio: Tensor, fake: Tensor, view: View
 ) -> tuple[DiscriminatorTerms, list[Judgement]]:
     """The discriminator's loss on music and on the detached fake, and its view of the music."""
     discriminator.requires_grad_(True)
-    real = discriminator(audio, drawn)
-    return discriminator_terms(real, discriminator(fake.detach(), drawn)), real
+    real = discriminator(audio, view)
+    return discriminator_terms(real, discriminator(fake.detach(), view)), real
 
 
 def generator_pass(
@@ -129,11 +129,11 @@ def generator_pass(
     terms: LossTerms,
     real: list[Judgement],
     fake: Tensor,
-    drawn: list[int],
+    view: View,
 ) -> LossTerms:
     """``terms`` with the two that the discriminator gives: adversarial and feature matching."""
     discriminator.requires_grad_(False)  # the gradient passes through it to the fake
-    judged = discriminator(fake, drawn)
+    judged = discriminator(fake, view)
     weights = {"adversarial": config.adversarial, "feature_matching": config.feature_matching}
     values = {
         "adversarial": adversarial_loss(judged),
@@ -218,9 +218,10 @@ def latent_figures(posterior: Posterior) -> dict[str, Tensor]:
 
 def _draws(
     fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
-) -> tuple[Tensor, list[int], torch.Generator]:
-    """The randomness of one forward pass: posterior noise, discriminator scales, and what draws
-    the objective's resolutions. The last two are the same in every pass of a step, on every rank.
+) -> tuple[Tensor, View | None, torch.Generator]:
+    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
+    draws the objective's resolutions. The last two are the same in all passes of a step, on all
+    ranks.
     """
     count, total = len(audio), stage.crops(fabric.world_size)
     share = Share(
@@ -230,10 +231,11 @@ def _draws(
     noise = posterior_noise(
         config.seed, state.step, share, config.model.latent_channels, frames, audio.device
     )
-    drawn = []
+    view = None
     if stage.adversarial:
-        drawn = state.discriminator.draw(step_generator(config.seed, state.step, 2))
-    return noise, drawn, step_generator(config.seed, state.step, 1)
+        chance = step_generator(config.seed, state.step, 2)
+        view = state.discriminator.draw(audio.shape[2], chance)
+    return noise, view, step_generator(config.seed, state.step, 1)
 
 
 def _average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:

@@ -3,7 +3,7 @@
 ``build`` reads what ``earvae evaluate`` wrote and needs jinja2 and matplotlib (the eval extra).
 """
 
-from earvae.evaluation.report.build import build
+from earvae.evaluation.report.pages import build
 from earvae.evaluation.report.results import ReportError
 
 __all__ = ["ReportError", "build"]

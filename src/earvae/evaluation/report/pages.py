@@ -1,4 +1,4 @@
-"""From the folder of an evaluation to the folder of its report."""
+"""From the folder of an evaluation to the pages of its report."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
         if report.exists():
             shutil.rmtree(report)
         partial.rename(report)
-    except OSError as error:
-        raise ReportError(f"{report}: cannot be written: {error}") from None
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ReportError(f"{report}: cannot be made: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report / "index.html"
@@ -137,6 +137,8 @@ def _find_sound(version: Version, path: Path) -> None:
     try:
         if not path.is_file():
             raise ValueError("no audio for this track")
+        if not soundfile.info(str(path)).frames:
+            raise ValueError("no samples")
         peak = sound.peak_db(path)
     except (ValueError, soundfile.SoundFileError) as error:
         version.missing = version.missing or str(error)
@@ -242,7 +244,7 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
         failures=[result for result in results.results.values() if result.error],
         **common,
     )
-    (report / "index.html").write_text(index, "utf-8")
+    _write(report / "index.html", index)
     (report / "tracks").mkdir()
     for number, page in enumerate(pages):
         text = templates.get_template("track.html").render(
@@ -262,10 +264,15 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             data=_page_data(results, page),
             **common,
         )
-        (report / page.href).write_text(text, "utf-8")
+        _write(report / page.href, text)
     static = resources.files("earvae.evaluation.report") / "static"
     with resources.as_file(static) as folder:
         shutil.copytree(folder, report / "static", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _write(path: Path, text: str) -> None:
+    """Names of files may hold bytes that are no UTF-8; they are shown as question marks."""
+    path.write_text(text, "utf-8", errors="replace")
 
 
 def _templates() -> jinja2.Environment:
