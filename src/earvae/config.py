@@ -338,7 +338,9 @@ class TrainConfig(Config):
         "any source of EarVAE.from_pretrained, or `shipped`; none = from scratch",
     )
     seed: int = Field(0, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights; ours")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="of the averaged weights, once there are enough; ours"
+    )
     compile: bool = Field(False, description="torch.compile encoder, decoder and discriminator")
     linear_code_crops: int = Field(
         1_500, ge=1, description="training crops the compact model's linear code is fitted on"

@@ -552,18 +552,18 @@ def test_switching_is_exact_to_the_sample_and_without_a_gap(visit):
     start, samples = page.evaluate(
         """async () => {
           const { player, sounds } = earvae.page;
-          const context = new OfflineAudioContext(2, 44100, 44100);
+          const context = new OfflineAudioContext(2, 22050, 44100);
           player.context = context;
           player.output = context.createGain();
           player.output.connect(context.destination);
           player.heard = player.version = 1;
           player.start(1.0);
-          context.suspend(0.5).then(async () => { await player.select(2); context.resume(); });
+          context.suspend(0.25).then(async () => { await player.select(2); context.resume(); });
           const rendered = (await context.startRendering()).getChannelData(0);
           const [one, two] = [1, 2].map((version) => sounds.get(version).getChannelData(0));
           const begin = Math.round(player.deck.start * 44100);
           const rows = [];
-          for (let i = begin; i < 44100; i += 1) {
+          for (let i = begin; i < 22050; i += 1) {
             const at = 44100 + i - begin;
             rows.push([rendered[i], one[at], two[at]]);
           }
@@ -571,7 +571,7 @@ def test_switching_is_exact_to_the_sample_and_without_a_gap(visit):
         }"""
     )
     out, one, two = np.array(samples).T
-    switch = round(0.5 * RATE) - start
+    switch = round(0.25 * RATE) - start
     fade = round(0.01 * RATE)
     assert np.allclose(out[fade + 1 : switch - 128], one[fade + 1 : switch - 128], atol=1e-6)
     assert np.allclose(out[switch + fade + 256 :], two[switch + fade + 256 :], atol=1e-6)
@@ -583,6 +583,45 @@ def test_switching_is_exact_to_the_sample_and_without_a_gap(visit):
         np.abs(np.diff(np.median(weight[: len(weight) // 8 * 8].reshape(-1, 8), axis=1))).max()
         < 0.05
     )
+
+
+def test_sources_that_are_made_late_join_in_step(visit):
+    page = visit()
+    rows = page.evaluate(
+        """async () => {
+          const { player, sounds } = earvae.page;
+          const context = new OfflineAudioContext(2, 22050, 44100);
+          player.context = context;
+          player.output = context.createGain();
+          player.output.connect(context.destination);
+          player.heard = player.version = 1;
+          let clock = 0;
+          player.now = () => (clock += 0.007); // a machine that is slow
+          player.start(1.0);
+          const rendered = (await context.startRendering()).getChannelData(0);
+          const sound = sounds.get(1).getChannelData(0);
+          const begin = Math.round(player.deck.start * 44100);
+          const rows = [];
+          for (let i = begin; i < 22050; i += 1) rows.push([rendered[i], sound[44100 + i - begin]]);
+          return rows;
+        }"""
+    )
+    out, expected = np.array(rows)[round(0.3 * RATE) :].T
+    assert np.allclose(out, expected, atol=1e-6)
+
+
+def test_many_quick_jumps_leave_one_sound(visit):
+    page = visit()
+    page.keyboard.press("2")
+    page.keyboard.press(" ")
+    page.wait_for_function("earvae.page.player.playing")
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+        page.evaluate("earvae.page.player.seek(0.3)")
+    page.evaluate("earvae.page.player.setLoop({ start: 0.1, end: 2.9 })")
+    found = page.evaluate(LISTEN)
+    assert found["version"] == 1 and found["match"] > 0.99
+    assert abs(found["lag"]) / RATE < 0.05
 
 
 def test_seeking_looping_and_keys(visit):

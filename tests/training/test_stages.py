@@ -194,3 +194,22 @@ def test_mixed_precision_trains_both_sides_with_losses_in_float32(staged, tmp_pa
         assert mixed[2][name] != whole[2][name]
         assert mixed[2][name] == pytest.approx(whole[2][name], rel=0.1)
     assert all(w.dtype == torch.float32 for w in state_of(tmp_path / "bf16-mixed")["vae"].values())
+
+
+def test_the_average_is_even_at_first_and_exponential_later(recipe, tmp_path, monkeypatch):
+    """With decay 0.75, the first four updates count evenly, each later one a quarter."""
+    taken = []
+    original = training.train_step
+
+    def watched(*arguments):
+        figures = original(*arguments)
+        taken.append({k: v.detach().clone() for k, v in arguments[3].vae.named_parameters()})
+        return figures
+
+    monkeypatch.setattr(training, "train_step", watched)
+    start(recipe | {"ema_decay": 0.75, "validation": None}, tmp_path)
+    ema = state_of(tmp_path)["ema"]
+    shares = [0.25 * 0.75**2] * 4 + [0.25 * 0.75, 0.25]
+    for name in taken[0]:
+        expected = sum(s * weights[name] for s, weights in zip(shares, taken, strict=True))
+        torch.testing.assert_close(ema[name], expected, rtol=1e-5, atol=1e-7)

@@ -49,15 +49,16 @@ class State:
     pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
 
     def update_average(self, decay: float) -> None:
-        """Move the averaged weights towards the present ones; faster in the first steps.
+        """Take the present weights into the averaged ones, after an update of the generator.
 
-        The decay is at most (1 + n) / (10 + n) after n steps, as is customary, so that a run
-        from scratch does not carry its first weights along.
+        The first 1 / (1 - decay) updates are averaged evenly, later ones exponentially, so that
+        no run carries its first weights along.
         """
-        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        share = max(1 - decay, 1 / (1 + self.counters["generator_updates"]))
         with torch.no_grad():
             for average, weight in zip(self.ema.parameters(), self.vae.parameters(), strict=True):
                 average.lerp_(weight, share)
+        self.counters["generator_updates"] += 1
 
     def note_batch(self, batch: dict[str, Tensor]) -> None:
         """Count a batch's crops: where they came from, what was dropped and changed."""

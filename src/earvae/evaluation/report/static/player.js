@@ -8,6 +8,7 @@
   const earvae = (window.earvae = window.earvae || {});
   const FADE = 0.01;
   const LEAD = 0.03; // between asking for sound and its start: sources need notice to start together
+  const NOTICE = 0.01; // at the least
   const SEAM = 0.005; // a loop's end fades out, its start fades in
   const SHORTEST_LOOP = 0.1;
 
@@ -225,9 +226,13 @@
         source.loopStart = deck.loop.start;
         source.loopEnd = deck.loop.end;
       }
-      const begin = Math.max(deck.start, this.snap(this.now() + LEAD));
-      const audible = version === this.heard && begin === deck.start;
-      const fader = new Fader(this.context, audible ? this.level(version) : 0);
+      // The clock goes on while sources are made; one that is late joins where the others are.
+      const now = this.now();
+      const begin = now < deck.start - NOTICE ? deck.start : this.snap(now + LEAD);
+      const heard = version === this.heard ? this.level(version) : 0;
+      const late = begin > deck.start;
+      const fader = new Fader(this.context, late ? 0 : heard);
+      if (late && heard) fader.move(heard, begin, now);
       source.connect(fader.node);
       fader.node.connect(deck.fader.node);
       source.start(begin, this.snap(this.within(deck.offset + begin - deck.start, deck.loop)));
