@@ -156,10 +156,13 @@ def _page(output: Path) -> Path | None:
     try:
         from earvae.evaluation import report
 
-        return report.build(output)
     except ModuleNotFoundError as error:
         name = error.name
         typer.echo(
             f"no listening page: it needs the package {name}: pip install 'earvae[eval]'", err=True
         )
         return None
+    try:
+        return report.build(output)
+    except report.ReportError as error:
+        one_line(str(error))

@@ -60,7 +60,7 @@ def train(
     earvae train configs/smoke.yaml --run runs/smoke
     earvae train configs/finetune_published.yaml --run runs/mine
     torchrun --nproc-per-node 8 -m earvae.cli.main train configs/paper_44k.yaml \\
-        --run runs/paper --devices 8 --strategy ddp --precision bf16-mixed
+        -o runs/paper --devices 8 --strategy ddp --precision bf16-mixed
     tensorboard --logdir runs/smoke/logs
     earvae reconstruct song.flac -o out.wav --weights runs/smoke/ema
     """

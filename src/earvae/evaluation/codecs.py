@@ -54,6 +54,8 @@ class System(ABC):
     """Bit rate asked for, of codecs with a bitstream."""
     floats_per_second: float | None = None
     """Rate of continuous latents, of codecs that have them."""
+    sanity = False
+    """Whether it only shows what the metrics do: such rows are not ranked."""
 
     @property
     @abstractmethod
@@ -95,6 +97,8 @@ def resampled(audio: Tensor, source_rate: int, target_rate: int, samples: int | 
 class Identity(Codec):
     """The reference itself: what the metrics give at best."""
 
+    sanity = True
+
     def __init__(self, name: str = "identity") -> None:
         self.name, self.description = name, "the reference itself"
 
@@ -109,6 +113,8 @@ class Identity(Codec):
 class Flip(Codec):
     """Polarity of both channels flipped: inaudible, and no metric here should mind."""
 
+    sanity = True
+
     def __init__(self, name: str = "flip") -> None:
         self.name, self.description = name, "the reference with its polarity flipped"
 
@@ -122,6 +128,8 @@ class Flip(Codec):
 
 class Mono(Codec):
     """Both channels replaced by their mean: Mid is kept, Side is lost."""
+
+    sanity = True
 
     def __init__(self, name: str = "mono") -> None:
         self.name, self.description = name, "the reference folded down to mono"

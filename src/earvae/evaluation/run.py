@@ -249,7 +249,7 @@ def _settings(span: Span) -> dict:
 
 
 def _about(system: System) -> dict:
-    names = ("name", "description", "parameters", "kbps", "floats_per_second")
+    names = ("name", "description", "parameters", "kbps", "floats_per_second", "sanity")
     return {name: getattr(system, name) for name in names}
 
 

@@ -146,7 +146,8 @@
 
     setUp() {
       const first = by('abx-b');
-      const chosen = this.player.version || Number(first.options[Math.min(1, first.options.length - 1)].value);
+      const other = first.options[Math.min(1, first.options.length - 1)];
+      const chosen = this.player.version || Number(other.value);
       by('abx-a').value = '0';
       by('abx-b').value = String(chosen);
       this.test = null;
@@ -189,7 +190,7 @@
       this.view('abx-trial');
       this.hear('A');
       this.showTrial();
-      document.querySelector('[data-listen="A"]').focus();
+      by('abx-trial').focus(); // and Space plays
     }
 
     hear(which) {
