@@ -213,3 +213,13 @@ def test_the_average_is_even_at_first_and_exponential_later(recipe, tmp_path, mo
     for name in taken[0]:
         expected = sum(s * weights[name] for s, weights in zip(shares, taken, strict=True))
         torch.testing.assert_close(ema[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_generators_schedule_begins_with_its_first_step(staged, tmp_path):
+    """Two steps of the discriminator alone, then a warm-up of two."""
+    adversarial = staged["stages"][1] | {"optimiser": {"learning_rate": 1.0, "warmup_steps": 2}}
+    start(staged | {"stages": [adversarial]}, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate/generator"] for line in lines]
+    assert rates[2:4] == [0.5, 1.0]
+    assert lines[0]["learning_rate/discriminator"] == pytest.approx(1e-3)

@@ -1,9 +1,9 @@
 """One training step: the functions a reader looks for first.
 
-``train_step`` tells it from top to bottom: the fake is computed once; the discriminator learns
-from its detached copy (``discriminator_pass``), the generator from the fake itself
-(``generator_pass``). Both gradients are taken at the same weights, then both sides are updated,
-so that a step of several forward passes equals one of a larger batch.
+``one_pass`` tells it from top to bottom: the fake is computed once; the discriminator learns from
+its detached copy (``discriminator_pass``), the generator from the fake itself
+(``generator_pass``). Both gradients are taken at the same weights, then ``update`` moves both sides,
+so that a step of several passes equals one of a larger batch.
 """
 
 from __future__ import annotations
@@ -74,44 +74,56 @@ def train_step(
 
     A step in which any gradient is not finite changes nothing and is counted.
     """
-    stage = place.stage
-    set_optimiser(state.optimiser, stage.optimiser, place.done, stage.steps)
-    if stage.adversarial:
-        only = stage.adversarial.optimiser
-        set_optimiser(state.discriminator_optimiser, only, place.done, stage.steps)
-    figures: list[dict[str, Tensor]] = []
-    for turn in range(stage.accumulate):
-        batch = next(batches)
-        audio = batch["audio"]
-        state.note_batch(batch)
-        noise, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
-        last = turn == stage.accumulate - 1
-        with fabric.no_backward_sync(state.module, enabled=not last):
-            with torch.set_grad_enabled(place.trains_generator):
-                fake, posterior = state.module(audio, noise)
-            values = latent_figures(posterior)
-            real: list[Judgement] = []
+    set_learning_rates(state, place)
+    passes = [
+        one_pass(fabric, config, place, state, objective, next(batches), turn)
+        for turn in range(place.stage.accumulate)
+    ]
+    means = {name: torch.stack([p[name] for p in passes]).mean().item() for name in passes[0]}
+    return means | update(fabric, config, place, state)
+
+
+def one_pass(
+    fabric: Fabric,
+    config: TrainConfig,
+    place: Place,
+    state: State,
+    objective: PerceptualLoss,
+    batch: dict[str, Tensor],
+    turn: int,
+) -> dict[str, Tensor]:
+    """Forward and backward on batch number ``turn`` of a step: gradients pile up, nothing moves.
+
+    Returns the figures to log, scalars.
+    """
+    stage, audio = place.stage, batch["audio"]
+    state.note_batch(batch)
+    noise, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
+    figures: dict[str, Tensor] = {}
+    with fabric.no_backward_sync(state.module, enabled=turn < stage.accumulate - 1):
+        with torch.set_grad_enabled(place.trains_generator):
+            fake, posterior = state.module(audio, noise)  # [batch, 2, samples]
+        figures |= latent_figures(posterior)
+        real: list[Judgement] = []
+        if stage.adversarial:
+            with fabric.autocast():
+                own, real = discriminator_pass(state.discriminator, audio, fake, view)
+            (own.total / stage.accumulate).backward()
+            figures |= {f"discriminator/{name}": v for name, v in own._asdict().items()}
+        if place.trains_generator:
+            terms = objective(
+                fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions
+            )
             if stage.adversarial:
                 with fabric.autocast():
-                    terms, real = discriminator_pass(state.discriminator, audio, fake, view)
-                (terms.total / stage.accumulate).backward()
-                values |= {f"discriminator/{k}": v for k, v in terms._asdict().items()}
-            if place.trains_generator:
-                terms = objective(
-                    fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions
-                )
-                if stage.adversarial:
-                    with fabric.autocast():
-                        terms = generator_pass(
-                            state.discriminator, stage.adversarial, terms, real, fake, view
-                        )
-                fabric.backward(terms.total / stage.accumulate)
-                values |= {"loss/total": terms.total}
-                values |= {f"raw/{name}": value for name, value in terms.terms.items()}
-                values |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
-        figures.append({name: value.detach().float() for name, value in values.items()})
-    means = {k: float(torch.stack([f[k] for f in figures]).mean()) for k in figures[0]}
-    return means | update(fabric, config, place, state)
+                    terms = generator_pass(
+                        state.discriminator, stage.adversarial, terms, real, fake, view
+                    )
+            fabric.backward(terms.total / stage.accumulate)
+            figures["loss/total"] = terms.total
+            figures |= {f"raw/{name}": value for name, value in terms.terms.items()}
+            figures |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
+    return {name: value.detach().float() for name, value in figures.items()}
 
 
 def discriminator_pass(
@@ -198,10 +210,19 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.learning_rate * fraction
 
 
-def set_optimiser(
-    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
-) -> None:
-    """Give an optimiser the settings that its config has for ``step`` of ``steps``."""
+def set_learning_rates(state: State, place: Place) -> None:
+    """Give both optimisers what the stage's config has for this step.
+
+    The generator's schedule begins with its first step, after those of the discriminator alone.
+    """
+    stage = place.stage
+    alone = stage.adversarial.discriminator_only_steps if stage.adversarial else 0
+    _set(state.optimiser, stage.optimiser, max(0, place.done - alone), stage.steps - alone)
+    if stage.adversarial:
+        _set(state.discriminator_optimiser, stage.adversarial.optimiser, place.done, stage.steps)
+
+
+def _set(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int) -> None:
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(config, step, steps)
         group["betas"] = config.betas
