@@ -2,8 +2,8 @@
 
 ``one_pass`` tells it from top to bottom: the fake is computed once; the discriminator learns from
 its detached copy (``discriminator_pass``), the generator from the fake itself
-(``generator_pass``). Both gradients are taken at the same weights, then ``update`` moves both sides,
-so that a step of several passes equals one of a larger batch.
+(``generator_pass``). Both gradients are taken at the same weights, then ``update`` moves both
+sides, so that a step of several passes equals one of a larger batch.
 """
 
 from __future__ import annotations
