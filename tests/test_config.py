@@ -88,7 +88,8 @@ def test_the_paper_configuration_has_the_papers_hop():
 def test_the_recipes_in_the_repository_are_valid():
     from pathlib import Path
 
-    recipes = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-    assert recipes
+    root = Path(__file__).parent.parent
+    recipes = sorted(p for name in ("configs", "experiments") for p in (root / name).rglob("*.yaml"))
+    assert len(recipes) > 5
     for path in recipes:
         read(TrainConfig, path)
