@@ -89,7 +89,9 @@ def test_the_recipes_in_the_repository_are_valid():
     from pathlib import Path
 
     root = Path(__file__).parent.parent
-    recipes = sorted(p for name in ("configs", "experiments") for p in (root / name).rglob("*.yaml"))
+    recipes = sorted(
+        p for name in ("configs", "experiments") for p in (root / name).rglob("*.yaml")
+    )
     assert len(recipes) > 5
     for path in recipes:
         read(TrainConfig, path)
