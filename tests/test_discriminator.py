@@ -17,14 +17,18 @@ RATE = 44_100
 CROP = 8_192
 
 
-@pytest.fixture(scope="module")
-def crops():
+def all_crops():
     """About fifty crops of the shipped clips, [crops, 2, samples]."""
     found = []
     for path in sorted(CLIPS.glob("*.flac")):
         audio = soundfile.read(path, dtype="float32")[0].T
         found += [audio[:, i : i + CROP] for i in range(0, audio.shape[1] - CROP, 4 * CROP)]
     return torch.from_numpy(np.stack(found))
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return all_crops()
 
 
 def low_passed(audio):
