@@ -17,7 +17,8 @@ STEPS = 20  # through the switch to the adversarial stage at step 8
 def recipe_of(staged: dict, batch_size: int) -> dict:
     data = staged["data"] | {"batch_size": batch_size, "workers": 1}
     warm_up, adversarial, _ = staged["stages"]
-    stages = [warm_up | {"steps": 8}, adversarial | {"steps": STEPS - 8}]
+    adversarial = adversarial | {"steps": STEPS - 8, "freeze": ["encoder"]}
+    stages = [warm_up | {"steps": 8}, adversarial]
     # Adam enlarges the rounding of small gradients; gentle steps keep it small
     optimiser = {"warmup_steps": 0, "learning_rate": 1e-4}
     return staged | {"data": data, "stages": stages, "optimiser": optimiser}
