@@ -41,9 +41,10 @@ def main() -> None:
     soundfile.write(wav, decoded.T.numpy(), vae.sample_rate, subtype="FLOAT")
     soundfile.write(original, audio.T.numpy(), vae.sample_rate, subtype="FLOAT")
     picture = spectrogram_comparison(
-        np.asarray(audio), np.asarray(decoded), vae.sample_rate,
+        {"original": np.asarray(audio), "reconstruction": np.asarray(decoded)},
+        vae.sample_rate,
         arguments.output / "spectrogram.png",
-    )  # fmt: skip
+    )
 
     seconds = audio.shape[1] / vae.sample_rate
     frames = -(-audio.shape[1] // vae.hop_length)

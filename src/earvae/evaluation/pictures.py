@@ -19,21 +19,20 @@ def spectrogram_db(audio: np.ndarray, length: int = 4096) -> np.ndarray:
     return 20 * np.log10(np.abs(spectrum) * 2 / window.sum() + 1e-10)
 
 
-def spectrogram_comparison(
-    original: np.ndarray, reconstruction: np.ndarray, sample_rate: int, path: Path
-) -> Path:
-    """Write a picture of Mid and Side of both signals, ``[2, samples]`` each, and return its path.
+def spectrogram_comparison(signals: dict[str, np.ndarray], sample_rate: int, path: Path) -> Path:
+    """Write a picture of Mid and Side of several signals, ``[2, samples]`` each; its path.
 
-    Left original, right reconstruction, one colour scale for all.
+    One column a signal, under its name, and one colour scale for all.
     """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(12, 6), sharex=True, sharey=True)
-    columns = {"original": original, "reconstruction": reconstruction}
-    for column, (title, audio) in enumerate(columns.items()):
+    figure, axes = pyplot.subplots(
+        2, len(signals), figsize=(6 * len(signals), 6), sharex=True, sharey=True, squeeze=False
+    )
+    for column, (title, audio) in enumerate(signals.items()):
         mid, side = (audio[0] + audio[1]) / np.sqrt(2), (audio[0] - audio[1]) / np.sqrt(2)
         for row, (name, signal) in enumerate({"Mid": mid, "Side": side}.items()):
             image = axes[row, column].imshow(
