@@ -1,0 +1,186 @@
+"""The runner alone: one file, no torch, the same files in and out as the package's verbs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from small_models import noise
+
+pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")
+
+from earvae import codec, files  # noqa: E402
+from earvae.audio import output_format  # noqa: E402
+from earvae.export import runner as runner_module  # noqa: E402
+
+WITHOUT_TORCH = """
+import runpy, sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "earvae", "safetensors", "soxr", "onnx"):
+            raise ModuleNotFoundError(f"{name} is blocked here", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def write(path: Path, samples: int, rate: int = 44_100, channels: int = 2) -> np.ndarray:
+    audio = noise(samples)[0, :channels].numpy()
+    soundfile.write(path, audio.T, rate, subtype="FLOAT")
+    return audio
+
+
+def read(path: Path) -> np.ndarray:
+    return soundfile.read(path, dtype="float32", always_2d=True)[0].T
+
+
+def run(*arguments) -> int:
+    return runner_module.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tiny(exported):
+    """Model, runner and folder of a small model that decodes with a transformer."""
+    return exported("tiny44k")
+
+
+def test_one_copied_file_runs_where_torch_cannot_be_imported(tiny, tmp_path):
+    vae, _, folder = tiny
+    audio = write(tmp_path / "in.wav", 30_001)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", WITHOUT_TORCH, folder / "runner.py", "reconstruct",
+         "in.wav", "out.wav", "--threads", "1", "--chunk-seconds", "0.3"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("out.wav: 30001 samples, 0.68 s, peak ")
+    expected = codec.reconstruct(vae, noise(30_001)).numpy()[0]
+    assert audio.shape == expected.shape
+    assert np.abs(read(tmp_path / "out.wav") - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_module_imports_without_torch():
+    code = "import sys, earvae.export.runner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_latents_of_the_runner_are_those_of_earvae_encode(tiny, tmp_path):
+    vae, _, folder = tiny
+    write(tmp_path / "in.wav", 30_001)
+    assert run("encode", tmp_path / "in.wav", tmp_path / "a.safetensors", "--model", folder) == 0
+    files.encode_file(vae, tmp_path / "in.wav", tmp_path / "b.safetensors", vae.identity)
+    ours, theirs = (files.inspect_encoded(tmp_path / f"{x}.safetensors") for x in "ab")
+    assert {**vars(ours), "path": None} == {**vars(theirs), "path": None}
+    (a, _), (b, _) = (runner_module.read_latents(tmp_path / f"{x}.safetensors") for x in "ab")
+    assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_each_decodes_what_the_other_encoded(tiny, tmp_path, channels, half):
+    vae, _, folder = tiny
+    source, latents = tmp_path / "in.wav", tmp_path / "l.safetensors"
+    write(source, 12_345, channels=channels)
+    if half:
+        files.encode_file(vae, source, latents, vae.identity, half=True)
+    else:
+        run("encode", source, latents, "--model", folder)
+    assert run("decode", latents, tmp_path / "a.wav", "--model", folder) == 0
+    form = output_format(".wav", None, None)
+    files.decode_file(vae, latents, tmp_path / "b.wav", form, vae.identity)
+    a, b = read(tmp_path / "a.wav"), read(tmp_path / "b.wav")
+    assert a.shape == b.shape == (channels, 12_345)
+    assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
+
+
+def test_formats_are_those_of_the_package():
+    assert (runner_module.LATENT_FORMAT, runner_module.LATENT_FORMAT_VERSION) == (
+        files.FORMAT,
+        files.FORMAT_VERSION,
+    )
+    assert runner_module.CHUNK_FRAMES == codec.CHUNK_FRAMES
+
+
+def test_mono_stays_mono_unless_asked(tiny, tmp_path):
+    vae, _, folder = tiny
+    mono = write(tmp_path / "in.wav", 5000, channels=1)
+    for out, options in (("mono.wav", []), ("stereo.wav", ["--stereo"])):
+        run("reconstruct", tmp_path / "in.wav", tmp_path / out, "--model", folder, *options)
+    stereo = read(tmp_path / "stereo.wav")
+    assert stereo.shape == (2, 5000)
+    assert np.allclose(read(tmp_path / "mono.wav")[0], stereo.mean(axis=0), atol=1e-6)
+    expected = codec.reconstruct(vae, noise(5000)[:, :1].repeat(1, 2, 1)).numpy()[0]
+    assert mono.shape == (1, 5000)
+    assert np.abs(stereo - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_info_prints_the_metadata(tiny, capsys):
+    vae, _, folder = tiny
+    assert run("info", "--model", folder) == 0
+    assert f"model: {vae.identity}" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "target", "message"),
+    [
+        (lambda p: write(p, 100, rate=48_000), "out.wav", "is at 48000 Hz, the model at 44100"),
+        (lambda p: write(p, 0), "out.wav", "no audio samples"),
+        (lambda p: p.write_bytes(b"not sound"), "out.wav", "cannot be read"),
+        (lambda p: None, "out.wav", "no such file"),
+        (lambda p: write(p, 100), "out.flac", "integer formats cut off"),
+        (lambda p: write(p, 100), "absent/out.wav", "cannot be written"),
+        (
+            lambda p: soundfile.write(p, np.zeros((9, 3)), 44_100),
+            "out.wav",
+            "has 3 channels",
+        ),
+        (
+            lambda p: soundfile.write(p, np.full((9, 2), np.nan), 44_100, subtype="FLOAT"),
+            "out.wav",
+            "NaN",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+    tiny, tmp_path, capsys, make, target, message
+):
+    source = tmp_path / "in.wav"
+    make(source)
+    before = sorted(tmp_path.iterdir())
+    assert run("reconstruct", source, tmp_path / target, "--model", tiny[2]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_latents_of_another_model_need_force(tiny, exported, tmp_path, capsys):
+    _, _, other = exported("tiny44k_no_transformer")
+    write(tmp_path / "in.wav", 3000)
+    latents, out = tmp_path / "l.safetensors", tmp_path / "out.wav"
+    run("encode", tmp_path / "in.wav", latents, "--model", other)
+    assert run("decode", latents, out, "--model", tiny[2]) == 1
+    assert "was encoded by model" in capsys.readouterr().err
+    assert run("decode", latents, out, "--model", tiny[2], "--force") == 0
+    assert read(out).shape == (2, 3000)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 40, 2000])
+def test_damaged_latents_are_refused(tiny, tmp_path, capsys, cut):
+    write(tmp_path / "in.wav", 30_000)
+    latents = tmp_path / "l.safetensors"
+    run("encode", tmp_path / "in.wav", latents, "--model", tiny[2])
+    latents.write_bytes(latents.read_bytes()[:cut])
+    assert run("decode", latents, tmp_path / "out.wav", "--model", tiny[2]) == 1
+    assert "l.safetensors: not a file of latents, or damaged" in capsys.readouterr().err
