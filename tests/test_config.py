@@ -54,6 +54,14 @@ def test_a_broken_file_is_named(tmp_path):
         read(TrainConfig, tmp_path / "a.json")
 
 
+def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read: No such file"):
+        read(TrainConfig, tmp_path / "nowhere.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="b.yaml: is not text in UTF-8"):
+        read(TrainConfig, tmp_path / "b.yaml")
+
+
 def test_configurations_survive_their_own_json():
     for config in (OobleckConfig(), SpectralConfig(width=16)):
         assert parse(ModelConfig, config.model_dump(mode="json"), "test") == config

@@ -121,7 +121,7 @@ def _encode_blocks(
     held = [F.pad(torch.cat(held, dim=2), (0, frames * hop - samples))]
     while done < frames:
         encode_until(min(done + chunk_frames, frames))
-    return Posterior(torch.cat(parameters, dim=2)), samples
+    return Posterior.of(vae.config, torch.cat(parameters, dim=2)), samples
 
 
 @torch.no_grad()

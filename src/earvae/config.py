@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 
 class ConfigError(ValueError):
@@ -45,6 +53,17 @@ class OobleckConfig(Config):
     multiples: tuple[int, ...] = (1, 2, 4, 8, 16)
     strides: tuple[int, ...] = (2, 4, 4, 4, 8)
     transformer: TransformerConfig | None = TransformerConfig()
+    shared_snake: bool = Field(
+        True,
+        description="a residual unit uses one activation in both places; in Stable Audio's layout "
+        "it has two",
+    )
+    std_floor: float = Field(
+        0.0,
+        ge=0,
+        description="added to the posterior's std, in place of the floor of its variance; 1e-4 in "
+        "Stable Audio's layout",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> OobleckConfig:
@@ -58,6 +77,15 @@ class OobleckConfig(Config):
         if self.transformer and self.latent_channels % self.transformer.head_channels:
             raise ValueError("transformer.head_channels must divide latent_channels")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_papers_conventions(self, write: Any) -> dict[str, Any]:
+        """Leave out what came with a second family: files and identities stay what they were."""
+        values = write(self)
+        for name in ("shared_snake", "std_floor"):
+            if values.get(name) == OobleckConfig.model_fields[name].default:
+                del values[name]
+        return values
 
     @property
     def hop_length(self) -> int:
@@ -414,11 +442,15 @@ def parse(kind: Any, values: Any, source: str) -> Any:
 
 
 def read(kind: Any, path: str | Path) -> Any:
-    """Read a YAML or JSON file as ``kind``. Raises ConfigError or OSError."""
+    """Read a YAML or JSON file as ``kind``. Raises ConfigError."""
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8") from None
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from None
     return parse(kind, values or {}, str(path))

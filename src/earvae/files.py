@@ -19,6 +19,8 @@ from torch import Tensor
 
 from earvae import audio, codec
 from earvae.audio import AudioFileError, AudioSource, OutputFormat
+from earvae.library.items import LibraryError
+from earvae.library.statistics import Statistics, beside, read
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
@@ -75,6 +77,8 @@ class EncodedInfo:
     model: str  # EarVAE.identity
     latents: str  # "mean" or "sample"
     seed: int | None
+    normalised: str | None = None  # digest of the statistics they were normalised by
+    segment: int | None = None  # of a track that was cut; None: a whole track
 
 
 def reconstruct_file(
@@ -196,11 +200,14 @@ def decode_file(
     force: bool = False,
     chunk_frames: int = codec.CHUNK_FRAMES,
     progress: Progress | None = None,
+    statistics: Statistics | None = None,
 ) -> Report:
     """Decode an encoded file into audio of the original rate, length and channels.
 
-    Raises AudioFileError, also for latents of another model (other than ``identity``) unless
-    ``force``.
+    Latents that say they are normalised are put back, by ``statistics`` or else by those found
+    beside the file. Others are put back only if ``statistics`` are given. Raises AudioFileError,
+    also, unless ``force``, for latents of another model (other than ``identity``) or statistics
+    other than those that normalised.
     """
     started = time.perf_counter()
     info = inspect_encoded(source)
@@ -216,6 +223,8 @@ def decode_file(
             "right one with --weights, or decode anyway with --force"
         )
     needed = codec.frames_for(vae, info.samples)
+    if info.segment is not None and info.frames == needed - 1:
+        needed -= 1  # the last samples of a segment may lean on the next one's first frame
     if info.frames < needed:
         raise AudioFileError(
             f"{source}: holds {info.frames} frames, {info.samples} samples need {needed}; "
@@ -225,6 +234,11 @@ def decode_file(
         latents = file.get_tensor("latents").float()
     if not torch.isfinite(latents).all():
         raise AudioFileError(f"{source}: holds NaN or infinity; encode it again")
+    statistics = _statistics_for(info, statistics, force)
+    if statistics is not None:
+        latents = torch.from_numpy(statistics.denormalise(latents.numpy()))
+    if needed < codec.frames_for(vae, info.samples):
+        latents = torch.cat([latents, latents[:, -1:]], dim=1)
     channels = 2 if stereo else info.channels
     total, rate = info.original_samples, info.original_rate
     blocks = _decode(
@@ -294,6 +308,8 @@ def inspect_encoded(path: str | Path) -> EncodedInfo:
             model=metadata["model"],
             latents=metadata["latents"],
             seed=int(metadata["seed"]) if "seed" in metadata else None,
+            normalised=metadata.get("normalised"),
+            segment=int(metadata["segment"]) if "segment" in metadata else None,
             **numbers,
         )
     except (KeyError, ValueError, IndexError) as error:
@@ -303,6 +319,36 @@ def inspect_encoded(path: str | Path) -> EncodedInfo:
     if min(numbers.values()) < 1 or info.channels > 2 or len(shape) != 2:
         raise AudioFileError(f"{path}: its metadata makes no sense; encode it again")
     return info
+
+
+def _statistics_for(
+    info: EncodedInfo, statistics: Statistics | None, force: bool
+) -> Statistics | None:
+    """What a file's latents are to be put back by. Raises AudioFileError."""
+    if info.normalised is not None and statistics is None:
+        found = beside(info.path)
+        if found is None:
+            raise AudioFileError(
+                f"{info.path}: is normalised, and there is no latent_stats.json beside it; name "
+                "that with --denormalise"
+            )
+        try:
+            statistics = read(found)
+        except LibraryError as error:
+            raise AudioFileError(f"{info.path}: is normalised, and {error}") from None
+    if statistics is None:
+        return None
+    if len(statistics.mean) != info.latent_channels:
+        raise AudioFileError(
+            f"{info.path}: holds {info.latent_channels} channels, the statistics "
+            f"{len(statistics.mean)}; give the right ones with --denormalise"
+        )
+    if info.normalised not in (None, statistics.digest) and not force:
+        raise AudioFileError(
+            f"{info.path}: was normalised by statistics {info.normalised}, these are "
+            f"{statistics.digest}; give the right ones with --denormalise, or use --force"
+        )
+    return statistics
 
 
 def _encode(

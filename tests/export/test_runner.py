@@ -184,3 +184,47 @@ def test_damaged_latents_are_refused(tiny, tmp_path, capsys, cut):
     latents.write_bytes(latents.read_bytes()[:cut])
     assert run("decode", latents, tmp_path / "out.wav", "--model", tiny[2]) == 1
     assert "l.safetensors: not a file of latents, or damaged" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- normalised latents
+
+
+@pytest.fixture
+def normalised(tiny, tmp_path):
+    """A latent file of mean 0 and deviation 1, its statistics, and the latents as they were."""
+    from earvae.library.statistics import Moments, Statistics
+
+    vae, _, folder = tiny
+    write(tmp_path / "in.wav", 30_000)
+    latents = tmp_path / "l.safetensors"
+    run("encode", tmp_path / "in.wav", latents, "--model", folder)
+    values, properties = runner_module.read_latents(latents)
+    statistics = Statistics(vae.identity, "mean", 1, Moments.of(values))
+    properties["normalised"] = statistics.digest
+    runner_module.write_latents(latents, statistics.normalise(values), properties)
+    return latents, statistics, values
+
+
+def test_normalised_latents_are_put_back_by_the_statistics_beside_them(
+    tiny, tmp_path, normalised, capsys
+):
+    vae, runner, folder = tiny
+    latents, statistics, values = normalised
+    assert run("decode", latents, tmp_path / "out.wav", "--model", folder) == 1
+    assert "is normalised, and there is no latent_stats.json beside it" in capsys.readouterr().err
+    (tmp_path / "latent_stats.json").write_text(statistics.to_json())
+    assert run("decode", latents, tmp_path / "out.wav", "--model", folder) == 0
+    expected = runner.decode(values[None], 30_000)[0]
+    assert np.abs(read(tmp_path / "out.wav") - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_other_statistics_are_refused(tiny, tmp_path, normalised, capsys):
+    latents, statistics, _ = normalised
+    other = tmp_path / "other.json"
+    other.write_text(statistics.to_json().replace(statistics.digest, "0" * 12))
+    arguments = ("decode", latents, tmp_path / "o.wav", "--model", tiny[2], "--denormalise", other)
+    assert run(*arguments) == 1
+    assert "the latents were normalised by" in capsys.readouterr().err
+    other.write_text("{}")
+    assert run(*arguments) == 1
+    assert "not statistics" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
-from earvae.config import ConfigError
+from earvae.config import ConfigError, TrainConfig
 from earvae.training import log
 from earvae.training import run as training
 from earvae.training import state as training_state
@@ -268,3 +268,14 @@ def test_the_state_that_failed_to_save_is_told_on_every_rank(tmp_path, monkeypat
 
     with pytest.raises(OSError, match=f"{tmp_path}: the checkpoint could not be written"):
         training_state.save(OneRank(), None, tmp_path, Counted())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strategy": "nonsense"}, {"devices": "two"}, {"accelerator": "abacus"}, {"devices": 0}],
+)
+def test_devices_and_strategies_that_do_not_exist_are_one_line(recipe, tmp_path, options):
+    with pytest.raises(ConfigError) as caught:
+        training.train(TrainConfig(**recipe), tmp_path, **{"accelerator": "cpu"} | options)
+    assert str(list(options.values())[0]) in str(caught.value)
+    assert "\n" not in str(caught.value)

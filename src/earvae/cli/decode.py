@@ -9,7 +9,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import Job, plan, run, to_one_file
-from earvae.cli.errors import finish
+from earvae.cli.errors import finish, one_line
 from earvae.cli.reconstruct import print_table
 
 if TYPE_CHECKING:
@@ -31,12 +31,27 @@ def decode(
     subtype: options.Subtype = None,
     clip: options.Clip = None,
     chunk_seconds: options.ChunkSeconds = 10.0,
+    denormalise: Annotated[
+        Path | None,
+        typer.Option(
+            "--denormalise",
+            metavar="STATS",
+            help="Multiply by the std and add the mean of this latent_stats.json (or of the one "
+            "in this folder). Default: latents that say they are normalised are put back by the "
+            "latent_stats.json beside or above them, others are left as they are.",
+        ),
+    ] = None,
 ) -> None:
     """Decode latents to audio, at the original's rate and of the original's length.
+
+    Files of `earvae encode --normalise` say that they are normalised, and are put back without
+    being asked. Latents that a diffusion model generated in normalised form and saved without
+    saying so need --denormalise; do not give it for files that are not normalised.
 
     \b
     earvae decode song.safetensors -o song.wav
     earvae decode latents/ -o decoded/
+    earvae decode generated/ -o heard/ --denormalise latents/latent_stats.json
     """
     if not inputs:
         options.usage_error("name at least one latent file or folder to read")
@@ -47,7 +62,13 @@ def decode(
     form = options.output_format(new_suffix, subtype, clip)
 
     from earvae.files import SUFFIX, decode_file
+    from earvae.library import statistics
+    from earvae.library.items import LibraryError
 
+    try:
+        stats = None if denormalise is None else statistics.read(denormalise)
+    except LibraryError as error:
+        one_line(str(error))
     planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
     vae = options.load_model(weights, config, sample_rate, device)
     identity = vae.identity
@@ -63,6 +84,7 @@ def decode(
             force=force,
             chunk_frames=options.chunk_frames(vae, chunk_seconds),
             progress=progress,
+            statistics=stats,
         )
 
     reports, failures = run(planned.jobs, work)

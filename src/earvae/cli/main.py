@@ -11,10 +11,12 @@ from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
 from earvae.cli.evaluate import evaluate
+from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.shards import shards
+from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
 
@@ -54,7 +56,8 @@ def earvae(
 
 
 VERBS = (
-    reconstruct, encode, decode, info, evaluate, thdn, train, export_weights, corpus, shards,
+    reconstruct, encode, decode, info, evaluate, thdn, train, export_weights, export, corpus,
+    shards, stats,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

@@ -19,15 +19,16 @@ class ResidualUnit(Chain):
     """Snake, dilated convolution, the same Snake, pointwise convolution; plus identity.
 
     ``[batch, channels, time]`` to the same. The activation is one module in two places, so a
-    state dict holds its parameters twice (``layers.0`` and ``layers.2``).
+    state dict holds its parameters twice (``layers.0`` and ``layers.2``). Without
+    ``shared_snake`` there are two, under these same names.
     """
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, shared_snake: bool = True) -> None:
         snake = SnakeBeta(channels)
         super().__init__(
             snake,
             WeightNormConv1d(channels, channels, 7, padding=3 * dilation, dilation=dilation),
-            snake,
+            snake if shared_snake else SnakeBeta(channels),
             WeightNormConv1d(channels, channels, 1),
         )
 
@@ -41,9 +42,11 @@ class EncoderBlock(Chain):
     ``[batch, in, time]`` to ``[batch, out, time / stride]``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool = True
+    ) -> None:
         super().__init__(
-            *(ResidualUnit(in_channels, dilation) for dilation in DILATIONS),
+            *(ResidualUnit(in_channels, dilation, shared_snake) for dilation in DILATIONS),
             SnakeBeta(in_channels),
             WeightNormConv1d(
                 in_channels, out_channels, 2 * stride, stride=stride, padding=(stride + 1) // 2
@@ -57,13 +60,15 @@ class DecoderBlock(Chain):
     ``[batch, in, time]`` to ``[batch, out, time · stride]``; one sample less for an odd stride.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool = True
+    ) -> None:
         super().__init__(
             SnakeBeta(in_channels),
             WeightNormConvTranspose1d(
                 in_channels, out_channels, 2 * stride, stride=stride, padding=(stride + 1) // 2
             ),
-            *(ResidualUnit(out_channels, dilation) for dilation in DILATIONS),
+            *(ResidualUnit(out_channels, dilation, shared_snake) for dilation in DILATIONS),
         )
 
 
@@ -83,7 +88,7 @@ class OobleckEncoder(Chain):
         super().__init__(
             WeightNormConv1d(config.audio_channels, widths[0], 7, padding=3),
             *(
-                EncoderBlock(narrow, wide, stride)
+                EncoderBlock(narrow, wide, stride, config.shared_snake)
                 for (narrow, wide), stride in zip(pairwise(widths), config.strides, strict=True)
             ),
             SnakeBeta(widths[-1]),
@@ -113,7 +118,7 @@ class OobleckDecoder(Chain):
         super().__init__(
             WeightNormConv1d(config.latent_channels, widths[0], 7, padding=3),
             *(
-                DecoderBlock(wide, narrow, stride)
+                DecoderBlock(wide, narrow, stride, config.shared_snake)
                 for (wide, narrow), stride in zip(pairwise(widths), strides, strict=True)
             ),
             SnakeBeta(widths[-1]),

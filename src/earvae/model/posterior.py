@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VARIANCE_FLOOR = 1e-6  # of the published model: var = std² + 1e-6
+VARIANCE_FLOOR = 1e-6  # of the published model: var = std² + 1e-6, where std has no floor itself
 
 
 class Posterior:
@@ -14,7 +14,8 @@ class Posterior:
 
     Args:
         parameters: ``[batch, 2·latent, frames]``; the first half of the channels is the mean,
-            the second half the scale, with std = softplus(scale).
+            the second half the scale, with std = softplus(scale) + ``std_floor``.
+        std_floor: of the model's configuration; 0 for the paper's.
 
     Attributes:
         parameters: as given.
@@ -22,7 +23,7 @@ class Posterior:
         std: ``[batch, latent, frames]``, positive.
     """
 
-    def __init__(self, parameters: Tensor) -> None:
+    def __init__(self, parameters: Tensor, std_floor: float = 0.0) -> None:
         if parameters.ndim != 3 or parameters.shape[1] % 2:
             raise ValueError(
                 "posterior parameters must be [batch, 2·latent, frames], "
@@ -30,12 +31,18 @@ class Posterior:
             )
         self.parameters = parameters
         self.mean, scale = parameters.chunk(2, dim=1)
-        self.std = F.softplus(scale)
+        self.std = F.softplus(scale) + std_floor
+        self._variance_floor = 0.0 if std_floor else VARIANCE_FLOOR
+
+    @classmethod
+    def of(cls, config: object, parameters: Tensor) -> Posterior:
+        """With the ``std_floor`` of a model's configuration; 0 where it has none."""
+        return cls(parameters, getattr(config, "std_floor", 0.0))
 
     @property
     def var(self) -> Tensor:
         """Variance as the KL divergence uses it, ``[batch, latent, frames]``."""
-        return self.std.square() + VARIANCE_FLOOR
+        return self.std.square() + self._variance_floor
 
     def mode(self) -> Tensor:
         """The most likely latents, ``[batch, latent, frames]``: the mean."""

@@ -1,8 +1,12 @@
-"""Published εar-VAE checkpoints: files in, our configuration and names out.
+"""Published checkpoints, εar-VAE's and Stable Audio's: files in, our configuration and names out.
 
 Published weights are a bare ``.pyt`` state dict with a JSON config next to it. In the wild they
 also come wrapped in a training checkpoint, prefixed by a parent module's name, in either of
 torch's weight-norm namings, with the norms folded in, as safetensors, and without their JSON.
+
+Checkpoints of stable-audio-tools' Oobleck autoencoders (Stable Audio Open's) have the same names
+and shapes, but two activations in a residual unit instead of one that is shared, another floor of
+the posterior, and no transformer. Their file may hold a whole diffusion model around it.
 """
 
 from __future__ import annotations
@@ -32,7 +36,18 @@ WRAPPERS = (
     "state_dict",
     "model",
 )  # keys that checkpoints nest the weights under
-KNOWN_SAMPLE_RATES = {1024: 44_100, 960: 48_000}  # of the published models, by total stride
+KNOWN_SAMPLE_RATES = {  # of published models, by total stride
+    1024: 44_100,  # εar-VAE
+    960: 48_000,
+    2048: 44_100,  # Stable Audio Open
+    1920: 48_000,  # ACE-Step 1.5, which has Stable Audio's layout
+}
+STABLE_AUDIO = {"shared_snake": False, "std_floor": 1e-4}  # the conventions of its layout
+AUTOENCODER_PREFIXES = (  # where stable-audio-tools keeps it in a larger file, best first
+    "pretransform.model.",
+    "autoencoder_ema.ema_model.",
+    "autoencoder.",
+)
 WEIGHT_NORM_NAMES = {
     ".parametrizations.weight.original0": ".weight_g",
     ".parametrizations.weight.original1": ".weight_v",
@@ -41,7 +56,7 @@ SHOWN = 4  # names in an error message
 
 
 class PublishedFormatError(ValueError):
-    """A file that is not a whole published εar-VAE; the message names the file and what differs."""
+    """A file that is not a whole published model; the message names the file and what differs."""
 
 
 def load_published(
@@ -52,9 +67,11 @@ def load_published(
     Args:
         weights: ``.safetensors``, or a PyTorch file (``.pyt``, ``.pt``, …), which is read without
             executing anything in it.
-        config_json: the published JSON config; None reads the architecture off the shapes.
-        sample_rate: Hz. None takes the JSON's, or the one that the total stride is known for:
-            1024 → 44 100, 960 → 48 000.
+        config_json: the published JSON config, εar-VAE's or stable-audio-tools'; None reads the
+            architecture off the shapes, and Stable Audio's conventions off residual units whose
+            two activations differ (without a transformer).
+        sample_rate: Hz. None takes the JSON's, or the one that the total stride is known for
+            (``KNOWN_SAMPLE_RATES``).
 
     Returns:
         The configuration, and float32 CPU tensors under exactly the published names
@@ -66,18 +83,32 @@ def load_published(
         OSError: a file that is missing or may not be read.
     """
     weights = Path(weights)
-    state = _with_our_names(_read_state(weights), weights)
+    state = with_our_names(_autoencoder_of(read_state(weights)), weights)
     if config_json is None:
         config = _infer_config(state, sample_rate, weights)
     else:
         config = _read_config(Path(config_json), sample_rate)
+        _fill_in(state, config, expected_shapes(config))
+        _check_agreement(config, Path(config_json), state, weights)
+    return config, complete(state, config, weights)
+
+
+def is_published_config(values: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is the config of a published autoencoder, or of a model with one."""
+    return {"encoder", "decoder"} <= values.keys() or {"model_type", "model"} <= values.keys()
+
+
+def complete(state: dict[str, Tensor], config: OobleckConfig, path: Path) -> dict[str, Tensor]:
+    """Exactly the tensors of ``config``, float32, in the published order, out of those of a file.
+
+    Adds constants and second names that files may leave out. Raises PublishedFormatError for
+    names that are missing or too many, other shapes, and values this architecture cannot hold.
+    """
     expected = expected_shapes(config)
     _fill_in(state, config, expected)
-    if config_json is not None:
-        _check_agreement(config, Path(config_json), state, weights)
-    _check_names(state, expected, weights)
-    _check_values(state, config, weights)
-    return config, {name: state[name] for name in expected}
+    _check_names(state, expected, path)
+    _check_values(state, config, path)
+    return {name: state[name] for name in expected}
 
 
 def expected_shapes(config: OobleckConfig) -> dict[str, torch.Size]:
@@ -111,8 +142,11 @@ def deduplicated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- reading weights
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, unwrapped from the dicts they are nested in."""
+def read_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, unwrapped from the dicts they are nested in.
+
+    Raises PublishedFormatError; nothing that a file may carry is executed.
+    """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -154,7 +188,23 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _with_our_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _autoencoder_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The autoencoder alone, of a file in which stable-audio-tools keeps it among other parts."""
+
+    def parts(prefix: str) -> tuple[str, ...]:
+        return tuple(f"{prefix}{part}." for part in ("transformers", "encoder", "decoder"))
+
+    for prefix in AUTOENCODER_PREFIXES:
+        if any(name.startswith(f"{prefix}encoder.layers.") for name in state):
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in state.items()
+                if name.startswith(parts(prefix))
+            }
+    return state
+
+
+def with_our_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Strip a prefix that all names share; bring weight normalisation to weight_g / weight_v."""
     starts = [
         re.search(r"(encoder|decoder|transformers)\.(layers|rotary_pos_emb)\.", name)
@@ -197,11 +247,15 @@ def _infer_config(
     if layout is None:
         return OobleckConfig()  # the check of the names will say what is missing
     rate = _sample_rate(math.prod(layout["strides"]), sample_rate, path)
-    return _parse(OobleckConfig, {**layout, "sample_rate": rate}, path)
+    two = layout["transformer"] is None and any(
+        not torch.equal(state[one], state[other]) for one, other in _unit_activations(state)
+    )
+    family = STABLE_AUDIO if two else {}
+    return _parse(OobleckConfig, {**layout, **family, "sample_rate": rate}, path)
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
-    """The architecture as far as shapes tell it: all fields of OobleckConfig but sample_rate.
+    """The architecture as far as shapes tell it: no sample rate, no conventions.
 
     Where one of encoder and decoder lacks a layer, its mirror image in the other speaks. None if
     both do, or if this is some other network.
@@ -278,6 +332,7 @@ class _Convolutions(_Published):
     strides: tuple[int, ...]
     latent_dim: int
     use_snake: Literal[True]
+    antialias_activation: Literal[False] = False
 
 
 class _EncoderConvolutions(_Convolutions):
@@ -292,10 +347,18 @@ class _DecoderConvolutions(_Convolutions):
 
 class _Encoder(_Published):
     config: _EncoderConvolutions
+    type: Literal["oobleck"] = "oobleck"
+    requires_grad: bool = True
 
 
 class _Decoder(_Published):
     config: _DecoderConvolutions
+    type: Literal["oobleck"] = "oobleck"
+    requires_grad: bool = True
+
+
+class _Bottleneck(_Published):
+    type: Literal["vae"]
 
 
 class _Attention(_Published):
@@ -314,6 +377,9 @@ class _PublishedConfig(BaseModel):
     encoder: _Encoder
     decoder: _Decoder
     transformer: _Transformer | None = None
+    bottleneck: _Bottleneck | None = None
+    soft_clip: Literal[False] = False
+    pretransform: None = None
     downsampling_ratio: int | None = None
     sample_rate: int | None = None
 
@@ -324,6 +390,9 @@ def _read_config(path: Path, sample_rate: int | None) -> OobleckConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
         raise PublishedFormatError(f"{path}: not readable as JSON: {error}") from None
+    family: dict[str, Any] = {}
+    if isinstance(values, dict) and isinstance(values.get("model"), dict):
+        values, family = _stable_audio_section(values), STABLE_AUDIO
     published: _PublishedConfig = _parse(_PublishedConfig, values, path)
     encoder, decoder = published.encoder.config, published.decoder.config
     hop = math.prod(encoder.strides)
@@ -352,8 +421,20 @@ def _read_config(path: Path, sample_rate: int | None) -> OobleckConfig:
             "depth": published.transformer.depth,
             "head_channels": published.transformer.config.dim_heads,
         },
+        **family,
     }
     return _parse(OobleckConfig, values, path)
+
+
+def _stable_audio_section(values: dict[str, Any]) -> dict[str, Any]:
+    """The autoencoder's part of a stable-audio-tools config, in the form of εar-VAE's JSON."""
+    section = values["model"]
+    if values.get("model_type") != "autoencoder":
+        pretransform = section.get("pretransform")
+        section = pretransform.get("config") if isinstance(pretransform, dict) else None
+    if not isinstance(section, dict):
+        return {}  # the check of the keys says what is missing
+    return {**section, "sample_rate": values.get("sample_rate")}
 
 
 def _parse(kind: type[BaseModel], values: Any, source: Path) -> Any:
@@ -387,7 +468,7 @@ def _fill_in(
         for name, buffer in LatentTransformer(config).named_buffers(prefix="transformers"):
             if not name.endswith("beta") or name.removesuffix("beta") + "gamma" in state:
                 state.setdefault(name, buffer)
-    for one, other in _shared_names(expected):
+    for one, other in _unit_activations(expected) if config.shared_snake else ():
         for present, absent in ((one, other), (other, one)):
             if present in state and absent not in state:
                 state[absent] = state[present]
@@ -423,11 +504,11 @@ def _check_values(state: dict[str, Tensor], config: OobleckConfig, path: Path) -
         state[name] = tensor.float()
         if not state[name].isfinite().all():
             raise PublishedFormatError(f"{path}: {name} holds NaN or infinity")
-    for one, other in _shared_names(state):
-        if not torch.equal(state[one], state[other]):
+    for one, other in _unit_activations(state):
+        if config.shared_snake and not torch.equal(state[one], state[other]):
             raise PublishedFormatError(
                 f"{path}: {one} and {other} differ; εar-VAE uses one activation in both places "
-                "(two are found in related architectures, such as Stable Audio Open's)"
+                "(Stable Audio's layout has two, and no transformer)"
             )
     if config.transformer is not None:
         ours = inverse_frequencies(config.transformer.head_channels)
@@ -439,8 +520,8 @@ def _check_values(state: dict[str, Tensor], config: OobleckConfig, path: Path) -
             )
 
 
-def _shared_names(names: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The two names of every Snake parameter that a residual unit uses twice."""
+def _unit_activations(names: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The names of each Snake parameter at the two places of a residual unit."""
     pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in names)
     return [(one, other) for one, other in pairs if one != other and other in names]
 

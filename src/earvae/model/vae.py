@@ -15,10 +15,16 @@ from torch import Tensor, nn
 
 from earvae import config as configs
 from earvae.config import ModelConfig, OobleckConfig
+from earvae.model.diffusers import is_diffusers_folder, load_diffusers
 from earvae.model.linear import LinearCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.posterior import Posterior
-from earvae.model.published import PublishedFormatError, deduplicated, load_published
+from earvae.model.published import (
+    PublishedFormatError,
+    deduplicated,
+    is_published_config,
+    load_published,
+)
 from earvae.model.spectral import SpectralDecoder, SpectralEncoder
 from earvae.model.transformer import LatentTransformer
 
@@ -87,7 +93,7 @@ class EarVAE(nn.Module):
         if audio.shape[2] == 0:
             raise ValueError("audio holds no samples")
         audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
-        return Posterior(self.encoder(audio))
+        return Posterior.of(self.config, self.encoder(audio))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Audio ``[batch, 2, frames·hop_length]`` of ``[batch, latent, frames]`` latents.
@@ -166,6 +172,7 @@ class EarVAE(nn.Module):
                 a published weight file (``.pyt``, ``.pt``, ``.safetensors``, …), its JSON
                 config beside it or not;
                 a folder that holds one weight file, with or without its JSON;
+                a folder of diffusers' AutoencoderOobleck, or a pipeline with it as ``vae``;
                 a Hugging Face hub id such as ``owner/name``;
                 None: the model that comes with the package.
             sample_rate: Hz, for published weights whose rate is not known from their stride.
@@ -199,6 +206,10 @@ class EarVAE(nn.Module):
                     f"{ours}: says {config.sample_rate} Hz, but {sample_rate} Hz was asked for"
                 )
             return cls(config)._load(load_file(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
+        for candidate in (folder, folder / "vae"):
+            if is_diffusers_folder(candidate):
+                config, state = load_diffusers(candidate, sample_rate)
+                return cls(config)._load(state, candidate)
         weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
         if len(weights) != 1:
             found = ", ".join(p.name for p in weights[:4]) or "none"
@@ -256,7 +267,7 @@ def _config_beside(weights: Path) -> Path | None:
     if weights.with_suffix(".json").is_file():
         return weights.with_suffix(".json")
     candidates = sorted(weights.parent.glob("*.json"))
-    usable = [path for path in candidates if {"encoder", "decoder"} <= _json(path).keys()]
+    usable = [path for path in candidates if is_published_config(_json(path))]
     return usable[0] if len(usable) == 1 else None
 
 

@@ -69,18 +69,24 @@ def train(
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
     TensorBoard events. Returns 0 when all steps are done, INTERRUPTED after SIGINT or SIGTERM (the
     state is saved first). Raises ConfigError when the folder holds a run of another
-    configuration, TrainingError when the run cannot go on.
+    configuration or the devices asked for are not there, TrainingError when the run cannot go on.
     """
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=chosen_strategy(strategy),
-        precision=precision,
-        loggers=list(loggers),
-    )
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=chosen_strategy(strategy),
+            precision=precision,
+            loggers=list(loggers),
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).split(". ")[0]
+        raise ConfigError(
+            f"device {accelerator}, devices {devices}, strategy {strategy}: {reason}"
+        ) from None
     fabric.launch()
     state = set_up(fabric, config, run_dir)
     return fit(fabric, config, run_dir, state)

@@ -1,0 +1,101 @@
+"""``earvae stats``: mean and standard deviation of latents by channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from earvae.cli import options
+from earvae.cli.errors import one_line
+
+
+def stats(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="LATENTS...",
+            show_default=False,
+            help="Latent files, shards, folders of them, or statistics to merge.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write. Default: latent_stats.json in the folder that is measured.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="This process, from 0. Default: torchrun, SLURM.")
+    ] = None,
+    world_size: Annotated[
+        int | None, typer.Option("--world-size", help="Processes in all, each with its --rank.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure latents: mean and standard deviation of every channel.
+
+    The result, latent_stats.json, is where diffusion code finds the numbers, and what
+    `earvae encode --normalise` and `earvae decode --denormalise` use. It holds `mean` and `std`
+    (of the population, over all true frames: padding does not count), `count` in frames, the
+    model's identity and, for latents with a `std` tensor, `sample_std`: the standard deviation
+    that samples of the posterior have. One entry at a time is in memory.
+
+    Several ranks write latent_stats.rank-R-of-W.json each; merge these by measuring them.
+    Latents that are normalised already are measured, but nothing is written.
+
+    \b
+    earvae stats latents/
+    earvae stats shards/ -o shards_stats.json
+    torchrun --nproc-per-node 8 -m earvae.cli.main stats latents/
+    earvae stats latents/latent_stats.rank-*.json -o latents/latent_stats.json
+    """
+    if not inputs:
+        options.usage_error("name at least one latent file, shard or folder")
+
+    from earvae.cli.library import progress_bar
+    from earvae.library import measure
+    from earvae.library.items import LibraryError
+    from earvae.library.ranks import find_rank
+    from earvae.library.replace import write_whole
+
+    target = output or measure.default_target(inputs)
+    try:
+        own = find_rank(rank, world_size)
+        paths = measure.find(inputs)
+        with progress_bar(len(paths[own.rank :: own.world]), "measuring") as progress:
+            found, normalised = measure.measure(paths, own, progress)
+        if target is not None and own.world > 1:
+            target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
+        if target is not None and not normalised:
+            write_whole(target, found.to_json().encode())
+    except LibraryError as error:
+        one_line(str(error))
+    if as_json:
+        typer.echo(found.to_json(), nl=False)
+    else:
+        _table(found)
+    if normalised:
+        typer.echo("these latents are normalised; nothing was written")
+    elif target is None:
+        typer.echo("not written: say where with -o FILE", err=True)
+    elif not as_json:
+        typer.echo(f"written: {target}")
+
+
+def _table(found) -> None:
+    from rich.table import Table
+
+    from earvae.cli.batch import stdout
+
+    table = Table(title=f"{found.entries} entries, {found.moments.count} frames, {found.latents} "
+                        f"of model {found.model}")  # fmt: skip
+    for name in ("channel", "mean", "std"):
+        table.add_column(name, justify="right")
+    for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True)):
+        table.add_row(str(channel), f"{mean:.4f}", f"{std:.4f}")
+    stdout().print(table)

@@ -1,0 +1,112 @@
+"""A model as a folder that Hugging Face diffusers' ``AutoencoderOobleck.from_pretrained`` loads.
+
+Needs nothing of diffusers itself. ``EarVAE.from_pretrained`` reads the folder back, exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from earvae.config import OobleckConfig
+from earvae.model.diffusers import (
+    CLASS_NAME,
+    CONFIG_NAME,
+    OUR_CONFIG,
+    WEIGHTS_NAME,
+    DiffusersConfig,
+    their_name,
+)
+from earvae.model.published import STABLE_AUDIO
+from earvae.model.vae import EarVAE
+
+FIRST_VERSION = "0.30.0"  # of diffusers with this class
+
+
+class NotConvertibleError(ValueError):
+    """A model that an AutoencoderOobleck cannot be; the message says what it has no place for."""
+
+
+def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
+    """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``.
+
+    An activation that a residual unit shares is written twice, since theirs has two. Weight norm
+    stays unfolded, as theirs does. Each file is written under a temporary name and renamed.
+
+    Returns:
+        What differs there, a line each; empty if nothing does.
+
+    Raises:
+        NotConvertibleError: the compact architecture, a transformer, or an encoder whose first
+            width is not twice the latent channels.
+        OSError: the folder cannot be written.
+    """
+    config = vae.config
+    _check(vae)
+    blocks = len(config.strides)
+    tensors = {}
+    for name, tensor in vae.state_dict().items():
+        if name.endswith((".alpha", ".beta")):
+            tensor = tensor[None, :, None]  # theirs are [1, channels, 1]
+        tensors[their_name(name, blocks)] = tensor.detach().cpu().clone().contiguous()
+    words = DiffusersConfig.of(config).model_dump(mode="json")
+    words = {"_class_name": CLASS_NAME, "_diffusers_version": FIRST_VERSION, **words}
+    notes = {"format": "pt", OUR_CONFIG: config.model_dump_json()}
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        save_file(tensors, Path(temporary) / WEIGHTS_NAME, notes)
+        text = json.dumps(words, indent=2) + "\n"
+        (Path(temporary) / CONFIG_NAME).write_text(text, encoding="utf-8")
+        for name in (WEIGHTS_NAME, CONFIG_NAME):
+            (Path(temporary) / name).chmod(0o644)
+            os.replace(Path(temporary) / name, folder / name)
+    return _differences(config)
+
+
+def _check(vae: EarVAE) -> None:
+    """Refuse what has no place in an AutoencoderOobleck."""
+    config = vae.config
+    if not isinstance(config, OobleckConfig):
+        raise NotConvertibleError(
+            f"the model's architecture is {config.architecture!r}: AutoencoderOobleck is the "
+            "paper's convolutional one, and has no place for transform frames"
+        )
+    if config.transformer is not None:
+        raise NotConvertibleError(
+            f"the model decodes with a transformer of {config.transformer.depth} blocks ahead of "
+            "its convolutions: AutoencoderOobleck has no place for it, and without it the "
+            "decoder would get latents it was not trained on"
+        )
+    if config.channels != 2 * config.latent_channels:
+        raise NotConvertibleError(
+            f"the model has channels = {config.channels} and latent_channels = "
+            f"{config.latent_channels}: AutoencoderOobleck's encoder puts out as many channels as "
+            "its first width, which therefore must be twice the latents'"
+        )
+
+
+def _differences(config: OobleckConfig) -> list[str]:
+    """What an AutoencoderOobleck does otherwise."""
+    notes = []
+    theirs = STABLE_AUDIO["std_floor"]
+    if config.std_floor != theirs:
+        notes.append(
+            f"diffusers adds {theirs:g} to the posterior's std, here it is {config.std_floor:g}: "
+            "the mean is the same, a sample differs by that much noise"
+        )
+    if config.shared_snake:
+        notes.append(
+            "diffusers has two activations in a residual unit where this model has one: they are "
+            "written equal, and training there can part them"
+        )
+    if any(stride % 2 for stride in config.strides):
+        notes.append(
+            "odd strides: diffusers' decoder ends short of whole frames, as the published one does"
+        )
+    return notes

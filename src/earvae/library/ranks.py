@@ -1,0 +1,83 @@
+"""Which part of a job this process does: from options, torchrun or SLURM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from earvae.library.items import LibraryError
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Process ``rank`` (from 0) of ``world``; ``origin`` says who said so, empty if nobody."""
+
+    rank: int = 0
+    world: int = 1
+    origin: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rank}-of-{self.world}"
+
+    def takes(self, number: int) -> bool:
+        """Whether the thing of this number is this rank's."""
+        return number % self.world == self.rank
+
+
+def find_rank(
+    rank: int | None = None, world: int | None = None, environment: Mapping[str, str] = os.environ
+) -> Rank:
+    """The options if given, else torchrun's RANK and WORLD_SIZE, else SLURM's, else rank 0 of 1.
+
+    SLURM: the index in an array (SLURM_ARRAY_TASK_ID of SLURM_ARRAY_TASK_COUNT), the task that
+    ``srun`` started (SLURM_PROCID of SLURM_NTASKS), or both together. The tasks of an allocation
+    count only below ``srun`` (SLURM_STEP_ID is set there): a batch script that runs the command
+    itself runs it once. Raises LibraryError for options or an array that make no sense.
+    """
+    if rank is not None or world is not None:
+        if rank is None or world is None:
+            raise LibraryError("--rank and --world-size belong together; give both")
+        return _checked(rank, world, "options")
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return _checked(int(environment["RANK"]), int(environment["WORLD_SIZE"]), "torchrun")
+    index, arrays = _array(environment)
+    task, tasks = 0, 1
+    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        task = int(environment["SLURM_PROCID"])
+        tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", 1))
+    if arrays * tasks == 1:
+        return Rank()
+    return _checked(index * tasks + task, arrays * tasks, "SLURM")
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number on its machine, for the choice of a GPU."""
+    if "LOCAL_RANK" in environment:
+        return int(environment["LOCAL_RANK"])
+    if "SLURM_STEP_ID" in environment:
+        return int(environment.get("SLURM_LOCALID", 0))
+    return 0
+
+
+def _array(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Index and size of a SLURM array; (0, 1) where there is none."""
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return 0, 1
+    own = int(environment["SLURM_ARRAY_TASK_ID"])
+    first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
+    last = int(environment.get("SLURM_ARRAY_TASK_MAX", own))
+    count = int(environment.get("SLURM_ARRAY_TASK_COUNT", last - first + 1))
+    step = max(1, (last - first) // max(1, count - 1))
+    if first + step * (count - 1) != last or (own - first) % step:
+        raise LibraryError(
+            "the indices of this SLURM array are not evenly spaced, so they say no rank; use "
+            "--array=0-N, or give --rank and --world-size"
+        )
+    return (own - first) // step, count
+
+
+def _checked(rank: int, world: int, origin: str) -> Rank:
+    if not 0 <= rank < world:
+        raise LibraryError(f"rank {rank} of {world} ({origin}): ranks count from 0 to {world - 1}")
+    return Rank(rank, world, origin)

@@ -1,0 +1,89 @@
+"""What decides the content of encoded files, and the record of it in the output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from earvae.library.items import LibraryError
+from earvae.library.replace import Staging
+
+RECORD = "library.json"
+FORMAT = "earvae-library"
+VERSION = 1
+
+Store = Literal["mean", "mean+std", "sample"]
+Payload = Literal["safetensors", "npy"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the audio that latents depend on beyond float rounding, and their layout.
+
+    Not in here, because they only move the last bits: device, threads, batches, chunks.
+    """
+
+    model: str  # EarVAE.identity
+    sample_rate: int  # Hz, of the model
+    hop_length: int  # samples per latent frame
+    latent_channels: int
+    store: Store = "mean"
+    seed: int | None = None  # of the sample
+    half: bool = False  # float16 instead of float32
+    downmix: bool = False
+    segment_frames: int | None = None  # None: a track is one entry
+    normalised: str | None = None  # digest of the statistics
+    payload: Payload = "safetensors"
+    shard_items: int | None = None  # files that share a shard; None: no shards
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change with any field."""
+        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = False) -> None:
+    """Record the settings in ``folder``, or find that they are those recorded there.
+
+    With ``replace``, others are overwritten (and every file that was made with them is then made
+    anew, as it carries their digest). Raises LibraryError for other settings, or a folder that
+    cannot be written.
+    """
+    path = folder / RECORD
+    record = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "settings": settings.digest,
+        **asdict(settings),
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    if path.is_file() and not replace:
+        before = read_record(folder)
+        differing = [name for name, value in record.items() if before.get(name) != value]
+        if not differing:
+            return
+        names = [name for name in differing if name not in ("settings", "format_version")]
+        changes = ", ".join(f"{name} {before.get(name)} → {record[name]}" for name in names)
+        raise LibraryError(
+            f"{folder}: was encoded with other settings ({changes or 'another version'}); use "
+            "another folder, or encode it all again with --replace"
+        )
+    staging.replace(path, text.encode())
+
+
+def read_record(folder: Path) -> dict:
+    """What ``library.json`` says. Raises LibraryError if it cannot be read."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise ValueError
+    except OSError as error:
+        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise LibraryError(f"{path}: is not a record of `earvae encode`") from None
+    return record

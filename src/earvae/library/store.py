@@ -1,0 +1,333 @@
+"""Where entries go, and how a run that was killed finds out what is done.
+
+The library is worked on in blocks of consecutive files. OUT holds::
+
+    library.json            the settings (claimed by the first run)
+    album/song.safetensors  latents; with --npy song.npy and song.json
+    shard-000012.tar        or shards instead, one for each block
+    index.jsonl             a line for each entry, in order       } written when
+    failures.jsonl          a line for each file that failed      } the last block
+    summary.json            counts and speed                      } is done
+    .earvae/blocks/         a record of each finished block
+    .earvae/parts/          entries of shards that are not finished
+    .earvae/staging/        files that are being written
+
+A file is done if the record of its block, or else its own metadata, says that it was made from
+the same source with the same settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from earvae.files import SUFFIX
+from earvae.library.entries import (
+    LISTED,
+    Entry,
+    npy_bytes,
+    read_safetensors_metadata,
+    safetensors_bytes,
+    sidecar_bytes,
+)
+from earvae.library.items import Item, spoken
+from earvae.library.load import Reader, sha256_of, state_of
+from earvae.library.replace import HIDDEN, Staging
+from earvae.library.settings import Settings
+
+INDEX = "index.jsonl"
+FAILURES = "failures.jsonl"
+SHARD = "shard-{:06d}.tar"
+SHARD_PATTERN = re.compile(r"shard-\d{6,}\.tar")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive files of a library; ``number`` counts from 0."""
+
+    number: int
+    items: list[Item]
+
+    def digest(self, settings: Settings) -> str:
+        """Changes with the settings and with the names of the files."""
+        names = [settings.digest, *(item.name for item in self.items)]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a file: ``lines`` of the index, one an entry, or why it failed."""
+
+    bytes: int
+    mtime_ns: int
+    lines: list[dict]
+    error: str | None = None
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Of the source."""
+        return self.bytes, self.mtime_ns
+
+
+class Store:
+    """The output folder of a library."""
+
+    def __init__(self, folder: Path, settings: Settings, staging: Staging) -> None:
+        self.folder = folder
+        self.staging = staging
+        self.settings = settings
+        self.sharded = settings.shard_items is not None
+        self.payload = SUFFIX if settings.payload == "safetensors" else ".npy"
+        self.sidecar = self.sharded or settings.payload == "npy"
+
+    # ---------------------------------------------------------------- what is done
+
+    def survey(self, block: Block, reader: Reader) -> tuple[list[Record | None], bool]:
+        """For each file of a block its record, or None if it is to be encoded; and whether the
+        block's own record and shard need no change."""
+        recorded, shard = self._read(block)
+        if self.sharded and recorded is not None:
+            path = self._shard(block)
+            size = path.stat().st_size if path.is_file() else 0
+            if size == shard and all(
+                self._still(item, record, reader)
+                for item, record in zip(block.items, recorded, strict=True)
+            ):
+                shutil.rmtree(self._parts(block), ignore_errors=True)
+                return list(recorded), True
+            recorded = None
+        found: list[Record | None] = []
+        for place, item in enumerate(block.items):
+            record = recorded[place] if recorded is not None else None
+            if record is None or record.error or not self._same(item, record):
+                record = self._recognise(block, item)
+            found.append(record)
+        return found, found == recorded
+
+    def _still(self, item: Item, record: Record, reader: Reader) -> bool:
+        """Whether a finished shard is right about a file: unchanged, or as unreadable as it was."""
+        if record.error is not None:
+            return reader.probe(item) is not None
+        if (state := _state(item)) == record.state:
+            return True
+        return (
+            state is not None
+            and state[0] == record.bytes
+            and sha256_of(item.path) == record.lines[0]["source_sha256"]
+        )
+
+    def _same(self, item: Item, record: Record) -> bool:
+        """Whether a source and its outputs are as they were."""
+        return _state(item) == record.state and all(
+            (self.folder / line["file"]).is_file()
+            and (self.folder / line["file"]).stat().st_size == line["size"]
+            for line in record.lines
+        )
+
+    def _recognise(self, block: Block, item: Item) -> Record | None:
+        """The record of a file by what its outputs say of themselves; None if it is not done."""
+        first = self._path(block, item, None if self.settings.segment_frames is None else 0)
+        if not first.is_file():
+            return None
+        try:
+            state, digest = state_of(item.path), sha256_of(item.path)
+            segments = self._metadata(first).get("segments")
+            lines = []
+            for number in range(int(segments)) if segments is not None else (None,):
+                path = self._path(block, item, number)
+                metadata = self._metadata(path)
+                if metadata["settings"] != self.settings.digest:
+                    return None
+                if metadata["source_sha256"] != digest or metadata["source"] != spoken(item.name):
+                    return None
+                lines.append(self._line(block, item, number, metadata, path.stat().st_size))
+        except (OSError, ValueError, KeyError, struct.error):
+            return None
+        return Record(*state, lines)
+
+    def _metadata(self, path: Path) -> dict:
+        if self.sidecar:
+            if not path.is_file():
+                raise ValueError("no latents")
+            return json.loads(path.with_name(_stem(path) + ".json").read_bytes())
+        with path.open("rb") as file:
+            head = file.read(8)
+            (size,) = struct.unpack("<Q", head)
+            return read_safetensors_metadata(head + file.read(min(size, 1 << 24)))
+
+    # ---------------------------------------------------------------- writing
+
+    def write(
+        self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Entry]
+    ) -> Record:
+        """Store a file's entries; its record. Raises LibraryError."""
+        lines = []
+        for entry in entries:
+            path = self._path(block, item, entry.segment)
+            if self.settings.payload == "npy":
+                data = npy_bytes(entry.tensors["latents"])
+            else:
+                data = safetensors_bytes(entry.tensors, entry.metadata)
+            if self.sidecar:  # never latents beside a sidecar that is not theirs
+                path.unlink(missing_ok=True)
+                sidecar = path.with_name(_stem(path) + ".json")
+                self.staging.replace(sidecar, sidecar_bytes(entry.metadata))
+            self.staging.replace(path, data)
+            lines.append(self._line(block, item, entry.segment, entry.metadata, len(data)))
+        return Record(*state, lines)
+
+    def finish(self, block: Block, records: Sequence[Record]) -> None:
+        """Pack the block's shard, if it is to have one, and record the block."""
+        size = 0
+        if self.sharded:
+            records, size = self._pack(block, records)
+        text = json.dumps(
+            {
+                "digest": block.digest(self.settings),
+                "shard": size,
+                "items": [
+                    {"source": spoken(item.name), "bytes": record.bytes}
+                    | {"mtime_ns": record.mtime_ns}
+                    | ({"error": record.error} if record.error else {"lines": record.lines})
+                    for item, record in zip(block.items, records, strict=True)
+                ],
+            }
+        )
+        self.staging.replace(self._block(block.number), text.encode())
+        if self.sharded:
+            shutil.rmtree(self._parts(block), ignore_errors=True)
+
+    def _pack(self, block: Block, records: Sequence[Record]) -> tuple[list[Record], int]:
+        """Join parts to a tar file; the records with places in it, and its bytes (0: no file)."""
+        target = self._shard(block)
+        if not any(record.lines for record in records):
+            target.unlink(missing_ok=True)
+            return list(records), 0
+        packed = []
+        with self.staging.replacing(target) as shard:
+            for record in records:
+                lines = []
+                for line in record.lines:
+                    path = self.folder / line["file"]
+                    offset, size = _add_member(shard, path)
+                    _add_member(shard, path.with_name(_stem(path) + ".json"))
+                    place = {"shard": target.name, "file": path.name, "offset": offset}
+                    lines.append(place | {k: v for k, v in line.items() if k != "file"})
+                    lines[-1]["size"] = size
+                packed.append(Record(record.bytes, record.mtime_ns, lines, record.error))
+            shard.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
+            shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
+            total = shard.tell()
+        return packed, total
+
+    # ---------------------------------------------------------------- the whole
+
+    def conclude(self, blocks: int, digests: Iterator[str]) -> dict[str, int] | None:
+        """Write the index and the failures once every block is recorded, and remove shards of
+        an earlier, larger library; counts, or None while blocks are missing."""
+        counts = {"files": 0, "failed": 0, "entries": 0, "samples": 0, "frames": 0}
+        shards: set[str] = set()
+        for number, digest in zip(range(blocks), digests, strict=True):
+            record = self._load(number)
+            if record is None or record["digest"] != digest:
+                return None
+        with (
+            self.staging.replacing(self.folder / INDEX) as index,
+            self.staging.replacing(self.folder / FAILURES) as failed,
+        ):
+            for number in range(blocks):
+                record = self._load(number) or {"items": []}
+                for item in record["items"]:
+                    counts["files"] += 1
+                    if "error" in item:
+                        counts["failed"] += 1
+                        failure = {"source": item["source"], "error": item["error"]}
+                        failed.write(json.dumps(failure).encode() + b"\n")
+                        continue
+                    for line in item["lines"]:
+                        counts["entries"] += 1
+                        counts["samples"] += line["samples"]
+                        counts["frames"] += line["frames_valid"]
+                        shards.add(line.get("shard", ""))
+                        index.write(json.dumps(line).encode() + b"\n")
+        if self.sharded:
+            for path in self.folder.iterdir():
+                if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
+                    path.unlink()
+        for path in (self.folder / HIDDEN / "blocks").iterdir():
+            if path.stem.isdigit() and int(path.stem) >= blocks:
+                path.unlink()
+        return counts
+
+    # ---------------------------------------------------------------- names
+
+    def _path(self, block: Block, item: Item, segment: int | None) -> Path:
+        """Of the latents."""
+        ending = "" if segment is None else f"-{segment:04d}"
+        if self.sharded:
+            return self._parts(block) / f"{item.index:08d}{ending}{self.payload}"
+        return self.folder / f"{item.key}{ending}{self.payload}"
+
+    def _parts(self, block: Block) -> Path:
+        return self.folder / HIDDEN / "parts" / f"{block.number:06d}"
+
+    def _shard(self, block: Block) -> Path:
+        return self.folder / SHARD.format(block.number)
+
+    def _block(self, number: int) -> Path:
+        return self.folder / HIDDEN / "blocks" / f"{number:06d}.json"
+
+    def _line(
+        self, block: Block, item: Item, segment: int | None, metadata: dict, size: int
+    ) -> dict:
+        path = self._path(block, item, segment)
+        file = spoken(path.relative_to(self.folder).as_posix())
+        return {"file": file, "size": size} | {name: metadata[name] for name in LISTED}
+
+    def _load(self, number: int) -> dict | None:
+        try:
+            return json.loads(self._block(number).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _read(self, block: Block) -> tuple[list[Record] | None, int]:
+        """The records of a finished block, if it is this one, and the size of its shard."""
+        record = self._load(block.number)
+        if record is None or record["digest"] != block.digest(self.settings):
+            return None, 0
+        return [
+            Record(item["bytes"], item["mtime_ns"], item.get("lines", []), item.get("error"))
+            for item in record["items"]
+        ], record["shard"]
+
+
+def _state(item: Item) -> tuple[int, int] | None:
+    try:
+        return state_of(item.path)
+    except OSError:
+        return None
+
+
+def _stem(path: Path) -> str:
+    """The name without the suffix of the latents (which may have dots itself)."""
+    return path.name[: -len(path.suffix)]
+
+
+def _add_member(shard: BinaryIO, path: Path) -> tuple[int, int]:
+    """Append a file to a tar; offset of its first byte, and its bytes. No time, no owner."""
+    data = path.read_bytes()
+    member = tarfile.TarInfo(path.name)
+    member.size = len(data)
+    shard.write(member.tobuf(tarfile.USTAR_FORMAT))
+    offset = shard.tell()
+    shard.write(data)
+    shard.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+    return offset, len(data)

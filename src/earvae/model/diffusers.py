@@ -1,0 +1,220 @@
+"""Hugging Face diffusers' ``AutoencoderOobleck``: its names, its config, its folders read.
+
+It is Stable Audio's layout under other names: two activations in a residual unit, std =
+softplus(scale) + 1e-4, no transformer. Stable Audio Open and ACE-Step 1.5 publish their
+autoencoders so. One restriction is its own: the encoder's output has ``encoder_hidden_size``
+channels, which must be twice the latents'. (``earvae.export.diffusers`` writes such folders.)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from earvae.config import ConfigError, OobleckConfig, parse
+from earvae.model.published import (
+    STABLE_AUDIO,
+    PublishedFormatError,
+    complete,
+    expected_shapes,
+    read_state,
+    with_our_names,
+)
+
+CLASS_NAME = "AutoencoderOobleck"
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+PICKLED_NAME = "diffusion_pytorch_model.bin"
+OUR_CONFIG = "earvae_config"  # metadata of files that we wrote: the exact configuration
+
+
+class DiffusersConfig(BaseModel):
+    """The keys and defaults of an AutoencoderOobleck's ``config.json``; others are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder_hidden_size: int = 128
+    downsampling_ratios: tuple[int, ...] = (2, 4, 4, 8, 8)
+    channel_multiples: tuple[int, ...] = (1, 2, 4, 8, 16)
+    decoder_channels: int = 128
+    decoder_input_channels: int = 64
+    audio_channels: int = 2
+    sampling_rate: int = 44_100  # Hz
+
+    @classmethod
+    def of(cls, config: OobleckConfig) -> DiffusersConfig:
+        """The same shapes in their words. What they have no word for is not looked at."""
+        return cls(
+            encoder_hidden_size=config.channels,
+            downsampling_ratios=config.strides,
+            channel_multiples=config.multiples,
+            decoder_channels=config.channels,
+            decoder_input_channels=config.latent_channels,
+            audio_channels=config.audio_channels,
+            sampling_rate=config.sample_rate,
+        )
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Whether ``folder`` has the ``config.json`` of an AutoencoderOobleck."""
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("_class_name") == CLASS_NAME
+
+
+def load_diffusers(
+    folder: Path, sample_rate: int | None = None
+) -> tuple[OobleckConfig, dict[str, Tensor]]:
+    """Read an AutoencoderOobleck folder as a configuration and a complete state dict.
+
+    The configuration is the one that ``earvae.export.diffusers`` noted in the weights file, if it
+    did. Otherwise it has Stable Audio's posterior, and activations that are shared if the two of
+    every residual unit are equal.
+
+    Returns:
+        The configuration, and float32 CPU tensors under our names.
+
+    Raises:
+        PublishedFormatError: a config that cannot be ours, weights that are not of it, or a
+            ``sample_rate`` (Hz) that contradicts it.
+        OSError: a file that may not be read.
+    """
+    path = folder / CONFIG_NAME
+    theirs = _read_config(path)
+    if sample_rate not in (None, theirs.sampling_rate):
+        raise PublishedFormatError(
+            f"{path}: says {theirs.sampling_rate} Hz, but {sample_rate} Hz was asked for"
+        )
+    weights = _weights_of(folder)
+    config = _parse(
+        OobleckConfig,
+        {
+            "sample_rate": theirs.sampling_rate,
+            "audio_channels": theirs.audio_channels,
+            "latent_channels": theirs.decoder_input_channels,
+            "channels": theirs.decoder_channels,
+            "multiples": theirs.channel_multiples,
+            "strides": theirs.downsampling_ratios,
+            "transformer": None,
+            **STABLE_AUDIO,
+        },
+        path,
+    )
+    state = _with_our_names(read_state(weights), config, weights)
+    noted = _noted_config(weights)
+    if noted is not None:
+        if noted.transformer is not None or DiffusersConfig.of(noted) != theirs:
+            raise PublishedFormatError(
+                f"{weights}: was converted from another configuration than {path} states"
+            )
+        config = noted
+    elif not _two_activations(state):
+        config = config.model_copy(update={"shared_snake": True})
+    return config, complete(state, config, weights)
+
+
+def their_name(name: str, blocks: int) -> str:
+    """A name of ours, such as ``encoder.layers.1.layers.0.layers.0.alpha``, in their words.
+
+    ``blocks`` is the number of strided blocks. Works for modules and parameters alike.
+    """
+    part, *rest = name.split(".layers.")
+    indices, tail = [], ""
+    for piece in rest:
+        index, _, tail = piece.partition(".")
+        indices.append(int(index))
+    first, *inner = indices
+    if first in (0, blocks + 1, blocks + 2):
+        words = [{0: "conv1", blocks + 1: "snake1", blocks + 2: "conv2"}[first]]
+    else:
+        words = ["block", str(first - 1)]
+        encoder = ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1")
+        decoder = ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3")
+        if inner:
+            words.append((encoder if part == "encoder" else decoder)[inner[0]])
+        if len(inner) > 1:
+            words.append(("snake1", "conv1", "snake2", "conv2")[inner[1]])
+    return ".".join([part, *words, *([tail] if tail else [])])
+
+
+def _with_our_names(
+    state: dict[str, Tensor], config: OobleckConfig, path: Path
+) -> dict[str, Tensor]:
+    """Their names and shapes to ours; a name that is not theirs stays, for the check to report."""
+    ours = {}
+    for name in expected_shapes(config):
+        module, _, _ = name.rpartition(".")
+        ours[their_name(module, len(config.strides))] = module
+    renamed = {}
+    for name, tensor in state.items():
+        match = re.match(r"(.+?)\.(alpha|beta|bias|weight\w*|parametrizations\..+)$", name)
+        if match and match[1] in ours:
+            name = f"{ours[match[1]]}.{match[2]}"
+            if match[2] in ("alpha", "beta"):
+                tensor = tensor.flatten()  # [1, channels, 1]
+        renamed[name] = tensor
+    return with_our_names(renamed, path)
+
+
+def _two_activations(state: dict[str, Tensor]) -> bool:
+    """Whether any residual unit has two activations that differ."""
+    return any(
+        not torch.equal(tensor, state[re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)])
+        for name, tensor in state.items()
+        if re.search(r"\.0\.(alpha|beta)$", name)
+        and re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name) in state
+    )
+
+
+def _read_config(path: Path) -> DiffusersConfig:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values = {key: value for key, value in values.items() if not key.startswith("_")}
+    theirs: DiffusersConfig = _parse(DiffusersConfig, values, path)
+    if theirs.decoder_channels != theirs.encoder_hidden_size:
+        raise PublishedFormatError(
+            f"{path}: encoder_hidden_size and decoder_channels differ "
+            f"({theirs.encoder_hidden_size} and {theirs.decoder_channels}); only models whose "
+            "encoder and decoder are equally wide can be loaded"
+        )
+    if theirs.encoder_hidden_size != 2 * theirs.decoder_input_channels:
+        raise PublishedFormatError(
+            f"{path}: encoder_hidden_size, {theirs.encoder_hidden_size}, is not twice "
+            f"decoder_input_channels, {theirs.decoder_input_channels}: the encoder's output is no "
+            "mean and scale of the decoder's input"
+        )
+    return theirs
+
+
+def _weights_of(folder: Path) -> Path:
+    for name in (WEIGHTS_NAME, PICKLED_NAME):
+        if (folder / name).is_file():
+            return folder / name
+    raise PublishedFormatError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
+
+
+def _noted_config(path: Path) -> OobleckConfig | None:
+    """The configuration in the metadata of a file that we wrote."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            noted = (file.metadata() or {}).get(OUR_CONFIG)
+        return noted and _parse(OobleckConfig, json.loads(noted), path)
+    except (SafetensorError, ValueError) as error:
+        raise PublishedFormatError(f"{path}: {OUR_CONFIG}: not readable: {error}") from None
+
+
+def _parse(kind: type[BaseModel], values: Any, source: Path) -> Any:
+    try:
+        return parse(kind, values, str(source))
+    except ConfigError as error:
+        raise PublishedFormatError(str(error)) from None

@@ -1,0 +1,62 @@
+"""``earvae export``: what it writes, says and refuses."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from small_models import GOLDEN, two_snakes
+from typer.testing import CliRunner
+
+from earvae.cli.main import app
+from earvae.model.vae import EarVAE
+
+TINY = GOLDEN / "tiny44k_state_dict.safetensors"
+
+
+def earvae(*arguments):
+    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result
+
+
+def test_onnx_folder_is_complete(tmp_path):
+    pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")
+    result = earvae("--onnx", tmp_path, "--weights", TINY)
+    assert result.exit_code == 0
+    parts = ["decoder.onnx", "encoder.onnx", "runner.py", "transformer.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == parts
+    assert EarVAE.from_pretrained(TINY).identity in result.stdout
+
+
+def test_diffusers_folder_can_be_given_to_weights(tmp_path):
+    two_snakes().save_pretrained(tmp_path / "ours")
+    result = earvae("--diffusers", tmp_path / "vae", "--weights", tmp_path / "ours")
+    assert result.exit_code == 0
+    assert "note: odd strides" in result.stdout
+    again = CliRunner().invoke(app, ["info", str(tmp_path / "vae"), "--json"])
+    assert two_snakes().identity in again.stdout
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path):
+    result = earvae("--diffusers", tmp_path / "vae", "--weights", TINY)
+    assert result.exit_code == 1
+    assert "transformer" in result.stderr
+    assert result.stderr.count("\n") == 1
+    (tmp_path / "file").write_text("")
+    pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    assert earvae("--onnx", tmp_path / "file", "--weights", TINY).exit_code == 1
+
+
+def test_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "earvae.export.onnx", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = earvae("--onnx", tmp_path, "--weights", TINY)
+    assert result.exit_code == 1
+    assert "pip install 'earvae[export]'" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--diffusers", "x", "--half"]])
+def test_options_that_make_no_sense_are_a_usage_error(arguments):
+    assert earvae(*arguments).exit_code == 2
