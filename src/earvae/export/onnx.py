@@ -1,17 +1,18 @@
 """A model as ONNX graphs: encoder, decoder and, where there is one, the transformer.
 
-The graphs are written out node by node from the modules, not traced. That takes under a second,
-needs only the ``onnx`` package whatever the version of torch, keeps batch and length dynamic
-everywhere, and gives weights and nodes the names of the modules they come from. The price is that
-a new kind of layer needs a function here; one that is missing is refused by name, and the tests
-hold the graphs to the modules' numbers.
+The graphs are written out node by node from the modules, not traced. That is quick, needs only
+the ``onnx`` package whatever the version of torch, keeps batch and length dynamic everywhere, and
+gives weights the names of the modules they come from. The price is that a new kind of layer needs
+a function here; one that is missing is refused by name, and the tests hold the graphs to the
+modules' numbers.
 
 A folder holds
 
 - ``encoder.onnx``: ``audio [batch, 2, samples]``, whole frames → ``mean``, ``std``
   ``[batch, latent, frames]``;
-- ``transformer.onnx`` (only where the model has one): ``latents`` → ``latents``, over the whole
-  sequence, ahead of the decoder. Its memory grows with the frames, not with their square;
+- ``transformer.onnx`` (only where the model has one): ``latents`` → ``decoder_latents`` of the same
+  shape, over the whole sequence, ahead of the decoder. Memory grows with the frames, not with
+  their square;
 - ``decoder.onnx``: ``latents`` → ``audio [batch, 2, frames·hop − tail_deficit]``;
 - ``runner.py``: reads and writes audio files with these three (``earvae.export.runner``).
 
@@ -77,9 +78,11 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     is removed if this one has none. Raises UnsupportedLayerError or OSError.
     """
     folder = Path(folder)
-    graphs = {"encoder": encoder_graph(vae, half), "decoder": decoder_graph(vae, half)}
+    write = {"encoder": encoder_graph, "decoder": decoder_graph}
     if vae.transformers is not None:
-        graphs["transformer"] = transformer_graph(vae, half)
+        write["transformer"] = transformer_graph
+    identity = vae.identity  # reads every weight: once
+    graphs = {part: graph(vae, half, identity) for part, graph in write.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         for part, graph in graphs.items():
@@ -94,12 +97,12 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     return [folder / name for name in names]
 
 
-def metadata(vae: EarVAE, part: str, half: bool) -> dict[str, str]:
+def metadata(vae: EarVAE, part: str, half: bool, identity: str | None = None) -> dict[str, str]:
     """What a file says of itself.
 
     ``context_frames`` are the frames that a chunk of this part needs on each side to equal the
     whole; ``-1`` means all (the transformer). ``tail_deficit`` is how many samples the decoder
-    ends short of whole frames. ``model`` is :attr:`EarVAE.identity`.
+    ends short of whole frames. ``model`` is :attr:`EarVAE.identity`, computed unless given.
     """
     context = {"transformer": -1}
     if part != "transformer":
@@ -108,7 +111,7 @@ def metadata(vae: EarVAE, part: str, half: bool) -> dict[str, str]:
         "format": runner.FORMAT,
         "format_version": runner.FORMAT_VERSION,
         "part": part,
-        "model": vae.identity,
+        "model": identity or vae.identity,
         "architecture": vae.config.architecture,
         "sample_rate": str(vae.sample_rate),
         "hop_length": str(vae.hop_length),
@@ -125,14 +128,14 @@ def metadata(vae: EarVAE, part: str, half: bool) -> dict[str, str]:
 # --------------------------------------------------------------------------- the three graphs
 
 
-def encoder_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
+def encoder_graph(vae: EarVAE, half: bool = False, identity: str | None = None) -> onnx.ModelProto:
     """``audio [batch, 2, frames·hop]`` → ``mean``, ``std [batch, latent, frames]``."""
     graph = _Graph(half)
     if isinstance(vae.encoder, SpectralEncoder):
         mean, scale = _spectral_encoder(graph, vae.encoder, "audio")
     else:
         parameters = _layer(graph, vae.encoder, "audio", "encoder")
-        mean, scale = graph.op("Split", parameters, axis=1, outputs=2)
+        mean, scale = graph.split(parameters, 1, 2)
     std = graph.op("Softplus", scale)
     if floor := getattr(vae.config, "std_floor", 0.0):
         std = graph.op("Add", std, graph.constant(floor))
@@ -140,11 +143,11 @@ def encoder_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
     return graph.finish(
         inputs={"audio": ["batch", vae.config.audio_channels, "samples"]},
         outputs={"mean": (mean, latents), "std": (std, latents)},
-        properties=metadata(vae, "encoder", half),
+        properties=metadata(vae, "encoder", half, identity),
     )
 
 
-def decoder_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
+def decoder_graph(vae: EarVAE, half: bool = False, identity: str | None = None) -> onnx.ModelProto:
     """``latents [batch, latent, frames]`` → ``audio [batch, 2, frames·hop − tail_deficit]``."""
     graph = _Graph(half)
     if isinstance(vae.decoder, SpectralDecoder):
@@ -154,12 +157,14 @@ def decoder_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
     return graph.finish(
         inputs={"latents": ["batch", vae.latent_channels, "frames"]},
         outputs={"audio": (audio, ["batch", vae.config.audio_channels, "samples"])},
-        properties=metadata(vae, "decoder", half),
+        properties=metadata(vae, "decoder", half, identity),
     )
 
 
-def transformer_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
-    """``latents [batch, latent, frames]`` → ``latents`` of the same shape, ready to decode.
+def transformer_graph(
+    vae: EarVAE, half: bool = False, identity: str | None = None
+) -> onnx.ModelProto:
+    """``latents [batch, latent, frames]`` → ``decoder_latents`` of the same shape.
 
     Raises ValueError for a model without a transformer.
     """
@@ -170,7 +175,7 @@ def transformer_graph(vae: EarVAE, half: bool = False) -> onnx.ModelProto:
     return graph.finish(
         inputs={"latents": shape},
         outputs={"decoder_latents": (_transformer(graph, vae.transformers, "latents"), shape)},
-        properties=metadata(vae, "transformer", half),
+        properties=metadata(vae, "transformer", half, identity),
     )
 
 
@@ -191,13 +196,20 @@ class _Graph:
         self._constants: dict[tuple, str] = {}
         self._count = 0
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes) -> str:
-        """Add a node; the name of its output, or with several ``outputs`` a list of names."""
+    def op(self, kind: str, *inputs: str, **attributes) -> str:
+        """Add a node of one output; its name."""
         self._count += 1
-        stem = f"{kind}_{self._count}"
-        names = [stem] if outputs == 1 else [f"{stem}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(kind, inputs, names, name=stem, **attributes))
-        return names[0] if outputs == 1 else names
+        name = f"{kind}_{self._count}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def split(self, x: str, axis: int, parts: int) -> list[str]:
+        """The names of equal parts along ``axis``."""
+        self._count += 1
+        name = f"Split_{self._count}"
+        names = [f"{name}_{index}" for index in range(parts)]
+        self.nodes.append(helper.make_node("Split", [x], names, name=name, axis=axis))
+        return names
 
     def weight(self, tensor: Tensor, name: str) -> str:
         """A learned tensor, under the name that it has in the state dict."""
@@ -370,7 +382,7 @@ def _attention(
             graph.op("Reshape", part, graph.constant([0, 0, heads, head])),
             perm=[0, 2, 1, 3],
         )
-        for part in graph.op("Split", qkv, axis=-1, outputs=3)
+        for part in graph.split(qkv, -1, 3)
     )  # each [batch, heads, frames, head]
     query, key = _rotate(graph, query, rotation, head), _rotate(graph, key, rotation, head)
     query = graph.op("Mul", query, graph.constant(1 / math.sqrt(head)))
@@ -384,7 +396,7 @@ def _attention(
 
 def _rotate(graph: _Graph, x: str, rotation: tuple[str, str], head: int) -> str:
     """Turn the channel pairs (i, i + half) of ``[…, frames, head]``."""
-    first, second = graph.op("Split", x, axis=-1, outputs=2)
+    first, second = graph.split(x, -1, 2)
     turned = graph.op("Concat", graph.op("Neg", second), first, axis=-1)
     cos, sin = rotation
     return graph.op("Add", graph.op("Mul", x, cos), graph.op("Mul", turned, sin))
@@ -420,7 +432,7 @@ def _attend(graph: _Graph, query: str, key: str, value: str, frames: str, head: 
 def _feed_forward(graph: _Graph, layer: FeedForward, x: str, name: str) -> str:
     """SwiGLU: a linear map of value · SiLU(gate)."""
     y = _linear(graph, layer.ff[0].proj, x, f"{name}.0.proj")
-    value, gate = graph.op("Split", y, axis=-1, outputs=2)
+    value, gate = graph.split(y, -1, 2)
     y = graph.op("Mul", value, graph.op("Mul", gate, graph.op("Sigmoid", gate)))
     return _linear(graph, layer.ff[2], y, f"{name}.2")
 
@@ -457,7 +469,7 @@ def _spectral_encoder(graph: _Graph, encoder: SpectralEncoder, audio: str) -> tu
     x = _blocks(graph, encoder.blocks, x, "encoder.blocks")
     x = _layer_norm(graph, encoder.norm.weight, encoder.norm.bias, x, "encoder.norm")
     x = _linear(graph, encoder.output, x, "encoder.output")
-    mean, scale = graph.op("Split", x, axis=2, outputs=2)
+    mean, scale = graph.split(x, 2, 2)
     linear_scale = graph.op(
         "Expand",
         graph.weight(encoder.linear_scale, "encoder.linear_scale"),

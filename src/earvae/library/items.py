@@ -75,12 +75,12 @@ def find(inputs: Sequence[Path], leave_out: Path, split: str | None = None) -> L
         before = len(files)
         if entry.is_dir():
             files += _search(entry, leave_out, problems)
+        elif not entry.exists():
+            raise LibraryError(f"{entry}: no such file, folder or manifest")
         elif entry.suffix == MANIFEST:
             files += _listed(entry, split)
-        elif entry.is_file():
-            files.append((str(entry), entry.name))
         else:
-            raise LibraryError(f"{entry}: no such file, folder or manifest")
+            files.append((str(entry), entry.name))
         if len(files) == before:
             what = f"files of split {split!r}" if split else "audio files"
             problems.append(f"{entry}: holds no {what}")

@@ -28,6 +28,7 @@ from earvae.library.settings import Settings, claim
 from earvae.library.statistics import NAME as STATISTICS_NAME
 from earvae.library.statistics import Statistics
 from earvae.library.store import Block, Record, Store
+from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
 SUMMARY = "summary.json"
@@ -130,8 +131,9 @@ def encode_library(
         store = Store(folder, settings, staging)
         run = _Run(vae, library, store, geometry, block_items, rank, statistics, progress)
         run.everything(workers)
-        values = run.summary.values()
-        staging.replace(_rank_file(folder, rank), (json.dumps(values) + "\n").encode())
+        own = _rank_file(folder, rank)
+        if run.summary.encoded or not own.is_file():  # else keep what the last real work took
+            staging.replace(own, (json.dumps(run.summary.values()) + "\n").encode())
         counts = store.conclude(run.blocks, (b.digest(settings) for b in run.all_blocks()))
         if counts is not None:
             _write_summary(folder, settings, counts, rank, staging)
@@ -319,7 +321,7 @@ class _Run:
         item = work.block.items[place]
         state = (facts.bytes, facts.mtime_ns)
         try:
-            posterior = self.vae.posterior(parameters)
+            posterior = Posterior.of(self.vae.config, parameters)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
         except NotFinite as error:
             self._fail(work, place, Failure(f"{item.path}: {error}", *state))

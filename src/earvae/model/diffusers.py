@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -25,6 +24,7 @@ from earvae.model.published import (
     complete,
     expected_shapes,
     read_state,
+    two_activations,
     with_our_names,
 )
 
@@ -117,7 +117,7 @@ def load_diffusers(
                 f"{weights}: was converted from another configuration than {path} states"
             )
         config = noted
-    elif not _two_activations(state):
+    elif not two_activations(state):
         config = config.model_copy(update={"shared_snake": True})
     return config, complete(state, config, weights)
 
@@ -163,16 +163,6 @@ def _with_our_names(
                 tensor = tensor.flatten()  # [1, channels, 1]
         renamed[name] = tensor
     return with_our_names(renamed, path)
-
-
-def _two_activations(state: dict[str, Tensor]) -> bool:
-    """Whether any residual unit has two activations that differ."""
-    return any(
-        not torch.equal(tensor, state[re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)])
-        for name, tensor in state.items()
-        if re.search(r"\.0\.(alpha|beta)$", name)
-        and re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name) in state
-    )
 
 
 def _read_config(path: Path) -> DiffusersConfig:

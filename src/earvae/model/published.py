@@ -98,6 +98,11 @@ def is_published_config(values: Mapping[str, Any]) -> bool:
     return {"encoder", "decoder"} <= values.keys() or {"model_type", "model"} <= values.keys()
 
 
+def two_activations(state: Mapping[str, Tensor]) -> bool:
+    """Whether any residual unit has two activations that differ, as in Stable Audio's layout."""
+    return any(not torch.equal(state[one], state[other]) for one, other in _unit_activations(state))
+
+
 def complete(state: dict[str, Tensor], config: OobleckConfig, path: Path) -> dict[str, Tensor]:
     """Exactly the tensors of ``config``, float32, in the published order, out of those of a file.
 
@@ -247,10 +252,7 @@ def _infer_config(
     if layout is None:
         return OobleckConfig()  # the check of the names will say what is missing
     rate = _sample_rate(math.prod(layout["strides"]), sample_rate, path)
-    two = layout["transformer"] is None and any(
-        not torch.equal(state[one], state[other]) for one, other in _unit_activations(state)
-    )
-    family = STABLE_AUDIO if two else {}
+    family = STABLE_AUDIO if layout["transformer"] is None and two_activations(state) else {}
     return _parse(OobleckConfig, {**layout, **family, "sample_rate": rate}, path)
 
 
