@@ -145,6 +145,166 @@ def test_missing_arguments_have_status_2(earvae, verb):
     assert earvae(verb, "a.wav").exit_code == 2
 
 
+# ------------------------------------------------------------------------------ libraries
+
+
+@pytest.fixture
+def library(tmp_path, music):
+    """A folder of five files, one of them unreadable."""
+    for number in range(4):
+        music(tmp_path / "in" / "ab"[number % 2] / f"{number}.wav", samples=1600 + 16 * number)
+    (tmp_path / "in" / "a" / "bad.wav").write_text("no")
+    return tmp_path / "in"
+
+
+def test_a_library_is_encoded_and_a_second_run_finds_it_done(tmp_path, earvae, library):
+    out = tmp_path / "out"
+    first = earvae("encode", library, "-o", out, "--library")
+    assert first.exit_code == 1 and "bad.wav" in first.stderr and "encoded 4 files" in first.stdout
+    latents = load_file(out / "b" / "1.safetensors")["latents"]
+    audio = torch.from_numpy(load(library / "b" / "1.wav")[0])
+    assert torch.equal(latents[0], audio[0, ::16])  # the packing model's latents are the samples
+    index = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in index] == [
+        "a/0.safetensors", "a/2.safetensors", "b/1.safetensors", "b/3.safetensors"
+    ]  # fmt: skip
+    second = earvae("encode", library, "-o", out, "--library")
+    assert second.exit_code == 1 and "4 files were done already" in second.stdout
+    (library / "a" / "bad.wav").unlink()
+    assert earvae("encode", library, "-o", out, "--library").exit_code == 0
+    assert not (out / "failures.jsonl").read_bytes()
+    assert earvae("decode", out, "-o", tmp_path / "decoded").exit_code == 0
+    decoded, _ = load(tmp_path / "decoded" / "b" / "1.wav")
+    assert np.array_equal(decoded, load(library / "b" / "1.wav")[0])
+
+
+def test_a_manifest_is_a_library(tmp_path, earvae, library):
+    lines = [{"file": "in/b/3.wav", "split": "train"}, {"file": "in/a/bad.wav", "split": "test"}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = earvae("encode", tmp_path / "list.jsonl", "-o", tmp_path / "out", "--split", "train")
+    assert result.exit_code == 0 and (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
+
+
+def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, library):
+    command = ["encode", library, "-o", tmp_path / "out", "--npy", "--block-files", 1]
+    results = [earvae(*command, "--rank", rank, "--world-size", 2) for rank in (1, 0)]
+    assert [result.exit_code for result in results] == [1, 0]  # bad.wav is the third of five
+    assert "this rank is done, others are not" in results[0].stdout
+    assert "rank 1 of 2" in results[0].stdout
+    assert len((tmp_path / "out" / "index.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--store", "mean"], "--store is for libraries"),
+        (["--rank", 0, "--world-size", 2], "--rank is for libraries"),
+        (["--replace"], "--replace is for libraries"),
+        (["--library", "--store", "median"], "use mean, mean+std or sample"),
+        (["--library", "--sample"], "needs a --seed"),
+        (["--library", "--store", "mean", "--sample"], "contradict"),
+        (["--library", "--seed", 1], "--seed belongs to --sample"),
+        (["--npy", "--store", "mean+std"], "one array a file"),
+    ],
+)
+def test_library_options_that_do_not_go_together_have_status_2(
+    tmp_path, earvae, library, options, message
+):
+    result = earvae("encode", library, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 2 and message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_library_of_another_model_needs_replace(tmp_path, earvae, library, use_model):
+    (library / "a" / "bad.wav").unlink()
+    command = ["encode", library, "-o", tmp_path / "out", "--shards"]
+    assert earvae(*command).exit_code == 0
+    use_model(identity="another")
+    refused = earvae(*command)
+    assert refused.exit_code == 1 and "model packing → another" in refused.stderr
+    assert earvae(*command, "--replace").exit_code == 0
+
+
+def test_normalised_latents_are_put_back_by_decode_without_being_asked(
+    tmp_path, earvae, library, use_model
+):
+    (library / "a" / "bad.wav").unlink()
+    plain, unit = tmp_path / "plain", tmp_path / "unit"
+    assert earvae("encode", library, "-o", plain, "--library").exit_code == 0
+    measured = earvae("stats", plain)
+    assert measured.exit_code == 0 and "4 entries" in measured.stdout
+    stats = json.loads((plain / "latent_stats.json").read_text())
+    whole = np.concatenate(
+        [load_file(p)["latents"] for p in sorted(plain.rglob("*.safetensors"))], 1
+    )
+    assert np.allclose(stats["mean"], whole.mean(axis=1), atol=1e-6)
+    assert np.allclose(stats["std"], whole.astype(np.float64).std(axis=1), atol=1e-6)
+    how = ["--library", "--normalise", plain / "latent_stats.json"]
+    assert earvae("encode", library, "-o", unit, *how).exit_code == 0
+    assert "normalised" in earvae("stats", unit).stdout  # and what undoes them is not overwritten
+    assert json.loads((unit / "latent_stats.json").read_text()) == stats
+    assert earvae("info", unit / "b" / "1.safetensors").exit_code == 0
+
+    assert earvae("decode", unit, "-o", tmp_path / "heard").exit_code == 0
+    for path in sorted(library.rglob("*.wav")):
+        heard, _ = load((tmp_path / "heard" / path.relative_to(library)).with_suffix(".wav"))
+        assert np.allclose(heard, load(path)[0], atol=1e-5)
+
+    alone = tmp_path / "alone" / "x.safetensors"
+    alone.parent.mkdir()
+    alone.write_bytes((unit / "b" / "1.safetensors").read_bytes())
+    lost = earvae("decode", alone, "-o", tmp_path / "x.wav")
+    assert lost.exit_code == 1 and "--denormalise" in lost.stderr
+    named = ["decode", alone, "-o", tmp_path / "x.wav", "--denormalise", plain]
+    assert earvae(*named).exit_code == 0
+    stats["mean"][0] += 1
+    (alone.parent / "latent_stats.json").write_text(json.dumps(stats))
+    wrong = earvae("decode", alone, "-o", tmp_path / "y.wav")
+    assert wrong.exit_code == 1 and "was normalised by statistics" in wrong.stderr
+
+    use_model(identity="another")
+    refused = earvae("encode", library, "-o", tmp_path / "z", *how)
+    assert refused.exit_code == 1 and "statistics of model packing" in refused.stderr
+
+
+def test_latents_that_do_not_say_that_they_are_normalised_are_put_back_on_request(
+    tmp_path, earvae, library
+):
+    """As a diffusion model would save them: its own numbers under our metadata."""
+    earvae("encode", library, "-o", tmp_path / "plain", "--library")
+    earvae("stats", tmp_path / "plain")
+    stats = json.loads((tmp_path / "plain" / "latent_stats.json").read_text())
+    source = tmp_path / "plain" / "b" / "1.safetensors"
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    mean, std = (torch.tensor(stats[name]).unsqueeze(1) for name in ("mean", "std"))
+    generated = tmp_path / "generated.safetensors"
+    save_file({"latents": (load_file(source)["latents"] - mean) / std}, generated, metadata)
+    how = ["--denormalise", tmp_path / "plain" / "latent_stats.json"]
+    assert earvae("decode", generated, "-o", tmp_path / "g.wav", *how).exit_code == 0
+    heard, _ = load(tmp_path / "g.wav")
+    assert np.allclose(heard, load(library / "b" / "1.wav")[0], atol=1e-5)
+    assert (
+        earvae("decode", generated, "-o", tmp_path / "g.wav", "--denormalise", library).exit_code
+        == 1
+    )
+
+
+def test_statistics_of_ranks_are_merged_by_measuring_them(tmp_path, earvae, library):
+    earvae("encode", library, "-o", tmp_path / "out", "--library")
+    for rank in (0, 1):
+        assert earvae("stats", tmp_path / "out", "--rank", rank, "--world-size", 2).exit_code == 0
+    parts = sorted((tmp_path / "out").glob("latent_stats.rank-*.json"))
+    assert [path.name for path in parts] == [f"latent_stats.rank-{r}-of-2.json" for r in (0, 1)]
+    assert earvae("stats", *parts, "-o", tmp_path / "merged.json").exit_code == 0
+    assert earvae("stats", tmp_path / "out", "-o", tmp_path / "whole.json").exit_code == 0
+    merged, whole = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("merged", "whole"))
+    assert merged["count"] == whole["count"] and merged["entries"] == whole["entries"] == 4
+    assert np.allclose(merged["mean"], whole["mean"], rtol=1e-12)
+    assert np.allclose(merged["std"], whole["std"], rtol=1e-12)
+    assert earvae("stats", library).exit_code == 1 and earvae("stats").exit_code == 2
+
+
 # ------------------------------------------------------------------------------ info
 
 
@@ -188,5 +348,5 @@ def test_help_survives_a_terminal_without_greek_letters(monkeypatch):
 
 def test_help_teaches_by_example(earvae):
     assert "earvae reconstruct song.flac -o out.wav" in earvae("--help").stdout
-    for verb in ("reconstruct", "encode", "decode", "info"):
+    for verb in ("reconstruct", "encode", "decode", "info", "stats"):
         assert f"  earvae {verb}" in earvae(verb, "--help").stdout

@@ -170,7 +170,7 @@ def test_results_have_the_form_that_the_page_reads(outcome, of):
         *("identity", "flip", "mono", "gain", "late", "swap", "silence")
     ]
     assert set(results["codecs"][0]) == {
-        *("name", "description", "parameters", "kbps", "floats_per_second")
+        *("name", "description", "parameters", "kbps", "floats_per_second", "sanity")
     }
     track = results["tracks"][1]
     assert (track["name"], track["slug"], track["seconds"]) == ("sub/b.wav", "sub_b", 3.2)
