@@ -185,12 +185,16 @@ def test_a_manifest_is_a_library(tmp_path, earvae, library):
     assert result.exit_code == 0 and (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
 
 
-def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, library):
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, library, order):
+    """Rank 0 has the bad file. A launcher would stop the others if it failed before them."""
     command = ["encode", library, "-o", tmp_path / "out", "--npy", "--block-files", 1]
-    results = [earvae(*command, "--rank", rank, "--world-size", 2) for rank in (1, 0)]
-    assert [result.exit_code for result in results] == [1, 0]  # bad.wav is the third of five
+    results = [earvae(*command, "--rank", rank, "--world-size", 2) for rank in order]
+    assert [result.exit_code for result in results] == [0, 1]
+    assert [("bad.wav" in result.stderr) for result in results] == [order[0] == 0, order[1] == 0]
     assert "this rank is done, others are not" in results[0].stdout
-    assert "rank 1 of 2" in results[0].stdout
+    assert f"rank {order[0]} of 2" in results[0].stdout
+    assert "1 files failed" in results[1].stderr
     assert len((tmp_path / "out" / "index.jsonl").read_text().splitlines()) == 4
 
 

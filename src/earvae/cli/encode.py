@@ -135,7 +135,8 @@ def encode(
     With --library (or --shards, --npy, a manifest) a hundred thousand files are as safe as one.
     Kill it at any moment and run the same command again: it goes on, and ends with the same
     bytes. Run it again on a finished library: nothing is done twice, new and changed files are
-    encoded. Files that cannot be read are listed in OUT/failures.jsonl, the status is then 1.
+    encoded. Files that cannot be read are listed in OUT/failures.jsonl, and the status is then 1
+    (with several ranks, of the one that finishes last).
     Another model or other settings are refused in the same OUT, unless --replace encodes
     everything again. OUT/index.jsonl lists all entries, OUT/summary.json the counts and the
     speed. The manifest has a JSON object a line, with `file` (relative to it).

@@ -54,7 +54,11 @@ class LibraryOptions:
 
 
 def encode_library(given: LibraryOptions) -> None:
-    """Encode this rank's share, report, and leave with status 1 if anything failed."""
+    """Encode this rank's share and report.
+
+    Leaves with status 1 if anything failed; of several ranks the last does so for all, since
+    launchers such as torchrun stop the other ranks as soon as one fails.
+    """
     import torch
 
     from earvae.library import items, run, statistics
@@ -93,16 +97,7 @@ def encode_library(given: LibraryOptions) -> None:
     except (MemoryError, torch.OutOfMemoryError):
         one_line("out of memory; use a smaller --batch-seconds or --chunk-seconds")
     _report(result, given.output)
-    problems = library.problems if rank.rank == 0 else []
-    failures = problems + result.summary.failures
-    if failures:
-        where = f"; all are in {given.output / 'failures.jsonl'}" if result.counts else ""
-        typer.echo(f"{len(failures)} failed{where}:", err=True)
-        for failure in failures[:LISTED_FAILURES]:
-            typer.echo(f"error: {failure}", err=True)
-        if len(failures) > LISTED_FAILURES:
-            typer.echo(f"… and {len(failures) - LISTED_FAILURES} more", err=True)
-        raise typer.Exit(1)
+    _finish(result, library.problems, given.output)
 
 
 @contextmanager
@@ -197,3 +192,19 @@ def _report(result: Result, folder: Path) -> None:
     else:
         entries, files = result.counts["entries"], result.counts["files"]
         typer.echo(f"{folder / 'index.jsonl'}: {entries} entries of {files} files")
+
+
+def _finish(result: Result, problems: list[str], folder: Path) -> None:
+    """List this rank's failures; status 1 if the whole library has any."""
+    failures = problems + result.summary.failures
+    for failure in failures[:LISTED_FAILURES]:
+        typer.echo(f"error: {failure}", err=True)
+    if len(failures) > LISTED_FAILURES:
+        typer.echo(f"… and {len(failures) - LISTED_FAILURES} more", err=True)
+    if result.counts is None:
+        return
+    if result.counts["failed"]:
+        where = folder / "failures.jsonl"
+        typer.echo(f"{result.counts['failed']} files failed: {where}", err=True)
+    if result.counts["failed"] or problems:
+        raise typer.Exit(1)
