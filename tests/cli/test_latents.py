@@ -194,7 +194,7 @@ def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, libr
     assert [("bad.wav" in result.stderr) for result in results] == [order[0] == 0, order[1] == 0]
     assert "this rank is done, others are not" in results[0].stdout
     assert f"rank {order[0]} of 2" in results[0].stdout
-    assert "1 files failed" in results[1].stderr
+    assert "1 failed in all" in results[1].stderr
     assert len((tmp_path / "out" / "index.jsonl").read_text().splitlines()) == 4
 
 

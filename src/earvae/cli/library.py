@@ -205,6 +205,6 @@ def _finish(result: Result, problems: list[str], folder: Path) -> None:
         return
     if result.counts["failed"]:
         where = folder / "failures.jsonl"
-        typer.echo(f"{result.counts['failed']} files failed: {where}", err=True)
+        typer.echo(f"{result.counts['failed']} failed in all: {where}", err=True)
     if result.counts["failed"] or problems:
         raise typer.Exit(1)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from earvae.audio import READABLE_SUFFIXES
 
@@ -144,29 +146,27 @@ def _keys(names: Sequence[str]) -> list[str]:
 
     ``a.wav`` becomes ``a``, unless there is also an ``a.flac``: then ``a.wav`` and ``a.flac``.
     """
-    plain = [_inside(name) for name in names]
-    short = [key.with_suffix("") for key in plain]
-    counts: dict[str, int] = {}
-    for key in short:
-        folded = str(key).lower()
-        counts[folded] = counts.get(folded, 0) + 1
+    short = [posixpath.splitext(_inside(name))[0] for name in names]
+    counts = Counter(key.lower() for key in short)
     keys: list[str] = []
     owners: dict[str, int] = {}
-    for index, (whole, key) in enumerate(zip(plain, short, strict=True)):
-        folded = str(key).lower()
-        chosen = str(whole if counts[folded] > 1 or folded in RESERVED else key)
-        if (other := owners.setdefault(chosen.lower(), index)) != index:
-            if names[other] == names[index]:
-                raise LibraryError(f"{spoken(names[index])}: is listed twice")
+    for index, (name, key) in enumerate(zip(names, short, strict=True)):
+        folded = key.lower()
+        if counts[folded] > 1 or folded in RESERVED:
+            key = _inside(name)
+        if (other := owners.setdefault(key.lower(), index)) != index:
+            if names[other] == name:
+                raise LibraryError(f"{spoken(name)}: is listed twice")
             raise LibraryError(
-                f"{spoken(names[other])} and {spoken(names[index])} would have the same output; "
-                "rename one, or encode them into different folders"
+                f"{spoken(names[other])} and {spoken(name)} would have the same output; rename "
+                "one, or encode them into different folders"
             )
-        keys.append(chosen)
+        keys.append(key)
     return keys
 
 
-def _inside(name: str) -> PurePosixPath:
-    """The path with nothing that leads out of OUT."""
-    parts = PurePosixPath(name).parts
-    return PurePosixPath(*(part for part in parts if part not in ("..", "/")))
+def _inside(name: str) -> str:
+    """The path without what leads out of OUT."""
+    if name.startswith(("/", "..")):
+        return "/".join(part for part in name.split("/") if part not in ("", ".."))
+    return name

@@ -131,6 +131,8 @@ def encode_library(
         store = Store(folder, settings, staging)
         run = _Run(vae, library, store, geometry, block_items, rank, statistics, progress)
         run.everything(workers)
+        failed = "".join(json.dumps({"error": line}) + "\n" for line in run.summary.failures)
+        staging.replace(_rank_file(folder, rank, "failures.jsonl"), failed.encode())
         own = _rank_file(folder, rank)
         if run.summary.encoded or not own.is_file():  # else keep what the last real work took
             staging.replace(own, (json.dumps(run.summary.values()) + "\n").encode())
@@ -180,9 +182,12 @@ class _Run:
 
     def all_blocks(self) -> Iterator[Block]:
         """Of the whole library."""
-        for number in range(self.blocks):
-            start = number * self.block_items
-            yield Block(number, self.library[start : start + self.block_items])
+        return map(self.block, range(self.blocks))
+
+    def block(self, number: int) -> Block:
+        """Of this number, from 0."""
+        start = number * self.block_items
+        return Block(number, self.library[start : start + self.block_items])
 
     def everything(self, workers: int) -> None:
         """All blocks of this rank."""
@@ -204,9 +209,8 @@ class _Run:
 
     def _tasks(self) -> Iterator[tuple[Any, Callable[[], Iterable[Any]]]]:
         """Pairs of what to do with loaded audio, and how to load it."""
-        for block in self.all_blocks():
-            if not self.rank.takes(block.number):
-                continue
+        for number in filter(self.rank.takes, range(self.blocks)):
+            block = self.block(number)
             records, unchanged = self.store.survey(block, self.reader)
             work = _Work(block, records)
             wanted = {place for place, record in enumerate(records) if record is None}
@@ -354,8 +358,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _rank_file(folder: Path, rank: Rank) -> Path:
-    return folder / HIDDEN / "ranks" / f"{rank}.json"
+def _rank_file(folder: Path, rank: Rank, what: str = "json") -> Path:
+    return folder / HIDDEN / "ranks" / f"{rank}.{what}"
 
 
 def _write_summary(

@@ -9,6 +9,7 @@ The library is worked on in blocks of consecutive files. OUT holds::
     failures.jsonl          a line for each file that failed      } the last block
     summary.json            counts and speed                      } is done
     .earvae/blocks/         a record of each finished block
+    .earvae/ranks/          failures and speed of each rank
     .earvae/parts/          entries of shards that are not finished
     .earvae/staging/        files that are being written
 
