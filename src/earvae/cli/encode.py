@@ -34,7 +34,7 @@ def encode(
         typer.Option(
             "--library",
             help="Resumable: what is done stays, and source, hash, mask and settings are "
-            "recorded. Implied by a .jsonl manifest as IN and by the options below.",
+            "recorded. Implied by a .jsonl manifest as IN, by --shards and by --npy.",
         ),
     ] = False,
     shards: Annotated[
