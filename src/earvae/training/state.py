@@ -77,11 +77,12 @@ class State:
 
     def gather_counts(self, fabric: Fabric) -> None:
         """Add up what the ranks have counted since the last time."""
-        names = fabric.broadcast(sorted(self.pending))
-        counts = torch.tensor([float(self.pending[name]) for name in names], dtype=torch.double)
-        counts = fabric.all_reduce(fabric.to_device(counts), reduce_op="sum")
-        for name, count in zip(names, counts.tolist(), strict=True):
-            self.counters[name] += int(count)
+        everyone = [dict(self.pending)]
+        if fabric.world_size > 1:
+            everyone = [{}] * fabric.world_size
+            torch.distributed.all_gather_object(everyone, dict(self.pending))
+        for counts in everyone:
+            self.counters.update(counts)
         self.pending.clear()
 
     def state_dict(self, config: TrainConfig) -> dict:
