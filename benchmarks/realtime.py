@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from earvae import EarVAE, OobleckConfig, codec
+from earvae.engine import accelerate
 from earvae.model.layers import fold_weight_norm
 
 
@@ -45,6 +46,8 @@ def main() -> None:
         "shipped": EarVAE.from_pretrained(),
         "published architecture": published,
         "published, weight norm folded": folded,
+        "published, exact engine": accelerate(published, "exact"),
+        "published, fast engine": accelerate(published, "fast"),
     }
     audio = 0.1 * torch.randn(1, 2, int(arguments.seconds * 44_100))
     times: dict[str, dict[str, list[float]]] = {n: {"encode": [], "decode": []} for n in models}

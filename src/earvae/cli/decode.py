@@ -23,6 +23,8 @@ def decode(
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    precision: options.Precision = None,
     stereo: options.Stereo = False,
     force: Annotated[
         bool, typer.Option("--force", help="Decode latents that another model made.")
@@ -71,6 +73,7 @@ def decode(
         one_line(str(error))
     planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
     vae = options.load_model(weights, config, sample_rate, device)
+    vae = options.prepare(vae, engine, precision)
     identity = vae.identity
 
     def work(job: Job, progress: Progress) -> Report:

@@ -24,6 +24,8 @@ def reconstruct(
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    precision: options.Precision = None,
     sample: options.Sample = False,
     seed: options.Seed = None,
     downmix: options.Downmix = False,
@@ -75,6 +77,7 @@ def reconstruct(
     else:
         planned = plan(sources, outdir, READABLE_SUFFIXES, new_suffix, False, "_vae_rec")
     vae = options.load_model(weights, config, sample_rate, device)
+    vae = options.prepare(vae, engine, precision)
 
     def work(job: Job, progress: Progress) -> Report:
         return reconstruct_file(

@@ -1,0 +1,58 @@
+"""The engines give what the definition gives, within what each promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from earvae import EarVAE
+from earvae.engine import accelerate
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def decibels(ours, theirs) -> float:
+    """Signal over error."""
+    return float(10 * ((theirs**2).sum() / ((ours - theirs) ** 2).sum()).log10())
+
+
+@pytest.fixture(params=["tiny44k", "tiny44k_no_transformer", "tiny48k"])
+def vae(request):
+    return EarVAE.from_pretrained(GOLDEN / f"{request.param}_state_dict.safetensors")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9, 40])
+@torch.no_grad()
+def test_the_exact_engine_equals_the_definition_to_1e_5_of_the_peak(vae, frames):
+    random = torch.Generator().manual_seed(frames)
+    audio = 0.1 * torch.randn((2, 2, vae.hop_length * frames), generator=random)
+    engine = accelerate(vae, "exact")
+    for ours, theirs in (
+        (engine.encode(audio).parameters, vae.encode(audio).parameters),
+        (engine.decode(vae.encode(audio).mode()), vae.decode(vae.encode(audio).mode())),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+
+
+@torch.no_grad()
+def test_the_fast_engine_is_within_35_decibels(vae):
+    """On noise through random weights; music through wide layers fares better."""
+    random = torch.Generator().manual_seed(0)
+    audio = 0.1 * torch.randn((1, 2, vae.hop_length * 20), generator=random)
+    engine = accelerate(vae, "fast")
+    latents = vae.encode(audio).mode()
+    assert decibels(engine.encode(audio).mode(), latents) > 35
+    assert decibels(engine.decode(latents), vae.decode(latents)) > 35
+
+
+@torch.no_grad()
+def test_an_engine_keeps_the_identity_of_its_model(vae):
+    assert accelerate(vae, "exact").identity == vae.identity
+
+
+@torch.no_grad()
+def test_silence_stays_finite(vae):
+    engine = accelerate(vae, "fast")
+    posterior = engine.encode(torch.zeros(1, 2, vae.hop_length * 3))
+    assert torch.isfinite(posterior.parameters).all()
+    assert torch.isfinite(engine.decode(posterior.mode())).all()
