@@ -115,9 +115,9 @@ class Unit(nn.Module):
 
     def __init__(self, source: ResidualUnit, arithmetic: Arithmetic) -> None:
         super().__init__()
-        snake, wide, _, point = source.layers
+        before, wide, between, point = source.layers
         assert isinstance(wide, WeightNormConv1d) and isinstance(point, WeightNormConv1d)
-        self.snake = Snake(snake)
+        self.before, self.between = Snake(before), Snake(between)  # one and the same in the paper
         self.convolution = Convolution(
             wide.effective_weight().detach(),
             wide.bias,
@@ -131,17 +131,17 @@ class Unit(nn.Module):
 
     def run(self, passes: Kernels, x: Tensor, out: Tensor) -> None:
         length, channels = x.shape
-        convolution, snake = self.convolution, self.snake
+        convolution, before, between = self.convolution, self.before, self.between
 
         def stretch(start: int, stop: int) -> None:
             rows = stop - start
             h = scratch("h", (convolution.input_rows(rows), channels))
             first = start - convolution.reach // 2
-            passes.snake(x, first, snake.alpha, snake.amplitude, h)
+            passes.snake(x, first, before.alpha, before.amplitude, h)
             y = scratch("y", (rows, channels))
             convolution.run(passes, h, y)
             active = scratch("active", (rows, channels), self.weight.dtype)
-            passes.snake(y, 0, snake.alpha, snake.amplitude, active)
+            passes.snake(y, 0, between.alpha, between.amplitude, active)
             z = scratch("z", (rows, channels), self.weight.dtype)
             torch.mm(active, self.weight, out=z)
             passes.add(x[start:stop], z, self.bias, out[start:stop])
