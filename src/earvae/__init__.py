@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PerceptualLoss,
         PhaseLoss,
     )
+    from earvae.streaming import StreamingDecoder, StreamingEncoder
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ _HOMES = {
     "MultiScaleMagnitude": "earvae.objective",
     "PerceptualLoss": "earvae.objective",
     "PhaseLoss": "earvae.objective",
+    "StreamingDecoder": "earvae.streaming",
+    "StreamingEncoder": "earvae.streaming",
 }
 _MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
 
@@ -53,6 +56,8 @@ __all__ = [
     "PhaseLoss",
     "Posterior",
     "SpectralConfig",
+    "StreamingDecoder",
+    "StreamingEncoder",
     "codec",
     "metrics",
 ]

@@ -2,9 +2,9 @@
 
 A latent frame depends on a limited stretch of audio and a sample on a limited stretch of latents
 (``context_frames`` of the encoder and decoder). A chunk that carries that context on both sides
-therefore gives, in its interior, what the whole signal would give. The transformer of the
-paper's decoder attends to everything, so it runs once, over the whole latent sequence, which is
-small (40 MB an hour).
+therefore gives, in its interior, what the whole signal would give: :class:`FrameStream`, on
+which ``streaming.py`` builds as well. The transformer of the paper's decoder attends to
+everything, so it runs once, over the whole latent sequence, which is small (40 MB an hour).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -36,9 +35,7 @@ def encode(vae: EarVAE, audio: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Post
         raise ValueError(
             f"audio must be [batch, {vae.config.audio_channels}, samples], got {list(audio.shape)}"
         )
-    block = max(1, chunk_frames) * vae.hop_length
-    blocks = (audio[..., start : start + block] for start in range(0, audio.shape[2], block))
-    return _encode_blocks(vae, blocks, chunk_frames)[0]
+    return _encode_blocks(vae, [audio], chunk_frames)[0]
 
 
 def decode(vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
@@ -82,45 +79,114 @@ def decode_stream(
         yield block[0]
 
 
-@torch.no_grad()
+class FrameStream:
+    """A network over a signal that arrives in pieces: every frame once, with its context.
+
+    A frame is certain once ``network.context_frames`` frames have come after it, or the signal
+    has ended. At most ``least + 2·context + most`` frames of the signal are held at a time, and
+    less than ``least + 2·context`` between pushes.
+
+    Args:
+        network: an encoder or a decoder, ``[batch, channels, frames·step]`` to
+            ``[batch, channels', frames·output_step]``; its last frame may come out shorter.
+        device: of the network. The signal may come from any; results are on the CPU.
+        step: values of the signal a frame: the hop of audio, 1 of latents.
+        output_step: the same of the result.
+        least: frames computed at a time, except at the end; fewer mean less delay, and more
+            work, since every time their context is computed too.
+        most: frames computed at a time, which bounds memory.
+
+    Attributes:
+        arrived: values of the signal that were pushed.
+        done: frames that came out.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        step: int,
+        output_step: int,
+        least: int,
+        most: int,
+    ) -> None:
+        self.network, self.device = network, device
+        self.step, self.output_step = step, output_step
+        self.least, self.most = least, most
+        self.context = network.context_frames
+        self.arrived = self.done = 0
+        self._first = 0  # frame that what is held begins with
+        self._held: list[Tensor] = []  # copies: the pushed tensors are the caller's
+
+    def push(self, signal: Tensor) -> list[Tensor]:
+        """The next values ``[batch, channels, n]``; the frames that became certain, in order, as
+        any number of ``[batch, channels', frames·output_step]``."""
+        ready: list[Tensor] = []
+        for piece in signal.split(self.most * self.step, dim=2):
+            self._append(piece.detach().to(self.device, copy=True))
+            while (certain := self._whole_frames - self.context - self.done) >= self.least:
+                ready.append(self._run(min(certain, self.most)))
+        return ready
+
+    def finish(self, frames: int) -> list[Tensor]:
+        """The rest of ``frames`` frames, at which the signal ends; zeros make it that long."""
+        missing = frames * self.step - self.arrived
+        if missing:
+            last = self._held[-1]
+            self._append(last.new_zeros(*last.shape[:2], missing))
+        ready: list[Tensor] = []
+        while self.done < frames:
+            ready.append(self._run(min(frames - self.done, self.most)))
+        return ready
+
+    @property
+    def _whole_frames(self) -> int:
+        return self.arrived // self.step
+
+    def _append(self, piece: Tensor) -> None:
+        self.arrived += piece.shape[2]
+        if piece.shape[2]:
+            self._held.append(piece)
+
+    @torch.no_grad()
+    def _run(self, count: int) -> Tensor:
+        """The next ``count`` frames; what is held reaches their context or the end."""
+        held = torch.cat(self._held, dim=2)
+        start, stop = self.done - self._first, self.done - self._first + count
+        reach = min(stop + self.context, self._whole_frames - self._first)
+        output = self.network(held[..., : reach * self.step])
+        keep = max(0, stop - self.context)
+        self._held = [held[..., keep * self.step :].clone()]  # not a view, which would keep all
+        self._first += keep
+        self.done += count
+        return output[..., start * self.output_step : stop * self.output_step].cpu()
+
+
+def encoder_stream(vae: EarVAE, least: int, most: int) -> FrameStream:
+    """Audio ``[batch, 2, n]`` to posterior parameters ``[batch, 2·latent, frames]``."""
+    device = next(vae.parameters()).device
+    return FrameStream(vae.encoder, device, vae.hop_length, 1, least, most)
+
+
+def decoder_stream(vae: EarVAE, least: int, most: int) -> FrameStream:
+    """Latents ``[batch, latent, n]``, past the transformer, to audio ``[batch, 2, samples]``."""
+    device = next(vae.parameters()).device
+    return FrameStream(vae.decoder, device, 1, vae.hop_length, least, most)
+
+
 def _encode_blocks(
     vae: EarVAE, blocks: Iterable[Tensor], chunk_frames: int
 ) -> tuple[Posterior, int]:
     """The encoder over blocks ``[batch, 2, n]``; the posterior and the number of samples."""
-    if chunk_frames < 1:
-        raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
-    device = next(vae.parameters()).device
-    hop, context = vae.hop_length, vae.encoder.context_frames
+    _check_chunk(chunk_frames)
+    stream = encoder_stream(vae, chunk_frames, chunk_frames)
     parameters: list[Tensor] = []
-    held: list[Tensor] = []  # audio from frame `first` on, up to the last sample that came
-    first = done = samples = 0  # `done` frames are encoded
-
-    def encode_until(stop: int) -> None:
-        """Encode frames done…stop−1; what is held reaches their context or the end."""
-        nonlocal held, first, done
-        (audio,) = held
-        reach = min(stop + context, first + audio.shape[2] // hop)
-        chunk = audio[..., : (reach - first) * hop].to(device)
-        encoded = vae.encoder(chunk)[..., done - first : stop - first]
-        parameters.append(encoded.cpu())
-        done = stop
-        keep = max(first, done - context)
-        held = [audio[..., (keep - first) * hop :]]
-        first = keep
-
     for block in blocks:
-        held.append(block)
-        samples += block.shape[2]
-        if samples // hop >= done + chunk_frames + context:
-            held = [torch.cat(held, dim=2)]
-        while samples // hop >= done + chunk_frames + context:
-            encode_until(done + chunk_frames)
+        parameters += stream.push(block)
+    samples = stream.arrived
     if samples == 0:
         raise ValueError("audio holds no samples")
-    frames = frames_for(vae, samples)
-    held = [F.pad(torch.cat(held, dim=2), (0, frames * hop - samples))]
-    while done < frames:
-        encode_until(min(done + chunk_frames, frames))
+    parameters += stream.finish(frames_for(vae, samples))
     return Posterior.of(vae.config, torch.cat(parameters, dim=2)), samples
 
 
@@ -133,18 +199,27 @@ def _decode_blocks(
         raise ValueError(
             f"latents must be [batch, {vae.latent_channels}, frames], got {list(latents.shape)}"
         )
+    _check_chunk(chunk_frames)
+    frames = latents.shape[2]
+    if samples > frames * vae.hop_length - vae.decoder.tail_deficit:
+        raise ValueError(f"{frames} latent frames cannot hold {samples} samples")
+    if vae.transformers is not None:
+        latents = vae.transformers(latents.to(next(vae.parameters()).device))
+    stream = decoder_stream(vae, chunk_frames, chunk_frames)
+
+    def decoded() -> Iterator[Tensor]:
+        for piece in latents.split(chunk_frames, dim=2):
+            yield from stream.push(piece)
+        yield from stream.finish(frames)
+
+    left = samples
+    for block in decoded():
+        if left <= 0:
+            return
+        yield block[..., :left]
+        left -= block.shape[2]
+
+
+def _check_chunk(chunk_frames: int) -> None:
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
-    frames, hop, context = latents.shape[2], vae.hop_length, vae.decoder.context_frames
-    if samples > frames * hop - vae.decoder.tail_deficit:
-        raise ValueError(f"{frames} latent frames cannot hold {samples} samples")
-    latents = latents.to(next(vae.parameters()).device)
-    if vae.transformers is not None:
-        latents = vae.transformers(latents)
-    for start in range(0, frames, chunk_frames):
-        stop = min(start + chunk_frames, frames)
-        low, high = max(0, start - context), min(frames, stop + context)
-        audio = vae.decoder(latents[..., low:high])
-        end = min(stop * hop, samples)
-        if start * hop < end:
-            yield audio[..., (start - low) * hop : end - low * hop].cpu()

@@ -1,226 +1,232 @@
-"""Live use: push samples, get latents; push latents, get samples. Equal to the offline codec.
+"""Live use: push audio, get posteriors; push latents, get audio. Equal to the offline codec.
 
-A latent depends on a limited stretch of audio, and a sample on a limited stretch of latents
-(``context_frames`` of encoder and decoder), so both can be given for good as soon as that much
-has come after them. What comes out, joined, is what ``codec.encode(...).mode()`` and
-``codec.decode`` give for the whole signal, to float32 rounding.
+    encoder, decoder = StreamingEncoder(vae), StreamingDecoder(vae, block_frames=1)
+    for block in blocks:                            # [1, 2, any number of samples]
+        play(decoder.push(encoder.push(block).mode()))
+    play(decoder.push(encoder.flush().mode()))      # the end of the signal
+    play(decoder.flush(encoder.samples))
 
-    encoder, decoder = StreamingEncoder(vae), StreamingDecoder(vae)
-    for block in blocks:                       # [2, any number of samples]
-        latents = encoder.push(block)          # [64, frames], or None while more is needed
-        ...
-    latents = encoder.flush()                  # the end of the signal: everything left
+A frame is given out once it is certain, that is when the ``context_frames`` frames after it are
+there. What comes out, joined, is what ``codec.encode`` and ``codec.decode`` give for the whole
+signal, to float32 rounding; the arithmetic is theirs (``codec.FrameStream``).
 
-The delay from a sample going into the encoder to the same sample leaving the decoder is at most
-the sum of both ``latency``. Context is computed anew for every block of ``frames`` frames, so
-small blocks cost more: with n = ``frames`` and c = ``context_frames``, (n + 2c) / n of the
-offline work.
+``block_frames`` trades delay for work. The context on both sides is computed anew for every
+block: with b = ``block_frames`` and c = ``context_frames``, at most (b + 2c) / b times the
+offline work, and b − 1 frames more delay than the context itself demands. A push that makes more
+frames certain has them computed together. The decoder behind a streaming encoder therefore needs
+no blocks of its own: the encoder hands on ``block_frames`` frames at a time.
 
-The paper's transformer cannot be streamed: its attention makes every output depend on every
-latent, to the end of the signal. :class:`StreamingDecoder` refuses models that have one; their
-encoder streams, and ``codec.decode_stream`` decodes their latents piece by piece once all of them
-are known.
+The transformer of the paper's architecture cannot be streamed, as it lets every sample depend on
+every latent. It belongs to the decoder: :class:`StreamingDecoder` refuses such a model, whose
+encoder streams like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from earvae import codec
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
-BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz
+BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz: about half the delay that the compact model's context has
 
 
 class StreamingError(ValueError):
-    """A model that cannot be streamed; the message says why."""
+    """A model that cannot be streamed; the message says why and what to do."""
 
 
 class StreamingEncoder:
-    """Audio in, latents (the posterior mean) out.
+    """Audio in, posteriors out.
 
     Args:
-        vae: any model.
-        frames: latents computed at a time; fewer for less delay, more for less work.
+        vae: any model in evaluation mode, also one prepared by ``earvae.engine``.
+        block_frames: frames computed at a time; fewer for less delay, more for less work.
+
+    Raises ValueError for blocks shorter than a frame.
     """
 
-    def __init__(self, vae: EarVAE, frames: int = BLOCK_FRAMES) -> None:
-        _check_frames(frames)
-        self.vae, self.frames = vae, frames
-        self._reset()
+    def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
+        _check_block(block_frames)
+        self.vae, self.block_frames = vae, block_frames
+        self.reset()
 
     @property
-    def latency(self) -> int:
-        """Samples from the first of a frame until its latent is given, at most."""
-        return (self.frames + self.vae.encoder.context_frames) * self.vae.hop_length
+    def latency_samples(self) -> int:
+        """Samples after the last one of a frame until its posterior is given, at most."""
+        frames = self.block_frames - 1 + self.vae.encoder.context_frames
+        return frames * self.vae.hop_length
 
-    def push(self, samples: Tensor) -> Tensor | None:
-        """The next audio ``[2, n]`` or ``[batch, 2, n]``, any n.
+    @property
+    def samples(self) -> int:
+        """Samples pushed since the last reset."""
+        return self._input.length
 
-        Returns the latents ``[latent, frames]`` or ``[batch, latent, frames]`` that are now
-        certain, on the CPU; None if there are none yet. Raises ValueError for another shape.
+    def push(self, audio: Tensor) -> Posterior:
+        """The next audio, ``[batch, 2, n]`` with any n ≥ 0, full scale ±1.
+
+        Returns the posterior of the frames that became certain, on the CPU; often of none
+        (``[batch, latent, 0]``). Raises ValueError for another shape or batch size than before,
+        values that are not finite or not floating point, and after :meth:`flush`.
         """
-        channels = self.vae.config.audio_channels
-        if samples.ndim not in (2, 3) or samples.shape[-2] != channels:
-            raise ValueError(
-                f"samples must be [{channels}, n] or [batch, {channels}, n], "
-                f"got {list(samples.shape)}"
-            )
-        self._held = _joined(self._held, samples)
-        self._samples += samples.shape[-1]
-        certain = self._samples // self.vae.hop_length - self.vae.encoder.context_frames
-        return _piecewise(self._encode, (certain - self._done) // self.frames * self.frames)
+        return self._posterior(self._stream.push(self._input.take(audio)))
 
-    def flush(self) -> Tensor | None:
-        """The end of the signal: the latents that are left, as of silence after it.
+    def flush(self) -> Posterior:
+        """The end of the signal: the posterior of the remaining frames.
 
-        None if nothing was pushed. The next :meth:`push` begins a new signal.
+        The last frame is filled up with zeros as ``codec.encode`` does. Raises ValueError if no
+        samples were pushed, or if called again before :meth:`reset`.
         """
-        latents = None
-        if self._held is not None and self._samples:
-            frames = codec.frames_for(self.vae, self._samples)
-            missing = frames * self.vae.hop_length - self._samples
-            self._held = F.pad(self._held, (0, missing))
-            self._samples += missing
-            latents = _piecewise(self._encode, frames - self._done)
-        self._reset()
-        return latents
+        self._input.end()
+        return self._posterior(self._stream.finish(codec.frames_for(self.vae, self.samples)))
 
-    def _reset(self) -> None:
-        self._held: Tensor | None = None  # audio from frame `first` on
-        self._first = self._done = self._samples = 0  # frames; frames given; samples pushed
+    def reset(self) -> None:
+        """Forget everything pushed; the next push begins a new signal."""
+        self._stream = codec.encoder_stream(self.vae, self.block_frames, _most(self.block_frames))
+        self._input = _Input("audio", "samples", self.vae, self.vae.config.audio_channels)
 
-    @torch.no_grad()
-    def _encode(self, count: int) -> Tensor:
-        """The next ``count`` latents. Audio held after their context is not looked at."""
-        assert self._held is not None
-        hop, context = self.vae.hop_length, self.vae.encoder.context_frames
-        stop = self._done + count
-        reach = min(stop + context, self._samples // hop)
-        chunk = self._held[..., : (reach - self._first) * hop]
-        encoded = self.vae.encoder(_batch(chunk).to(_device(self.vae)))
-        latents = Posterior(encoded[..., self._done - self._first : stop - self._first]).mode()
-        keep = max(self._first, stop - context)
-        self._held = self._held[..., (keep - self._first) * hop :].clone()
-        self._first, self._done = keep, stop
-        return latents.cpu().reshape(*chunk.shape[:-2], *latents.shape[1:])
+    def _posterior(self, parameters: list[Tensor]) -> Posterior:
+        nothing = self._input.nothing(2 * self.vae.latent_channels)
+        return Posterior.of(self.vae.config, _joined(parameters, nothing))
 
 
 class StreamingDecoder:
     """Latents in, audio out.
 
     Args:
-        vae: a model without a transformer: the compact model, or a published one that has none.
-        frames: latent frames computed at a time; fewer for less delay, more for less work.
+        vae: a model in evaluation mode that has no transformer: the compact model, or one of the
+            paper's architecture with ``transformer`` None; also one prepared by
+            ``earvae.engine``.
+        block_frames: frames computed at a time; fewer for less delay, more for less work.
 
-    Raises StreamingError for a model with a transformer.
+    Raises StreamingError for a model with a transformer, ValueError for blocks shorter than a
+    frame.
     """
 
-    def __init__(self, vae: EarVAE, frames: int = BLOCK_FRAMES) -> None:
-        _check_frames(frames)
+    def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
+        _check_block(block_frames)
         if vae.transformers is not None:
             raise StreamingError(
-                "this model's decoder begins with a transformer that attends to all latents, so "
-                "no sample is certain before the last latent; use codec.decode or "
-                "codec.decode_stream"
+                "this model decodes through a transformer that attends to all latents, so no "
+                "sample is certain before the last latent: collect them and use codec.decode "
+                "or codec.decode_stream"
             )
-        self.vae, self.frames = vae, frames
-        self._reset()
+        self.vae, self.block_frames = vae, block_frames
+        self.reset()
 
     @property
-    def latency(self) -> int:
-        """Samples' worth of latents after a frame until its audio is given, at most."""
-        return (self.frames - 1 + self.vae.decoder.context_frames) * self.vae.hop_length
+    def latency_frames(self) -> int:
+        """Latent frames after a frame until its audio is given, at most."""
+        return self.block_frames - 1 + self.vae.decoder.context_frames
 
-    def push(self, latents: Tensor) -> Tensor | None:
-        """The next latents ``[latent, n]`` or ``[batch, latent, n]``, any n.
+    @property
+    def latency_samples(self) -> int:
+        """:attr:`latency_frames` in samples."""
+        return self.latency_frames * self.vae.hop_length
 
-        Returns the audio ``[2, samples]`` or ``[batch, 2, samples]`` that is now certain, on the
-        CPU; None if there is none yet. Raises ValueError for another shape.
+    def push(self, latents: Tensor) -> Tensor:
+        """The next latents, ``[batch, latent, n]`` with any n ≥ 0.
+
+        Returns the audio that became certain, whole frames ``[batch, 2, frames·hop]`` on the CPU;
+        often none (``[batch, 2, 0]``). Raises ValueError for another shape or batch size than
+        before, values that are not finite or not floating point, and after :meth:`flush`.
         """
-        channels = self.vae.latent_channels
-        if latents.ndim not in (2, 3) or latents.shape[-2] != channels:
-            raise ValueError(
-                f"latents must be [{channels}, n] or [batch, {channels}, n], "
-                f"got {list(latents.shape)}"
-            )
-        self._held = _joined(self._held, latents)
-        certain = self._first + self._held.shape[-1] - self.vae.decoder.context_frames
-        return _piecewise(self._decode, (certain - self._done) // self.frames * self.frames)
+        return self._audio(self._stream.push(self._input.take(latents)))
 
-    def flush(self, samples: int | None = None) -> Tensor | None:
-        """The end of the signal: the audio that is left.
+    def flush(self, samples: int | None = None) -> Tensor:
+        """The end of the signal: the remaining audio, ``[batch, 2, n]``.
 
         Args:
-            samples: length of the whole signal, where it is known; None: all there is.
+            samples: length of the whole signal; None: all that the latents hold, which is
+                ``frames·hop`` but for the ``tail_deficit`` of models with odd strides.
 
-        None if nothing is left. The next :meth:`push` begins a new signal. Raises ValueError if
-        ``samples`` is more than the latents hold or less than was already given.
+        Raises ValueError if no latents were pushed, if they hold fewer than ``samples`` samples or
+        more than that were given already, or if called again before :meth:`reset`.
         """
-        hop = self.vae.hop_length
-        held = 0 if self._held is None else self._held.shape[-1]
-        frames = self._first + held
-        whole = max(0, frames * hop - self.vae.decoder.tail_deficit)
-        samples = whole if samples is None else samples
-        if not self._done * hop <= samples <= whole:
+        frames, given = self._input.length, self._stream.done * self.vae.hop_length
+        whole = frames * self.vae.hop_length - self.vae.decoder.tail_deficit
+        if samples is not None and frames and not given <= samples <= whole:
             raise ValueError(
-                f"{samples} samples: {frames} latent frames hold {whole}, and "
-                f"{self._done * hop} were already given"
+                f"{frames} latent frames hold {whole} samples, of which {given} were given "
+                f"already: the signal cannot be {samples} samples long"
             )
-        left = samples - self._done * hop
-        audio = _piecewise(self._decode, frames - self._done)
-        self._reset()
-        return audio[..., :left] if audio is not None and left else None
+        self._input.end()
+        length = whole if samples is None else samples
+        return self._audio(self._stream.finish(frames))[..., : length - given]
 
-    def _reset(self) -> None:
-        self._held: Tensor | None = None  # latents from frame `first` on
-        self._first = self._done = 0  # frames whose audio was given
+    def reset(self) -> None:
+        """Forget everything pushed; the next push begins a new signal."""
+        self._stream = codec.decoder_stream(self.vae, self.block_frames, _most(self.block_frames))
+        self._input = _Input("latents", "frames", self.vae, self.vae.latent_channels)
 
-    @torch.no_grad()
-    def _decode(self, count: int) -> Tensor:
-        """The audio of the next ``count`` frames."""
-        assert self._held is not None
-        hop, context = self.vae.hop_length, self.vae.decoder.context_frames
-        stop = self._done + count
-        chunk = self._held[..., : stop + context - self._first]
-        audio = self.vae.decoder(_batch(chunk).to(_device(self.vae)))
-        audio = audio[..., (self._done - self._first) * hop : (stop - self._first) * hop]
-        keep = max(self._first, stop - context)
-        self._held = self._held[..., keep - self._first :].clone()
-        self._first, self._done = keep, stop
-        return audio.cpu().reshape(*chunk.shape[:-2], *audio.shape[1:])
+    def _audio(self, blocks: list[Tensor]) -> Tensor:
+        return _joined(blocks, self._input.nothing(self.vae.config.audio_channels))
 
 
-def _piecewise(compute: Callable[[int], Tensor], frames: int) -> Tensor | None:
-    """The next ``frames`` frames, so few at a time that a long push needs little memory."""
-    pieces = []
-    while frames > 0:
-        pieces.append(compute(min(frames, codec.CHUNK_FRAMES)))
-        frames -= codec.CHUNK_FRAMES
-    return torch.cat(pieces, dim=-1) if pieces else None
+class _Input:
+    """What may be pushed: one signal of one batch size, until its end.
+
+    Attributes:
+        batch: of the signal; 0 before the first push.
+        length: samples or frames pushed.
+    """
+
+    def __init__(self, name: str, unit: str, vae: EarVAE, channels: int) -> None:
+        self.name, self.unit, self.channels = name, unit, channels
+        self.dtype = next(vae.parameters()).dtype
+        self.batch = self.length = 0
+        self.ended = False
+
+    def take(self, signal: Tensor) -> Tensor:
+        """``signal`` in the model's precision, counted. Raises ValueError."""
+        self._check(signal)
+        self.batch = signal.shape[0]
+        self.length += signal.shape[2]
+        return signal.to(self.dtype)
+
+    def nothing(self, channels: int) -> Tensor:
+        """No frames or samples, ``[batch, channels, 0]``."""
+        return torch.empty(self.batch, channels, 0, dtype=self.dtype)
+
+    def end(self) -> None:
+        """No more to come. Raises ValueError if nothing came, or at the second end."""
+        self._check_open()
+        if not self.length:
+            raise ValueError(f"nothing to flush: no {self.unit} were pushed")
+        self.ended = True
+
+    def _check(self, signal: Tensor) -> None:
+        self._check_open()
+        if signal.ndim != 3 or signal.shape[0] == 0 or signal.shape[1] != self.channels:
+            raise ValueError(
+                f"{self.name} must be [batch, {self.channels}, {self.unit}], "
+                f"got {list(signal.shape)}"
+            )
+        if self.batch not in (0, signal.shape[0]):
+            raise ValueError(
+                f"{self.name} had a batch of {self.batch} so far, got {signal.shape[0]}: "
+                "reset() before another signal"
+            )
+        if not signal.is_floating_point():
+            raise ValueError(f"{self.name} must be floating point, got {signal.dtype}")
+        if not signal.isfinite().all():
+            raise ValueError(f"{self.name} must be finite, got NaN or infinity")
+
+    def _check_open(self) -> None:
+        if self.ended:
+            raise ValueError("the signal was flushed: reset() before another one")
 
 
-def _joined(held: Tensor | None, new: Tensor) -> Tensor:
-    if held is None:
-        return new
-    if held.shape[:-1] != new.shape[:-1]:
-        raise ValueError(f"{list(new.shape)} cannot follow {list(held.shape)}")
-    return torch.cat([held, new], dim=-1)
+def _most(block_frames: int) -> int:
+    """Frames computed at a time when a push is long: what the codec holds to be a good chunk."""
+    return max(block_frames, codec.CHUNK_FRAMES)
 
 
-def _batch(x: Tensor) -> Tensor:
-    return x if x.ndim == 3 else x.unsqueeze(0)
+def _joined(pieces: list[Tensor], nothing: Tensor) -> Tensor:
+    return torch.cat(pieces, dim=2) if pieces else nothing
 
 
-def _device(vae: EarVAE) -> torch.device:
-    return next(vae.parameters()).device
-
-
-def _check_frames(frames: int) -> None:
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
+def _check_block(block_frames: int) -> None:
+    if block_frames < 1:
+        raise ValueError(f"block_frames must be at least 1, got {block_frames}")

@@ -50,6 +50,7 @@ class PackingVAE(nn.Module):
     """A codec that is the identity times ``gain``, at 44.1 kHz: what goes in must come out."""
 
     sample_rate = 44_100
+    engine, precision = "plain", "fp32"  # as of a model prepared for inference
 
     def __init__(self, hop: int = 16, gain: float = 1.0, identity: str = "packing") -> None:
         super().__init__()

@@ -56,3 +56,27 @@ def test_silence_stays_finite(vae):
     posterior = engine.encode(torch.zeros(1, 2, vae.hop_length * 3))
     assert torch.isfinite(posterior.parameters).all()
     assert torch.isfinite(engine.decode(posterior.mode())).all()
+
+
+@pytest.fixture
+def two_threads():
+    """Worker threads; with one there are none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["plain", "exact", "fast"])
+def test_inference_mode_changes_nothing(vae, two_threads, name):
+    """Workers do not inherit the mode, and may not write into inference tensors; nor may buffers
+    that were made in it be used outside."""
+    audio = 0.1 * torch.randn(1, 2, vae.hop_length * 20)
+    engine = accelerate(vae, name)
+    results = []
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            latents = engine.encode(audio).mode()
+            results.append((latents, engine.decode(latents)))
+    for latents, decoded in results[1:]:
+        assert torch.equal(latents, results[0][0]) and torch.equal(decoded, results[0][1])

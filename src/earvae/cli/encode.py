@@ -24,6 +24,8 @@ def encode(
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    precision: options.Precision = None,
     sample: options.Sample = False,
     seed: options.Seed = None,
     half: Annotated[bool, typer.Option("--half", help="Store float16 latents.")] = False,
@@ -137,7 +139,7 @@ def encode(
     bytes. Run it again on a finished library: nothing is done twice, new and changed files are
     encoded. Files that cannot be read are listed in OUT/failures.jsonl, and the status is then 1
     (with several ranks, of the one that finishes last).
-    Another model or other settings are refused in the same OUT, unless --replace encodes
+    Another model, engine or other settings are refused in the same OUT, unless --replace encodes
     everything again. OUT/index.jsonl lists all entries, OUT/summary.json the counts and the
     speed. The manifest has a JSON object a line, with `file` (relative to it).
 
@@ -170,8 +172,8 @@ def encode(
         if given:
             options.usage_error(f"{given[0]} is for libraries; add --library, --shards or --npy")
         _few(
-            inputs, output, weights, config, sample_rate, device, sample, seed, half, downmix,
-            chunk_seconds,
+            inputs, output, weights, config, sample_rate, device, engine, precision, sample, seed,
+            half, downmix, chunk_seconds,
         )  # fmt: skip
         return
 
@@ -191,11 +193,12 @@ def encode(
     encode_library(
         LibraryOptions(
             inputs=inputs, output=Path(output), weights=weights, config=config,
-            sample_rate=sample_rate, device=device, store="sample" if sample else store or "mean",
-            seed=seed, half=half, downmix=downmix, chunk_seconds=chunk_seconds, shards=shards,
-            npy=npy, segment_seconds=segment_seconds, normalise=normalise, split=split, rank=rank,
-            world_size=world_size, block_files=block_files, batch_seconds=batch_seconds,
-            padding=padding, workers=workers, replace=replace,
+            sample_rate=sample_rate, device=device, engine=engine, precision=precision,
+            store="sample" if sample else store or "mean", seed=seed, half=half, downmix=downmix,
+            chunk_seconds=chunk_seconds, shards=shards, npy=npy, segment_seconds=segment_seconds,
+            normalise=normalise, split=split, rank=rank, world_size=world_size,
+            block_files=block_files, batch_seconds=batch_seconds, padding=padding, workers=workers,
+            replace=replace,
         )
     )  # fmt: skip
 
@@ -207,6 +210,8 @@ def _few(
     config: Path | None,
     sample_rate: int | None,
     device: str,
+    engine: str,
+    precision: str | None,
     sample: bool,
     seed: int | None,
     half: bool,
@@ -228,6 +233,7 @@ def _few(
             f"{len(planned.jobs)} files; with --library this could be stopped and go on", err=True
         )
     vae = options.load_model(weights, config, sample_rate, device)
+    vae = options.prepare(vae, engine, precision)
     identity = vae.identity
 
     def work(job: Job, progress: Progress) -> Report:

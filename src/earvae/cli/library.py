@@ -15,7 +15,7 @@ from earvae.cli.batch import tidy_when_terminated
 from earvae.cli.errors import one_line
 
 if TYPE_CHECKING:
-    from earvae import EarVAE
+    from earvae.engine import InferenceVAE
     from earvae.library.plan import Geometry
     from earvae.library.run import Result
     from earvae.library.settings import Settings
@@ -34,6 +34,8 @@ class LibraryOptions:
     config: Path | None
     sample_rate: int | None
     device: str
+    engine: str
+    precision: str | None
     store: str
     seed: int | None
     half: bool
@@ -73,7 +75,8 @@ def encode_library(given: LibraryOptions) -> None:
         if not len(library):
             one_line("; ".join(library.problems))
         device = own_device(given.device)
-        vae = options.load_model(given.weights, given.config, given.sample_rate, device)
+        source = options.load_model(given.weights, given.config, given.sample_rate, device)
+        vae = options.prepare(source, given.engine, given.precision)
         settings = _settings(given, vae, stats)
         if rank.world > 1:
             typer.echo(f"rank {rank.rank} of {rank.world} ({rank.origin})")
@@ -126,7 +129,7 @@ def own_device(device: str) -> str:
     return f"cuda:{local_rank() % count}" if device == "auto" and count > 1 else device
 
 
-def _settings(given: LibraryOptions, vae: EarVAE, statistics: Statistics | None) -> Settings:
+def _settings(given: LibraryOptions, vae: InferenceVAE, statistics: Statistics | None) -> Settings:
     from earvae.library.items import LibraryError
     from earvae.library.settings import Settings
 
@@ -145,6 +148,8 @@ def _settings(given: LibraryOptions, vae: EarVAE, statistics: Statistics | None)
         sample_rate=vae.sample_rate,
         hop_length=vae.hop_length,
         latent_channels=vae.latent_channels,
+        engine=vae.engine,
+        precision=vae.precision,
         store=given.store,  # type: ignore[arg-type]
         seed=given.seed,
         half=given.half,
@@ -156,7 +161,7 @@ def _settings(given: LibraryOptions, vae: EarVAE, statistics: Statistics | None)
     )
 
 
-def _geometry(given: LibraryOptions, vae: EarVAE) -> Geometry:
+def _geometry(given: LibraryOptions, vae: InferenceVAE) -> Geometry:
     from earvae.library.plan import Geometry
 
     on_cpu = next(vae.parameters()).device.type == "cpu"

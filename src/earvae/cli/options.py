@@ -13,6 +13,7 @@ from earvae.cli.errors import one_line
 if TYPE_CHECKING:
     from earvae import EarVAE
     from earvae.audio import OutputFormat
+    from earvae.engine import InferenceVAE
 
 Inputs = Annotated[
     list[Path] | None,
@@ -184,7 +185,7 @@ def load_model(
     return vae.to(device)
 
 
-def prepare(vae: EarVAE, engine: str, precision: str | None) -> EarVAE:
+def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
     """The model behind --engine and --precision; one that is not there is a usage error."""
     from earvae.engine import EngineError, accelerate
 

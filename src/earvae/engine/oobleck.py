@@ -223,6 +223,7 @@ class FastEncoder(nn.Module):
             self.units.append(nn.ModuleList(Unit(unit, arithmetic) for unit in units))
             self.downs.append(Down(activation, strided, arithmetic))
 
+    @torch.inference_mode(False)  # a setting of the thread, and the workers are others
     @torch.no_grad()
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` to ``[batch, 2·latent, frames]``."""
@@ -254,6 +255,7 @@ class FastDecoder(nn.Module):
             self.ups.append(Up(activation, transposed, arithmetic))
             self.units.append(nn.ModuleList(Unit(unit, arithmetic) for unit in units))
 
+    @torch.inference_mode(False)  # a setting of the thread, and the workers are others
     @torch.no_grad()
     def forward(self, latents: Tensor) -> Tensor:
         """``[batch, latent, frames]`` to ``[batch, 2, frames·hop − tail_deficit]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from earvae.evaluation.codecs import Codec, CodecError, resampled
 from earvae.evaluation.excerpts import SAMPLE_RATE, content_of
+from earvae.model.vae import EarVAE
 
 LINEAR_CODE = Path(__file__).parent / "linear_code.safetensors"
 CHUNK_FRAMES = 430  # about ten seconds of transform frames
@@ -24,14 +26,15 @@ def parameter_count(model: nn.Module) -> int:
 
 
 class EarVAECodec(Codec):
-    """An εar-VAE with the posterior mean as latents, as ``earvae reconstruct`` runs it.
+    """An εar-VAE with the posterior mean as latents, as ``earvae reconstruct`` runs it: with the
+    fastest engine that equals the plain model within rounding.
 
     Args:
         vae: ``EarVAE`` in evaluation mode, on its device.
         name: of the row.
     """
 
-    def __init__(self, vae: nn.Module, name: str = "earvae") -> None:
+    def __init__(self, vae: EarVAE, name: str = "earvae") -> None:
         self.vae, self.name = vae, name
         self.parameters = parameter_count(vae)
         frames = vae.sample_rate / vae.hop_length
@@ -46,11 +49,17 @@ class EarVAECodec(Codec):
     def settings(self) -> dict:
         return {"codec": "earvae", "weights": self.identity}
 
+    @cached_property
+    def _prepared(self) -> EarVAE:
+        from earvae.engine import accelerate
+
+        return accelerate(self.vae)
+
     def round_trip(self, audio: Tensor) -> Tensor:
         from earvae import codec
 
         ours = resampled(audio, SAMPLE_RATE, self.vae.sample_rate, None)
-        decoded = codec.reconstruct(self.vae, ours[None])[0]
+        decoded = codec.reconstruct(self._prepared, ours[None])[0]
         return resampled(decoded, self.vae.sample_rate, SAMPLE_RATE, audio.shape[1])
 
 

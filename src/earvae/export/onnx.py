@@ -31,10 +31,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from earvae.export import runner
+from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
 from earvae.model.layers import (
     SNAKE_EPSILON,
     Chain,
@@ -464,12 +466,18 @@ def _spectral_encoder(graph: _Graph, encoder: SpectralEncoder, audio: str) -> tu
     unit = graph.op("Mul", level, graph.constant(code.residual_std))
     residual = graph.op("Div", graph.op("Sub", frames, kept), unit)
     relative = graph.op("Div", linear, level)
-    x = graph.op("Concat", _signed_sqrt(graph, residual), _signed_sqrt(graph, relative), axis=2)
+    levels = _levels(graph, encoder.envelope, residual)  # [batch, frames, bands], mean removed
+    coarse = graph.op(
+        "MatMul", levels, graph.constant(encoder.envelope.basis / encoder.envelope.std)
+    )
+    spectra = (_signed_sqrt(graph, residual), _signed_sqrt(graph, relative))
+    x = graph.op("Concat", *spectra, levels, axis=2)
     x = _linear(graph, encoder.input, x, "encoder.input")
     x = _blocks(graph, encoder.blocks, x, "encoder.blocks")
     x = _layer_norm(graph, encoder.norm.weight, encoder.norm.bias, x, "encoder.norm")
     x = _linear(graph, encoder.output, x, "encoder.output")
     mean, scale = graph.split(x, 2, 2)
+    mean = graph.op("Add", coarse, mean)
     linear_scale = graph.op(
         "Expand",
         graph.weight(encoder.linear_scale, "encoder.linear_scale"),
@@ -483,7 +491,7 @@ def _spectral_encoder(graph: _Graph, encoder: SpectralEncoder, audio: str) -> tu
 
 def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> str:
     """``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``."""
-    code, config = decoder.code, decoder.config
+    code, envelope, config = decoder.code, decoder.envelope, decoder.config
     latents = graph.op("Transpose", latents, perm=[0, 2, 1])  # [batch, frames, latent]
     linear = graph.slice(latents, 2, 0, config.linear_channels)
     learned = graph.slice(latents, 2, config.linear_channels, config.latent_channels)
@@ -494,14 +502,31 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
     x = _blocks(graph, decoder.blocks, x, "decoder.blocks")
     x = _layer_norm(graph, decoder.norm.weight, decoder.norm.bias, x, "decoder.norm")
     gain = _linear(graph, decoder.gain, x, "decoder.gain")
+    coarse = graph.op("MatMul", learned, graph.constant((envelope.basis * envelope.std).T / 2))
+    coarse = graph.op("Add", coarse, graph.constant(envelope.mean / 2))
+    gain = graph.op("Add", gain, coarse)
     gain = graph.op("Tanh", graph.op("Div", gain, graph.constant(GAIN_RANGE)))
     gain = graph.op("Mul", gain, graph.constant(GAIN_RANGE))
-    gain = graph.op("Exp", graph.op("MatMul", gain, graph.constant(decoder.bands)))
+    gain = graph.op("Exp", graph.op("MatMul", gain, graph.constant(_spread(envelope))))
     residual = graph.op("Mul", _linear(graph, decoder.shape, x, "decoder.shape"), gain)
     unit = graph.constant(code.residual_std * (code.explained() < PROTECTED_SHARE))
     residual = graph.op("Mul", residual, graph.op("Mul", level, unit))
     kept = graph.op("MatMul", linear, graph.constant((code.basis * code.std).T))
     return _audio(graph, decoder.transform, graph.op("Add", kept, residual))
+
+
+def _levels(graph: _Graph, envelope: EnvelopeCode, frames: str) -> str:
+    """Log powers of bands, ``[batch, frames, blocks·bands]``, less their mean in music."""
+    average = envelope.bands / envelope.bands.sum(dim=1, keepdim=True)
+    average = torch.block_diag(*[average.T] * envelope.blocks)
+    power = graph.op("MatMul", graph.op("Mul", frames, frames), graph.constant(average))
+    levels = graph.op("Log", graph.op("Add", power, graph.constant(POWER_FLOOR)))
+    return graph.op("Sub", levels, graph.constant(envelope.mean))
+
+
+def _spread(envelope: EnvelopeCode) -> Tensor:
+    """The matrix that interpolates bands to bins, ``[blocks·bands, blocks·bins]``."""
+    return torch.block_diag(*[envelope.bands] * envelope.blocks)
 
 
 def _blocks(graph: _Graph, blocks: nn.Sequential, x: str, name: str) -> str:

@@ -118,7 +118,8 @@ def encode_library(
     Blocks of ``block_items`` consecutive files are dealt to ranks in turn; batches never cross
     them, and a shard is one of them. What is done already stays; a file that cannot be read is
     listed and the others are encoded. The content does not depend on when a run was killed and
-    how often, nor on the number of ranks (of equal device and threads).
+    how often, nor on the number of ranks (of equal device and threads). ``vae`` may be one of
+    :func:`earvae.engine.accelerate`; ``settings`` name its engine and precision.
 
     Raises LibraryError: other settings than before without ``replace``, or a folder that cannot
     be written.

@@ -15,6 +15,8 @@ RECORD = "library.json"
 FORMAT = "earvae-library"
 VERSION = 1
 
+BEFORE_ENGINES = {"engine": "plain", "precision": "fp32"}  # of records that do not name them
+
 Store = Literal["mean", "mean+std", "sample"]
 Payload = Literal["safetensors", "npy"]
 
@@ -23,7 +25,9 @@ Payload = Literal["safetensors", "npy"]
 class Settings:
     """Everything but the audio that latents depend on beyond float rounding, and their layout.
 
-    Not in here, because they only move the last bits: device, threads, batches, chunks.
+    Not in here, because they only move the last bits: device, threads, batches, chunks. Engine and
+    precision are those that were really used, never "auto"; two engines of equal results differ
+    in the last bits too, and a library made with both could not be made again.
     """
 
     model: str  # EarVAE.identity
@@ -38,11 +42,20 @@ class Settings:
     normalised: str | None = None  # digest of the statistics
     payload: Payload = "safetensors"
     shard_items: int | None = None  # files that share a shard; None: no shards
+    engine: str = "plain"  # plain, exact or fast
+    precision: str = "fp32"  # or bf16, of the engine's products
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that change with any field."""
-        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        """Twelve hex digits that change with any field.
+
+        Libraries from before there were engines keep theirs: they are plain and float32.
+        """
+        values = asdict(self)
+        for name, before in BEFORE_ENGINES.items():
+            if values[name] == before:
+                del values[name]
+        text = json.dumps([VERSION, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -62,15 +75,15 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
     }
     text = json.dumps(record, indent=2) + "\n"
     if path.is_file() and not replace:
-        before = read_record(folder)
+        before = BEFORE_ENGINES | read_record(folder)
         differing = [name for name, value in record.items() if before.get(name) != value]
         if not differing:
             return
         names = [name for name in differing if name not in ("settings", "format_version")]
         changes = ", ".join(f"{name} {before.get(name)} → {record[name]}" for name in names)
         raise LibraryError(
-            f"{folder}: was encoded with other settings ({changes or 'another version'}); use "
-            "another folder, or encode it all again with --replace"
+            f"{folder}: was encoded with other settings ({changes or 'another version'}); give "
+            "those of before, use another folder, or encode it all again with --replace"
         )
     staging.replace(path, text.encode())
 

@@ -13,20 +13,20 @@ adds a residual. Three structural rules keep the residual in its place:
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earvae.config import SpectralConfig
-from earvae.model.linear import LinearCode
+from earvae.model.envelope import EnvelopeCode, fit_envelope_code
+from earvae.model.linear import LinearCode, fit_linear_code
 from earvae.model.transform import FrameTransform
 
 LEVEL_FLOOR = 1e-4  # of the linear latents' unit variance: 80 dB below music, so silence is quiet
 PROTECTED_SHARE = 0.99  # a bin the linear code keeps this well belongs to it alone
-GAIN_BANDS = 20  # per channel and MDCT block
-GAIN_RANGE = 5.0  # natural log units: the learned gain stays within ±43 dB
+GAIN_RANGE = 12.0  # natural log units: the residual's gain stays within ±104 dB
 
 
 class ConvNeXtBlock(nn.Module):
@@ -59,6 +59,11 @@ def _blocks(config: SpectralConfig, count: int) -> nn.Sequential:
     )
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """No autocast on the device of ``x``: bfloat16 would cost the fixed codes 40 dB in the bass."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def signed_sqrt(x: Tensor) -> Tensor:
     """√|x| with the sign of x: evens out the range of spectra. Linear below 1e-3, so that the
     gradient stays finite."""
@@ -74,21 +79,25 @@ def local_level(linear: Tensor, frames: int) -> Tensor:
 
 
 class SpectralEncoder(nn.Module):
-    """Audio to posterior parameters. ``code`` is shared with the decoder, and fixed."""
+    """Audio to posterior parameters. Both codes are shared with the decoder, and fixed."""
 
-    def __init__(self, config: SpectralConfig, code: LinearCode) -> None:
+    def __init__(self, config: SpectralConfig, code: LinearCode, envelope: EnvelopeCode) -> None:
         super().__init__()
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
         self.code = code
-        self.input = nn.Linear(self.transform.features + config.linear_channels, config.width)
+        self.envelope = envelope
+        features = self.transform.features + config.linear_channels + envelope.levels
+        self.input = nn.Linear(features, config.width)
         self.blocks = _blocks(config, config.encoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         learned = config.latent_channels - config.linear_channels
         self.output = nn.Linear(config.width, 2 * learned)
         self.linear_scale = nn.Parameter(torch.full((config.linear_channels,), -6.0))
-        with torch.no_grad():  # start with a small posterior noise: softplus(-3) = 0.05
-            self.output.bias[learned:].fill_(-3.0)
+        with torch.no_grad():
+            self.output.weight[:learned].mul_(0.1)  # start at the envelope code, nearly
+            self.output.bias[:learned].zero_()
+            self.output.bias[learned:].fill_(-3.0)  # and a small posterior noise: 0.05
 
     @property
     def context_frames(self) -> int:
@@ -98,15 +107,24 @@ class SpectralEncoder(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, 2·latent, frames]`` (mean ‖ scale)."""
-        frames = self.transform(audio)  # [batch, frames, 2·hop]
-        linear = self.code.encode(frames)  # [batch, frames, linear]
-        level = local_level(linear, self.config.level_frames)
-        residual = (frames - self.code.decode(linear)) / (self.code.residual_std * level)
-        x = self.input(torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2))
-        x = self.output(self.norm(self.blocks(x)))  # [batch, frames, 2·learned]
+        with full_precision(audio):
+            frames = self.transform(audio.float())  # [batch, frames, 2·hop]
+            linear = self.code.encode(frames)  # [batch, frames, linear]
+            residual, level = self.residual(frames, linear)
+            levels = self.envelope.measure(residual)  # [batch, frames, blocks·bands]
+            coarse = self.envelope.encode(levels)  # [batch, frames, learned]
+        spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
+        x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
+        x = self.output(self.norm(self.blocks(x))).float()  # [batch, frames, 2·learned]
         mean, scale = x.chunk(2, dim=2)
         linear_scale = self.linear_scale.expand_as(linear)
-        return torch.cat([linear, mean, linear_scale, scale], dim=2).transpose(1, 2)
+        return torch.cat([linear, coarse + mean, linear_scale, scale], dim=2).transpose(1, 2)
+
+    def residual(self, frames: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linear code leaves, in units of the local level and of what it leaves of each
+        bin in music, ``[batch, frames, 2·hop]``; and that level."""
+        level = local_level(linear, self.config.level_frames)
+        return (frames - self.code.decode(linear)) / (self.code.residual_std * level), level
 
 
 class SpectralDecoder(nn.Module):
@@ -114,20 +132,18 @@ class SpectralDecoder(nn.Module):
 
     tail_deficit = 0
 
-    def __init__(self, config: SpectralConfig, code: LinearCode) -> None:
+    def __init__(self, config: SpectralConfig, code: LinearCode, envelope: EnvelopeCode) -> None:
         super().__init__()
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
         self.code = code
+        self.envelope = envelope
         self.input = nn.Linear(config.latent_channels, config.width)
         self.blocks = _blocks(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
-        bands = _band_interpolation(config)
-        self.gain = nn.Linear(config.width, bands.shape[0])
-        self.register_buffer("bands", bands, persistent=False)
-        with torch.no_grad():  # start at the linear code, a little away from it
-            self.shape.weight.mul_(0.1)
+        self.gain = nn.Linear(config.width, envelope.levels)
+        with torch.no_grad():  # start at what the envelope code says, nearly
             self.shape.bias.zero_()
             self.gain.weight.mul_(0.1)
             self.gain.bias.zero_()
@@ -140,28 +156,35 @@ class SpectralDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """``[batch, latent, frames]`` latents to ``[batch, 2, frames·hop]`` audio."""
-        latents = latents.transpose(1, 2)  # [batch, frames, latent]
+        latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
         linear = latents[..., : self.config.linear_channels]
         learned = latents[..., self.config.linear_channels :]
         level = local_level(linear, self.config.level_frames)
         x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
-        log_gain = GAIN_RANGE * torch.tanh(self.gain(x) / GAIN_RANGE) @ self.bands
-        residual = self.shape(x) * log_gain.exp()  # [batch, frames, 2·hop]
-        unit = self.code.residual_std * (self.code.explained() < PROTECTED_SHARE)
-        return self.transform.inverse(self.code.decode(linear) + residual * unit * level)
+        shape, gain = self.shape(x).float(), self.gain(x).float()
+        with full_precision(latents):
+            log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
+            log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
+            unit = self.code.residual_std * (self.code.explained() < PROTECTED_SHARE)
+            residual = shape * log_gain.exp() * unit * level  # [batch, frames, 2·hop]
+            return self.transform.inverse(self.code.decode(linear) + residual)
 
 
-def _band_interpolation(config: SpectralConfig) -> Tensor:
-    """Weights that spread GAIN_BANDS gains per channel and block over the bins of a frame.
+@torch.no_grad()
+def fit_codes(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]) -> None:
+    """Fit both codes of a new model on training music, batches ``[batch, 2, frames·hop]``.
 
-    Band centres are equally spaced on the Mel scale, weights fall linearly between neighbours:
-    ``[channels·blocks·bands, 2·hop]``, columns summing to 1.
+    The decoder's residual starts as a kind of noise at the right levels. In bins of which the
+    linear code keeps much, noise would do harm, so there it starts small.
     """
-    bins = (torch.arange(config.mdct_length) + 0.5) * config.sample_rate / 2 / config.mdct_length
-    mel = 2595 * torch.log10(1 + bins / 700)
-    top = 2595 * math.log10(1 + config.sample_rate / 2 / 700)
-    position = mel / top * (GAIN_BANDS - 1)
-    hats = (1 - (position[None, :] - torch.arange(GAIN_BANDS)[:, None]).abs()).clamp_min(0)
-    copies = 2 * config.hop_length // config.mdct_length
-    return torch.block_diag(*[hats] * copies)
+    frames = [encoder.transform(batch) for batch in audio]
+    code = fit_linear_code(frames, encoder.transform.features, encoder.config.linear_channels)
+    encoder.code.load_state_dict(code.state_dict())
+    levels = []
+    for batch in frames:
+        residual, level = encoder.residual(batch, encoder.code.encode(batch))
+        audible = level.squeeze(-1) > 10 * LEVEL_FLOOR
+        levels.append(encoder.envelope.measure(residual[audible]))
+    fit_envelope_code(encoder.envelope, torch.cat(levels))
+    decoder.shape.weight.mul_((1 - encoder.code.explained()).square()[:, None])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from earvae import config as configs
 from earvae.config import ModelConfig, OobleckConfig
 from earvae.model.diffusers import is_diffusers_folder, load_diffusers
+from earvae.model.envelope import EnvelopeCode
 from earvae.model.linear import LinearCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.posterior import Posterior
@@ -61,8 +62,11 @@ class EarVAE(nn.Module):
             self.decoder: nn.Module = OobleckDecoder(config)
         else:
             code = LinearCode(2 * config.hop_length, config.linear_channels)
-            self.encoder = SpectralEncoder(config, code)
-            self.decoder = SpectralDecoder(config, code)
+            blocks = 2 * config.hop_length // config.mdct_length
+            learned = config.latent_channels - config.linear_channels
+            envelope = EnvelopeCode(config.mdct_length, blocks, config.sample_rate, learned)
+            self.encoder = SpectralEncoder(config, code, envelope)
+            self.decoder = SpectralDecoder(config, code, envelope)
 
     @property
     def sample_rate(self) -> int:
@@ -236,6 +240,11 @@ class EarVAE(nn.Module):
         aliases = own.keys() - deduplicated(own).keys()  # one tensor under a second name
         missing = sorted(own.keys() - aliases - state.keys())
         unexpected = sorted(state.keys() - own.keys())
+        if "encoder.envelope.mean" in missing and "encoder.code.basis" in state:
+            raise PublishedFormatError(
+                f"{source}: a compact model from before it had an envelope code; decode its "
+                "latents with the earvae that it came with, and train or encode anew with this one"
+            )
         if missing or unexpected:
             raise PublishedFormatError(
                 f"{source}: not the weights of this configuration: {len(missing)} missing "

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from earvae.config import ConfigError, SpectralConfig, TrainConfig
 from earvae.discriminator import Discriminator
-from earvae.model.linear import fit_linear_code
+from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.data import CropDataset, make_loader
@@ -126,7 +126,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """The model a run starts from.
 
-    A compact model from scratch first gets its linear code, fitted on training crops
+    A compact model from scratch first gets its two fixed codes, fitted on training crops
     (``fit_code=False`` skips that where a checkpoint will bring it).
     """
     torch.manual_seed(config.seed)
@@ -143,12 +143,8 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
-        frames = (
-            vae.encoder.transform(batch["audio"][..., :whole])
-            for batch in make_loader(dataset, 0, config.linear_code_crops)
-        )
-        code = fit_linear_code(frames, vae.encoder.transform.features, config.model.linear_channels)
-        vae.encoder.code.load_state_dict(code.state_dict())
+        loader = make_loader(dataset, 0, config.linear_code_crops)
+        fit_codes(vae.encoder, vae.decoder, (batch["audio"][..., :whole] for batch in loader))
     return vae
 
 

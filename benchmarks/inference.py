@@ -1,0 +1,309 @@
+"""Engines and precisions side by side: speed, memory, and deviation from float32, on real music.
+
+    python benchmarks/inference.py                          2 s and 30 s, about ten minutes
+    python benchmarks/inference.py --seconds 2 --models shipped
+    python benchmarks/inference.py --device cuda --compile
+
+The first row of each block does what the published script does: weight norm computed at every
+call, the whole file at once, float32, torch.inference_mode. The others encode and decode in
+chunks, as the command line does. The published architecture has random weights, on which speed
+does not depend; music is the clips of tests/clips one after another, over and over.
+
+Every row has a process of its own, so that its memory can be told, and rows take turns (all once,
+all again), so that a machine that slows down slows all of them. Figures are medians. × real time
+is seconds of audio per second. "Ready" is the model's preparation and a first second of audio, with
+whatever is compiled on first use. "Peak" is the most that the process held from its start, model,
+preparation and torch itself included; on a GPU, what torch held there. The deviation is of
+encode and decode together: SI-SDR of the decoded audio against the first row's, and the largest
+difference as a share of that one's peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from earvae import EarVAE, OobleckConfig, codec
+from earvae.audio import read_audio
+from earvae.engine import EngineError, accelerate, choose, has_bfloat16
+from earvae.evaluation.metrics import si_sdr_of_track
+
+CLIPS = Path(__file__).parents[1] / "tests" / "clips"
+MODELS = {"shipped": "compact, shipped", "published": "published architecture"}
+ENGINES = ("plain", "exact", "fast")
+REFERENCE, COMPILED = "as published", "torch.compile"
+LONG = 10.0  # seconds from which the published architecture is run once only
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one process does."""
+
+    model: str  # of MODELS
+    engine: str  # of ENGINES, REFERENCE or COMPILED
+    precision: str  # fp32 or bf16
+    seconds: float  # of audio
+    device: str
+    threads: int
+
+
+@dataclass
+class Figures:
+    """What became of it. Times in seconds, memory in bytes, one time a turn."""
+
+    ready: float = 0.0  # after preparation and a first run of at most a second of audio
+    encode: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    peak: int = 0
+    si_sdr: float | None = None  # dB against the reference; None: bit for bit the same
+    error: float = 0.0  # largest, as a share of the reference's peak
+
+    @property
+    def both(self) -> float:
+        return statistics.median(map(sum, zip(self.encode, self.decode, strict=True)))
+
+
+# ------------------------------------------------------------------------------ in a row's process
+
+
+def serve(row: Row, pipe: Connection) -> None:
+    """Prepare, say so; then one turn for every True, and at False the audio and the memory."""
+    torch.set_num_threads(row.threads)
+    vae = load(row.model).to(row.device)
+    audio = music(vae.sample_rate, row.seconds)[None].to(row.device)
+    short = audio[..., : vae.sample_rate]
+    started = time.perf_counter()
+    encode, decode = functions(row, vae)
+    del vae
+    decoded, _ = timed(lambda: decode(encode(short), short.shape[2]), row.device)
+    ready = time.perf_counter() - started
+    if row.device != "cpu" or row.engine == COMPILED:  # what they choose depends on the length
+        decode(encode(audio), audio.shape[2])
+    pipe.send(ready)
+    while pipe.recv():
+        latents, encoding = timed(lambda: encode(audio), row.device)
+        decoded, decoding = timed(lambda z=latents: decode(z, audio.shape[2]), row.device)
+        pipe.send((encoding, decoding))
+    pipe.send((decoded[0].float().cpu().numpy(), peak_memory(row.device)))
+
+
+def load(model: str) -> EarVAE:
+    """A model of MODELS, on the CPU, in evaluation mode."""
+    if model == "shipped":
+        return EarVAE.from_pretrained()
+    torch.manual_seed(0)
+    return EarVAE(OobleckConfig()).eval()
+
+
+def music(rate: int, seconds: float) -> Tensor:
+    """``[2, samples]``: the clips one after another, over and over."""
+    clips = torch.cat([read_audio(path, rate) for path in sorted(CLIPS.glob("*.flac"))], dim=1)
+    samples = round(seconds * rate)
+    return clips.repeat(1, -(-samples // clips.shape[1]))[:, :samples]
+
+
+Encode = Callable[[Tensor], Tensor]
+Decode = Callable[[Tensor, int], Tensor]
+
+
+def functions(row: Row, vae: EarVAE) -> tuple[Encode, Decode]:
+    """Audio ``[1, 2, samples]`` to mean latents, and these to that many samples."""
+    if row.engine == REFERENCE:
+
+        @torch.inference_mode()
+        def whole(audio: Tensor) -> Tensor:
+            missing = codec.frames_for(vae, audio.shape[2]) * vae.hop_length - audio.shape[2]
+            return vae.encode(F.pad(audio, (0, missing))).mode()
+
+        @torch.inference_mode()
+        def back(latents: Tensor, samples: int) -> Tensor:
+            return vae.decode(latents)[..., :samples]
+
+        return whole, back
+
+    engine = "plain" if row.engine == COMPILED else row.engine
+    prepared = accelerate(vae, engine, row.precision)
+    if row.engine == COMPILED:
+        prepared.encoder.compile(dynamic=True)
+        prepared.decoder.compile(dynamic=True)
+
+    def encode(audio: Tensor) -> Tensor:
+        return codec.encode(prepared, audio).mode()
+
+    def decode(latents: Tensor, samples: int) -> Tensor:
+        return codec.decode(prepared, latents, samples)
+
+    return encode, decode
+
+
+def timed(call: Callable[[], Tensor], device: str) -> tuple[Tensor, float]:
+    """What it gives and the seconds it took."""
+    started = time.perf_counter()
+    result = call()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - started
+
+
+def peak_memory(device: str) -> int:
+    """Bytes that this process held at most: of a GPU there, else resident; 0 if unknown.
+
+    Not `ru_maxrss`, which a process inherits from the one that started it.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+# ------------------------------------------------------------------------------ all rows
+
+
+def rows_of(model: str, seconds: float, arguments: argparse.Namespace) -> list[Row]:
+    """The reference, then every combination that exists for the model on the device."""
+    device = torch.device(arguments.device)
+    found = [(REFERENCE, "fp32")]
+    vae = load(model)
+    for engine in arguments.engines:
+        for precision in ("fp32", "bf16"):
+            try:
+                chosen = choose(vae, device, engine, precision)
+            except EngineError:
+                continue
+            if chosen[1] == precision and chosen not in found:
+                found.append(chosen)
+    if arguments.compile:
+        found += [(COMPILED, precision) for name, precision in found if name == "plain"]
+    return [Row(model, *which, seconds, arguments.device, arguments.threads) for which in found]
+
+
+def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
+    """All rows of one model and length, in turns; the first is the reference."""
+    context = multiprocessing.get_context("spawn")
+    figures = {row: Figures() for row in rows}
+    pipes, processes, decoded = {}, [], {}
+    for row in rows:
+        pipes[row], theirs = context.Pipe()
+        process = context.Process(target=serve, args=(row, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that a row that dies is noticed
+        processes.append(process)
+        figures[row].ready = pipes[row].recv()
+    for _ in range(repeats):
+        for row in rows:
+            pipes[row].send(True)
+            encode, decode = pipes[row].recv()
+            figures[row].encode.append(encode)
+            figures[row].decode.append(decode)
+    for row in rows:
+        pipes[row].send(False)
+        decoded[row], figures[row].peak = pipes[row].recv()
+    for process in processes:
+        process.join()
+    for row in rows[1:]:
+        found, expected = (torch.from_numpy(decoded[which]) for which in (row, rows[0]))
+        figures[row].error = float((found - expected).abs().max() / expected.abs().max())
+        if figures[row].error:
+            scale = expected.std()  # random weights are quiet, and SI-SDR has a floor
+            figures[row].si_sdr = si_sdr_of_track(found / scale, expected / scale)
+    return figures
+
+
+def hardware(arguments: argparse.Namespace) -> str:
+    """One line."""
+    if arguments.device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(arguments.device)}, torch {torch.__version__}"
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+    half = "with" if has_bfloat16(torch.device("cpu")) else "without"
+    return (
+        f"{name}, {half} bfloat16, {arguments.threads} threads of {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    )
+
+
+def table_of(title: str, figures: dict[Row, Figures]) -> Table:
+    """A block: one model, one length."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("engine")
+    table.add_column("precision")
+    for name in ("ready s", "encode ×", "decode ×", "both ×", "speed-up", "peak MB", "SI-SDR dB",
+                 "max error"):  # fmt: skip
+        table.add_column(name, justify="right")
+    reference = next(iter(figures.values()))
+    for row, found in figures.items():
+        encode, decode = statistics.median(found.encode), statistics.median(found.decode)
+        speeds = (f"{row.seconds / seconds:.2f}" for seconds in (encode, decode, found.both))
+        deviation = ("–", "–") if found is reference else ("same", "0")
+        if found.si_sdr is not None:
+            deviation = (f"{found.si_sdr:.1f}", f"{found.error:.1e}")
+        table.add_row(
+            row.engine,
+            row.precision,
+            f"{found.ready:.1f}",
+            *speeds,
+            f"{reference.both / found.both:.2f}",
+            f"{found.peak / 1e6:.0f}",
+            *deviation,
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 30.0], help="of audio")
+    parser.add_argument(
+        "--repeats", type=int, help=f"turns. Default: 3; 1 for the published one from {LONG:g} s on"
+    )
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--compile", action="store_true", help="add rows of torch.compile")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    arguments = parser.parse_args()
+
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {arguments.device}: torch finds no GPU here")
+    machine = hardware(arguments)
+    console = Console(width=120)
+    if not arguments.json:
+        console.print(machine, highlight=False)
+    results = []
+    for model in arguments.models:
+        for seconds in arguments.seconds:
+            once = model == "published" and seconds >= LONG
+            repeats = arguments.repeats or (1 if once else 3)
+            figures = measure(rows_of(model, seconds, arguments), repeats)
+            results += [asdict(row) | asdict(found) for row, found in figures.items()]
+            if not arguments.json:
+                turns = "one turn" if repeats == 1 else f"median of {repeats} turns"
+                title = f"{MODELS[model]}, {seconds:g} s of stereo, {turns}"
+                console.print(table_of(title, figures))
+    if arguments.json:
+        print(json.dumps({"machine": machine, "rows": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The trap of bfloat16: SnakeBeta computed in it. The engines never do, whatever is around it.
+
+bfloat16 has eight binary digits. The sine of α·x needs the *absolute* error of α·x to be small,
+which it cannot be where α·x is large; and α and β are stored as logarithms, which a cast of the
+whole model rounds before they are exponentiated.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from earvae import EarVAE, engine
+from earvae.engine.kernels import TorchKernels
+from earvae.engine.oobleck import Snake
+from earvae.evaluation.metrics import si_sdr
+from earvae.model.layers import SnakeBeta
+
+TESTS = Path(__file__).parents[1]
+CHANNELS, ROWS = 128, 4096
+
+
+def decibels(ours: Tensor, theirs: Tensor) -> float:
+    """SI-SDR of everything as one signal."""
+    return float(si_sdr(ours.double().reshape(1, -1), theirs.double().reshape(1, -1)))
+
+
+@pytest.fixture
+def snake() -> SnakeBeta:
+    """α and 1/β between 1/400 and 400, independent of each other."""
+    random = torch.Generator().manual_seed(0)
+    layer = SnakeBeta(CHANNELS).requires_grad_(False)
+    layer.alpha.uniform_(-6, 6, generator=random)
+    layer.beta.uniform_(-6, 6, generator=random)
+    return layer
+
+
+@pytest.fixture
+def activations() -> Tensor:
+    """``[1, channels, rows]``, standard deviation 20: α·x reaches tens of thousands."""
+    return 20 * torch.randn((1, CHANNELS, ROWS), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def passes(request):
+    """The engines' ways of computing it."""
+    if request.param == "torch":
+        return TorchKernels()
+    pytest.importorskip("numba")
+    from earvae.engine.compiled import CompiledKernels
+
+    return CompiledKernels()
+
+
+def test_the_engines_round_the_result_of_snake_and_nothing_before_it(snake, activations, passes):
+    """bfloat16's own rounding is 55 dB down; a naive cast of layer and input gives noise, 5 dB."""
+    expected = copy.deepcopy(snake).double()(activations.double())
+    rows, vectors = activations[0].t().contiguous(), Snake(snake)
+    for dtype, least in ((torch.float32, 70), (torch.bfloat16, 50)):
+        out = torch.empty_like(rows, dtype=dtype)
+        passes.snake(rows, 0, vectors.alpha, vectors.amplitude, out)
+        assert decibels(out.t()[None], expected) > least
+    naive = copy.deepcopy(snake).bfloat16()(activations.bfloat16())
+    assert decibels(naive, expected) < 10
+
+
+def test_snake_computes_in_float32_under_autocast(snake, activations):
+    """What ``plain`` with bfloat16 products relies on."""
+    with torch.autocast("cpu", torch.bfloat16):
+        found = snake(activations)
+    assert found.dtype == torch.float32 and torch.equal(found, snake(activations))
+
+
+# ------------------------------------------------------------------------------ whole models
+
+
+@pytest.fixture(params=["tiny44k", "tiny48k"])
+def vae(request) -> EarVAE:
+    """Small weights of the paper's architecture with wide activations: α between 1/400 and 400,
+    β that goes with it (e-fold scatter ½).
+
+    With β independent of α, slopes reach 160 000 and a change in float32's last digit changes
+    everything: no such network could have been trained, and no precision computes it.
+    """
+    vae = EarVAE.from_pretrained(TESTS / "golden" / f"{request.param}_state_dict.safetensors")
+    random = torch.Generator().manual_seed(0)
+    for layer in vae.modules():
+        if isinstance(layer, SnakeBeta):
+            layer.requires_grad_(False)
+            layer.alpha.uniform_(-6, 6, generator=random)
+            layer.beta.copy_(layer.alpha + 0.5 * torch.randn(layer.beta.shape, generator=random))
+    return vae
+
+
+@pytest.fixture
+def music(vae) -> Tensor:
+    """``[1, 2, samples]``, ten times too loud."""
+    samples = 40 * vae.hop_length
+    audio, _ = soundfile.read(TESTS / "clips" / "automat.flac", frames=samples, dtype="float32")
+    return 10 * torch.from_numpy(audio.T.copy())[None]
+
+
+@pytest.mark.parametrize("name", ["fast", "plain"])
+@torch.no_grad()
+def test_bfloat16_products_give_neither_silence_nor_noise(vae, music, name, monkeypatch):
+    """α·x reaches thousands. A naive bfloat16 model is worse everywhere, by 3 to 7 dB: noisy here,
+    but not the noise or silence that it was elsewhere; a single layer shows that (above)."""
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)  # emulated, if need be
+    fast = engine.accelerate(vae, name, "bf16")
+    assert (fast.engine, fast.precision) == (name, "bf16")
+    naive = copy.deepcopy(vae).bfloat16()
+    latents = vae.encode(music).mode()
+    for expected, ours, theirs in (
+        (latents, fast.encode(music).mode(), naive.encode(music.bfloat16()).mode()),
+        (vae.decode(latents), fast.decode(latents), naive.decode(latents.bfloat16())),
+    ):
+        assert decibels(ours, expected) > 30
+        assert decibels(ours, expected) > decibels(theirs, expected) + 2
+        assert 0.97 < float(ours.std() / expected.std()) < 1.03
