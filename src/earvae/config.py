@@ -143,6 +143,7 @@ class ObjectiveWeights(Config):
 
     magnitude_linear: float = Field(1.0, ge=0)
     magnitude_log: float = Field(1.0, ge=0)
+    magnitude_mel: float = Field(0.0, ge=0, description="not in the paper; log mel magnitudes")
     correlation_intra: float = Field(1.0, ge=0)
     correlation_inter: float = Field(1.0, ge=0)
     instantaneous_frequency: float = Field(0.5, ge=0)
@@ -371,7 +372,10 @@ class TrainConfig(Config):
     )
     compile: bool = Field(False, description="torch.compile encoder, decoder and discriminator")
     linear_code_crops: int = Field(
-        1_500, ge=1, description="training crops the compact model's linear code is fitted on"
+        1_500,
+        ge=0,
+        description="training crops the compact model's linear code is fitted on; 0 = not fitted, "
+        "it keeps the first values of a frame (the lowest bins of Mid) as they are",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")

@@ -5,6 +5,8 @@ Slow and plain: what the analytic gradients are checked against.
 
 from __future__ import annotations
 
+import librosa
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,19 @@ def magnitude(ours: Tensor, target: Tensor, log_floor: float, level_floor: float
     target = (target.real**2 + target.imag**2 + log_floor**2).sqrt()
     level = target.mean(dim=(1, 2, 3), keepdim=True).clamp(min=level_floor)
     return ((ours - target).abs() / level).mean(), (ours.log() - target.log()).abs().mean()
+
+
+def mel(ours: Tensor, target: Tensor, log_floor: float) -> Tensor:
+    """Bands as librosa has them at 44.1 kHz, as many of 64, 32, … as have a bin each."""
+    length = 2 * (ours.shape[-1] - 1)
+    for count in (64, 32, 16, 8, 4):
+        filters = librosa.filters.mel(sr=44_100, n_fft=length, n_mels=count, dtype=np.float64)
+        if filters.any(axis=1).all():
+            break
+    # float32 as the objective keeps them
+    filters = torch.from_numpy(filters.astype(np.float32)).to(ours.real.dtype).T
+    ours, target = ((x.real**2 + x.imag**2 + log_floor**2).sqrt() @ filters for x in (ours, target))
+    return (ours.log() - target.log()).abs().mean()
 
 
 def intra(ours: Tensor, target: Tensor, level_floor: float) -> Tensor:
@@ -79,6 +94,11 @@ def terms(audio: Tensor, target: Tensor, config) -> dict[str, Tensor]:
         values = {
             "magnitude_linear": linear,
             "magnitude_log": log,
+            "magnitude_mel": mel(
+                channels(ours, config.magnitude_channels),
+                channels(theirs, config.magnitude_channels),
+                config.log_floor,
+            ),
             "correlation_intra": intra(*of_phase, config.level_floor),
             "correlation_inter": inter(ours, theirs, config.level_floor),
             "instantaneous_frequency": phase_step(*of_phase, -2, config.level_floor),

@@ -57,7 +57,7 @@ Engine = Annotated[
     typer.Option(
         "--engine",
         help="auto, plain, exact or fast. auto and exact: equal to plain within rounding, about "
-        "twice as fast for the paper's architecture. fast: more than 40 dB below the signal.",
+        "twice as fast for the paper's architecture. fast: differs by about -40 dB of the signal.",
     ),
 ]
 Precision = Annotated[

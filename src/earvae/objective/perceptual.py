@@ -95,7 +95,7 @@ class PerceptualLoss(nn.Module):
         kinds = {"k": KWeighting, "a": AWeighting}
         self.weighting = kinds[config.weighting](sample_rate) if config.weighting in kinds else None
         spectral = {name: self.weights[name] for name in SPECTRAL if name in self.weights}
-        self.spectral = SpectralTerms(config, spectral) if spectral else None
+        self.spectral = SpectralTerms(config, spectral, sample_rate) if spectral else None
 
     def forward(
         self,

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import correlation, phase
-from earvae.objective.magnitude import magnitude_terms
+from earvae.objective.magnitude import magnitude_terms, mel_term, widest_mel_filters
 from earvae.objective.spectrum import (
     STFT,
     Planes,
@@ -27,10 +27,11 @@ from earvae.objective.spectrum import (
 )
 
 MAGNITUDE = ("magnitude_linear", "magnitude_log")
+MEL = "magnitude_mel"
 CORRELATION = ("correlation_intra", "correlation_inter")
 PHASE = ("instantaneous_frequency", "group_delay")
 SQRT2 = 2**0.5
-SPECTRAL = MAGNITUDE + CORRELATION + PHASE
+SPECTRAL = MAGNITUDE + (MEL,) + CORRELATION + PHASE
 
 
 class SpectralTerms(nn.Module):
@@ -39,11 +40,14 @@ class SpectralTerms(nn.Module):
     Args:
         config: resolutions, channels and floors; its weights are not used.
         weights: factor of each term by name, of ``SPECTRAL``; terms not named are not computed.
+        sample_rate: Hz, for the mel scale.
 
     Shapes: audio [batch, 2, samples], Left and Right, full scale = 1.
     """
 
-    def __init__(self, config: ObjectiveConfig, weights: dict[str, float]) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, weights: dict[str, float], sample_rate: float = 44_100
+    ) -> None:
         super().__init__()
         unknown = set(weights) - set(SPECTRAL)
         if unknown:
@@ -51,6 +55,9 @@ class SpectralTerms(nn.Module):
         self.config = config
         self.weights = weights
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
+        for transform in self.transforms if MEL in weights else ():
+            filters = widest_mel_filters(sample_rate, transform.length)
+            transform.register_buffer("mel_filters", filters, persistent=False)
 
     def forward(
         self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
@@ -85,7 +92,7 @@ class SpectralTerms(nn.Module):
             pairs["ms"] = _Pair(ours, theirs, theirs.power.sqrt(), SQRT2)
 
         values = {name: reconstruction.new_zeros(reconstruction.shape[0]) for name in self.weights}
-        radial = self._magnitude(pairs, values)
+        radial = self._magnitude(pairs, values, transform)
         angular = self._phase(pairs, values)
         left_right = gradient(pairs["lr"].ours, radial.get("lr"), angular.get("lr"))
         if "ms" in radial or "ms" in angular:
@@ -93,10 +100,12 @@ class SpectralTerms(nn.Module):
             add_sum_difference(left_right, of_sums)
         return values, left_right
 
-    def _magnitude(self, pairs: dict[str, _Pair], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _magnitude(
+        self, pairs: dict[str, _Pair], values: dict[str, Tensor], transform: STFT
+    ) -> dict[str, Tensor]:
         """Adds the magnitude terms to ``values``; derivative by log magnitude of each pair."""
-        linear, log = (self.weights.get(name, 0.0) for name in MAGNITUDE)
-        if not linear and not log:
+        linear, log, mel = (self.weights.get(name, 0.0) for name in (*MAGNITUDE, MEL))
+        if not (linear or log or mel):
             return {}
         used = {name: p for name, p in pairs.items() if name in self.config.magnitude_channels}
         share = 1 / len(used)
@@ -108,6 +117,11 @@ class SpectralTerms(nn.Module):
                 pair.ours, pair.magnitude, level * pair.scale, linear * share, log * share
             )
             radial[name] = terms.radial
+            if mel:
+                filters = transform.mel_filters.to(pair.magnitude.dtype)
+                value, slope = mel_term(pair.ours, pair.magnitude, filters, mel * share)
+                values[MEL] += share * value
+                radial[name] += slope
             for term, value in zip(MAGNITUDE, (terms.linear, terms.log), strict=True):
                 if term in values:
                     values[term] += share * value

@@ -126,8 +126,9 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """The model a run starts from.
 
-    A compact model from scratch first gets its two fixed codes, fitted on training crops
-    (``fit_code=False`` skips that where a checkpoint will bring it).
+    A compact model from scratch first gets its two fixed codes, fitted on training crops, unless
+    ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
+    it).
     """
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
@@ -138,7 +139,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
             )
         return vae
     vae = EarVAE(config.model)
-    if isinstance(config.model, SpectralConfig) and fit_code:
+    if isinstance(config.model, SpectralConfig) and fit_code and config.linear_code_crops:
         dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:

@@ -1,0 +1,32 @@
+"""A compact model may start from codes that were not fitted."""
+
+import torch
+
+from earvae.config import TrainConfig
+from earvae.training import run as training
+
+
+def test_without_crops_to_fit_on_the_codes_keep_the_first_values_of_a_frame(recipe):
+    vae = training.initial_model(TrainConfig(**recipe | {"linear_code_crops": 0}))
+    frames = torch.randn(1, 3, vae.encoder.transform.features)
+    kept = vae.config.linear_channels
+    assert torch.equal(vae.encoder.code.encode(frames), frames[..., :kept])
+    assert torch.equal(vae.encoder.code.std, torch.ones(kept))
+
+
+def test_the_network_starts_alike_with_and_without_fitted_codes(recipe):
+    fitted, unfitted = (
+        training.initial_model(TrainConfig(**recipe | {"linear_code_crops": crops}))
+        for crops in (8, 0)
+    )
+    assert not torch.equal(fitted.encoder.code.basis, unfitted.encoder.code.basis)
+    ours, theirs = fitted.state_dict(), unfitted.state_dict()
+    shared = [name for name in ours if "code." not in name and "envelope." not in name]
+    shared.remove("decoder.shape.weight")  # scaled by what the fitted code explains
+    for name in shared:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_a_run_without_fitted_codes_trains(recipe, tmp_path):
+    config = TrainConfig(**recipe | {"linear_code_crops": 0, "validation": None})
+    assert training.train(config, tmp_path, accelerator="cpu") == 0
