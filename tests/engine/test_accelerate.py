@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from earvae import EarVAE
-from earvae.engine import accelerate
+from earvae.engine import accelerate, workers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -80,3 +80,16 @@ def test_inference_mode_changes_nothing(vae, two_threads, name):
             results.append((latents, engine.decode(latents)))
     for latents, decoded in results[1:]:
         assert torch.equal(latents, results[0][0]) and torch.equal(decoded, results[0][1])
+
+
+def test_workers_compute_alone_whatever_they_computed_before(two_threads):
+    """Else the last bits of a result depend on which worker took which stretch."""
+    found = []
+
+    def work(start, stop):
+        for _ in range(3):
+            torch.ones(1 << 20).sin()  # large enough for torch to share out
+            found.append(torch.get_num_threads())
+
+    workers.run(work, [(0, 1)] * 6)
+    assert found == [1] * 18 and torch.get_num_threads() == 2

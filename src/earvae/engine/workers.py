@@ -50,10 +50,22 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     with _lock:
         key = os.getpid(), workers  # a fork does not inherit threads
         if key not in _pools:
-            pool = ThreadPoolExecutor(workers, "earvae", torch.set_num_threads, (1,))
+            pool = ThreadPoolExecutor(workers, "earvae", _single_threaded)
             ready = threading.Barrier(workers)  # every thread has started, and set its number
             for started in [pool.submit(ready.wait) for _ in range(workers)]:
                 started.result()
             torch.set_num_threads(workers)  # theirs changed the default of future threads
             _pools[key] = pool
         return _pools[key]
+
+
+def _single_threaded() -> None:
+    """Make torch use this thread alone when called from it.
+
+    Asking first is no idle question. A thread takes over the process's number of threads when it
+    first asks or computes in parallel; one that was only told its number would compute with it
+    until then and with all threads from then on, which is slower, and gives other last bits
+    depending on what it happened to do first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
