@@ -100,6 +100,8 @@ def test_worse_than_one_alternative_on_one_metric_does_not_replicate():
 
 
 def test_one_seed_decides_nothing():
+    single = scores(base=GOOD[:1], one=POOR[:1])
+    assert claims.compare(single, "one", "si_sdr").outcome == "unknown"
     assert judged(base=GOOD[:1], one=POOR[:1], two=POOR[:1]) == "undecided"
     assert judged(base=POOR[:1], one=GOOD[:1], two=GOOD[:1]) == "undecided"
 

@@ -2,7 +2,7 @@
 
 The rule. A claim sets a choice (the base) against alternatives. On each of its metrics the base is
 better or worse than an alternative if their means over seeds differ by more than two pooled
-standard errors, and level otherwise, as it always is with a single seed. A claim is
+standard errors, and level otherwise; with a single seed that is unknown. A claim is
 
 - replicated, if the base is better than every alternative on every metric of the claim;
 - not replicated, if it is worse than any alternative on any of them;
@@ -56,10 +56,10 @@ class Comparison:
     error: float | None
 
     @property
-    def outcome(self) -> Literal["better", "worse", "level"]:
+    def outcome(self) -> Literal["better", "worse", "level", "unknown"]:
         """Of the base."""
         if self.advantage is None or self.error is None:
-            return "level"
+            return "unknown"
         if abs(self.advantage) <= STANDARD_ERRORS * self.error:
             return "level"
         return "better" if self.advantage > 0 else "worse"

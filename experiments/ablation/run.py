@@ -151,12 +151,14 @@ def train(job: Job, options: argparse.Namespace, tell: Callable[[int], None]) ->
         lambda: tell(steps_done(job.folder / "log.jsonl")),
     )
     seconds = before + time.monotonic() - started
-    write_json(job.folder / "spent.json", {"seconds": seconds, "finished": status == 0})
+    finished = status == 0
+    write_json(job.folder / "spent.json", {"seconds": seconds, "finished": finished})
+    if finished:  # only the averaged weights are needed from here on
+        (job.folder / "checkpoint.pt").unlink()
     if stopped or status == INTERRUPTED:
         raise SystemExit(INTERRUPTED)
-    if status:
+    if not finished:
         raise RunFailed(f"{job.name}: training ended with {status}, see {job.folder}/output.txt")
-    (job.folder / "checkpoint.pt").unlink()  # only the averaged weights are needed from here on
 
 
 def command(job: Job, options: argparse.Namespace) -> list[str]:
