@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from earvae import EarVAE
 from earvae.config import ConfigError, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "ablation"
@@ -75,6 +77,13 @@ def test_two_standard_errors_make_a_difference(shift, outcome):
     assert comparison.outcome == outcome
 
 
+def test_the_paired_error_sees_what_seeds_have_in_common():
+    # differences 1, 2, 3: deviation 1, of three; the samples themselves spread a hundredfold
+    ours, theirs = {1: 101.0, 2: 202.0, 3: 303.0}, {3: 300.0, 2: 200.0, 1: 100.0, 4: 0.0}
+    assert claims.paired_error(ours, theirs) == pytest.approx(1 / 3**0.5)
+    assert claims.paired_error({1: 1.0}, theirs) is None
+
+
 def test_lower_distances_are_better():
     found = scores(base=GOOD, one=POOR)
     assert claims.compare(found, "one", "mel").advantage == pytest.approx(0.3)
@@ -122,7 +131,7 @@ def test_a_cell_is_mean_and_sample_deviation():
 
 
 def test_every_metric_of_a_claim_has_a_column():
-    for claim in ablation.read_claims(FOLDER / "variants.yaml", None):
+    for claim in ablation.read_claims(FOLDER / "variants.yml", None):
         assert set(claim.metrics) <= claims.COLUMNS.keys()
 
 
@@ -130,7 +139,7 @@ def test_every_metric_of_a_claim_has_a_column():
 
 
 def all_jobs(out: Path, only: list[str] | None = None, seeds: int = 3) -> list:
-    found = ablation.read_claims(FOLDER / "variants.yaml", only)
+    found = ablation.read_claims(FOLDER / "variants.yml", only)
     return ablation.jobs_of(BASE, ablation.variants_of(found), seeds, 7, out)
 
 
@@ -173,14 +182,23 @@ def test_a_variant_differs_from_the_base_where_it_says_so_and_nowhere_else(tmp_p
         if name.endswith("-2") and not name.startswith("linear"):
             stage = recipe.stages[0].model_copy(update={"objective": objective})
             assert recipe.model_copy(update={"stages": (stage,)}) == base, name
-    assert recipes["linear-off-2"].model_copy(update={"linear_code_crops": 300}) == base
+    assert base.initial_weights == str(tmp_path / "start" / "2")
+    restored = {"linear_code_crops": 800, "initial_weights": base.initial_weights}
+    assert recipes["linear-off-2"].linear_code_crops == 0
+    assert recipes["linear-off-2"].initial_weights is None
+    assert recipes["linear-off-2"].model_copy(update=restored) == base
 
 
 def test_changes_are_merged_at_every_depth_and_leave_the_base_alone():
-    base = {"objective": {"weights": {"kl": 1, "waveform": 2}}, "stages": [{"name": "a"}]}
+    base = {
+        "objective": {"weights": {"kl": 1, "waveform": 2}},
+        "linear_code_crops": 0,
+        "stages": [{"name": "a"}],
+    }
     before = json.dumps(base)
     changes = {"objective": {"weights": {"kl": 0}}}
-    assert ablation.recipe_of(base, changes, seed=4, steps=5) == {
+    assert ablation.recipe_of(base, changes, seed=4, steps=5, start=Path("start")) == {
+        "linear_code_crops": 0,
         "objective": {"weights": {"kl": 0, "waveform": 2}},
         "seed": 4,
         "data": {"seed": 4},
@@ -200,6 +218,24 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     ablation.keep(tmp_path / "a" / "settings.json", {"devices": 2})
     with pytest.raises(ConfigError, match="use another --output"):
         ablation.keep(tmp_path / "a" / "settings.json", {"devices": 1})
+
+
+def test_seeds_start_from_other_networks_with_the_same_codes(tmp_path):
+    data = {"sources": [{"tracks": str(FOLDER.parents[1] / "tests" / "clips")}]}
+    data |= {"crop_samples": 4096, "batch_size": 4, "workers": 0}
+    model = {"hop_length": 128, "mdct_length": 64, "latent_channels": 8, "linear_channels": 5}
+    model |= {"architecture": "spectral", "width": 16}
+    base = {"model": model, "data": data, "linear_code_crops": 8}
+    base["stages"] = [{"name": "a", "steps": 1}]
+    for seed in (1, 2):
+        ablation.make_start(base, seed, tmp_path / str(seed))
+    one, two = (EarVAE.from_pretrained(tmp_path / str(seed)).state_dict() for seed in (1, 2))
+    assert torch.equal(one["encoder.code.basis"], two["encoder.code.basis"])
+    assert torch.equal(one["encoder.envelope.basis"], two["encoder.envelope.basis"])
+    assert not torch.equal(one["encoder.input.weight"], two["encoder.input.weight"])
+    ablation.make_start(base, 1, tmp_path / "again")
+    again = EarVAE.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
 
 
 # ------------------------------------------------------------------------------ child processes

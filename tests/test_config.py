@@ -98,7 +98,10 @@ def test_the_recipes_in_the_repository_are_valid():
 
     root = Path(__file__).parent.parent
     recipes = sorted(
-        p for name in ("configs", "experiments") for p in (root / name).rglob("*.yaml")
+        path
+        for folder in ("configs", "experiments")
+        for path in (root / folder).rglob("*.yaml")
+        if path.name != "variants.yaml"  # what the ablation changes in its base
     )
     assert len(recipes) > 5
     for path in recipes:

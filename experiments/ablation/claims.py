@@ -47,13 +47,15 @@ class Comparison:
     """The base against one alternative on one metric.
 
     ``advantage`` is the difference of the means, positive where the base is better; ``error`` is
-    its pooled standard error, None with fewer than two seeds on either side.
+    its pooled standard error, None with fewer than two seeds on either side. ``paired_error`` is
+    that of the differences seed by seed, which decides nothing here.
     """
 
     metric: str
     alternative: str
     advantage: float | None
     error: float | None
+    paired_error: float | None
 
     @property
     def outcome(self) -> Literal["better", "worse", "level", "unknown"]:
@@ -65,10 +67,10 @@ class Comparison:
         return "better" if self.advantage > 0 else "worse"
 
 
-def values(scores: Scores, variant: str, metric: str) -> list[float]:
-    """A variant's values of a metric, one for each seed that has it."""
-    found = [metrics.get(metric) for metrics in scores.get(variant, {}).values()]
-    return [value for value in found if value is not None]
+def by_seed(scores: Scores, variant: str, metric: str) -> dict[int, float]:
+    """A variant's values of a metric, of the seeds that have one."""
+    found = {seed: metrics.get(metric) for seed, metrics in scores.get(variant, {}).items()}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def pooled_standard_error(one: list[float], other: list[float]) -> float | None:
@@ -81,14 +83,24 @@ def pooled_standard_error(one: list[float], other: list[float]) -> float | None:
     return math.sqrt(variance * (1 / len(one) + 1 / len(other)))
 
 
+def paired_error(one: dict[int, float], other: dict[int, float]) -> float | None:
+    """Standard error of the mean difference seed by seed; None of fewer than two."""
+    differences = [one[seed] - other[seed] for seed in one if seed in other]
+    if len(differences) < 2:
+        return None
+    return statistics.stdev(differences) / math.sqrt(len(differences))
+
+
 def compare(scores: Scores, alternative: str, metric: str) -> Comparison:
     """The base against an alternative."""
-    ours, theirs = values(scores, BASE, metric), values(scores, alternative, metric)
+    paired = by_seed(scores, BASE, metric), by_seed(scores, alternative, metric)
+    ours, theirs = (list(found.values()) for found in paired)
     if not ours or not theirs:
-        return Comparison(metric, alternative, None, None)
+        return Comparison(metric, alternative, None, None, None)
     sign = 1 if metric in HIGHER_IS_BETTER else -1
     advantage = sign * (statistics.mean(ours) - statistics.mean(theirs))
-    return Comparison(metric, alternative, advantage, pooled_standard_error(ours, theirs))
+    pooled = pooled_standard_error(ours, theirs)
+    return Comparison(metric, alternative, advantage, pooled, paired_error(*paired))
 
 
 def comparisons(claim: Claim, scores: Scores) -> list[Comparison]:
@@ -114,9 +126,11 @@ def verdict(found: list[Comparison]) -> Literal["replicated", "not replicated", 
 def scores_table(scores: Scores) -> str:
     """Mean ± standard deviation over seeds of every variant, in Markdown."""
     rows = [["variant", "seeds", *COLUMNS.values()]]
-    for variant, by_seed in scores.items():
-        cells = [spread(values(scores, variant, metric), metric) for metric in COLUMNS]
-        rows.append([variant, str(len(by_seed)), *cells])
+    for variant, seeds in scores.items():
+        cells = [
+            spread(list(by_seed(scores, variant, metric).values()), metric) for metric in COLUMNS
+        ]
+        rows.append([variant, str(len(seeds)), *cells])
     return markdown(rows)
 
 
@@ -131,10 +145,11 @@ def verdicts_table(claims: list[Claim], scores: Scores) -> str:
 
 def comparisons_table(claims: list[Claim], scores: Scores) -> str:
     """What the verdicts rest on, in Markdown."""
-    rows = [["claim", "metric", "base against", "advantage ± standard error", "base is"]]
+    rows = [["claim", "metric", "base against", "advantage ± error", "seed by seed", "base is"]]
     for claim in claims:
         for one in comparisons(claim, scores):
-            cells = [claim.name, COLUMNS[one.metric], one.alternative, _advantage(one), one.outcome]
+            cells = [claim.name, COLUMNS[one.metric], one.alternative]
+            cells += [_advantage(one), _error(one.paired_error, one.metric), one.outcome]
             rows.append(cells)
     return markdown(rows)
 
@@ -154,9 +169,11 @@ def _advantage(comparison: Comparison) -> str:
     if comparison.advantage is None:
         return "–"
     difference = _number(comparison.advantage, comparison.metric, "+")
-    if comparison.error is None:
-        return difference
-    return f"{difference} ± {_number(comparison.error, comparison.metric)}"
+    return f"{difference} {_error(comparison.error, comparison.metric)}".strip()
+
+
+def _error(error: float | None, metric: str) -> str:
+    return "" if error is None else f"± {_number(error, metric)}"
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:

@@ -41,6 +41,7 @@ from earvae.evaluation.codecs import CodecError
 from earvae.evaluation.excerpts import EvaluationError, Span, Track, find_tracks
 from earvae.evaluation.registry import make
 from earvae.evaluation.run import evaluate, write_json
+from earvae.training.run import initial_model
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
@@ -103,10 +104,12 @@ def variants_of(claims: list[Claim]) -> dict[str, dict]:
     return variants
 
 
-def recipe_of(base: dict, changes: dict, seed: int, steps: int) -> dict:
-    """A variant's recipe. The seed sets the initial network, the crops, hence also those that the
-    fixed codes are fitted on, and all other draws."""
+def recipe_of(base: dict, changes: dict, seed: int, steps: int, start: Path) -> dict:
+    """A variant's recipe. The seed sets the crops and all other draws, and the initial network:
+    that in ``start``, or the same network before any code was fitted."""
     values = merged(merged(base, changes), {"seed": seed, "data": {"seed": seed}})
+    if values["linear_code_crops"]:
+        values["initial_weights"] = str(start.resolve())
     (stage,) = values["stages"]
     return values | {"stages": [stage | {"steps": steps}]}
 
@@ -119,10 +122,25 @@ def jobs_of(base: dict, variants: dict[str, dict], seeds: int, steps: int, out: 
     jobs = []
     for seed in range(1, seeds + 1):
         for variant, changes in variants.items():
-            recipe = recipe_of(base, changes, seed, steps)
+            recipe = recipe_of(base, changes, seed, steps, start_folder(out, seed))
             parse(TrainConfig, recipe, variant)
             jobs.append(Job(variant, seed, recipe, out / "runs" / f"{variant}-{seed}"))
     return jobs
+
+
+def start_folder(out: Path, seed: int) -> Path:
+    return out / "start" / str(seed)
+
+
+def make_start(base: dict, seed: int, folder: Path) -> None:
+    """The initial network of a seed, with codes fitted on crops that are the same for all seeds:
+    made once for all variants, complete or not there."""
+    if folder.is_dir():
+        return
+    config = parse(TrainConfig, merged(base, {"seed": seed}), "base.yaml")
+    unfinished = folder.with_name(f".{folder.name}")
+    initial_model(config).save_pretrained(unfinished)
+    unfinished.rename(folder)
 
 
 def keep(path: Path, now: dict) -> None:
@@ -292,7 +310,7 @@ def main() -> None:
 def ablation(options: argparse.Namespace) -> list[str]:
     """All runs, their scores and the report. Returns a line for each run that failed."""
     out = options.output
-    claims = read_claims(HERE / "variants.yaml", options.only)
+    claims = read_claims(HERE / "variants.yml", options.only)
     base = yaml.safe_load((HERE / "base.yaml").read_text(encoding="utf-8"))
     jobs = jobs_of(base, variants_of(claims), options.seeds, options.steps, out)
     tracks = find_tracks(Path(base["data"]["sources"][0]["tracks"]), "validation")
@@ -300,6 +318,8 @@ def ablation(options: argparse.Namespace) -> list[str]:
     keep(out / "settings.json", training)
     for job in jobs:
         keep(job.folder / "recipe.json", job.recipe)
+    for seed in range(1, options.seeds + 1):
+        make_start(base, seed, start_folder(out, seed))
     settings = training | {
         "steps": options.steps,
         "crops_per_step": base["data"]["batch_size"] * options.devices,

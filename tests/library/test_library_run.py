@@ -3,6 +3,7 @@ was stopped and over however many ranks."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -222,9 +223,10 @@ def test_killed_three_times_and_run_again_gives_the_same_bytes(tmp_path, encode,
         while _stored(out) < target and child.is_alive():
             time.sleep(0.0005)
         time.sleep(random_moments.uniform(0, 0.01))
-        os.kill(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker, and is done
+            os.kill(child.pid, signal.SIGKILL)
         child.join()
-        assert child.exitcode == -signal.SIGKILL
+        assert child.exitcode in (-signal.SIGKILL, 0)
         for name, data in contents(out).items():  # nothing partial, at any time
             assert data == contents(tmp_path / "whole")[name]
     result = encode(source, out, geometry=geometry, block_items=16, **layout)

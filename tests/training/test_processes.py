@@ -7,9 +7,8 @@ import sys
 import time
 
 import pytest
-import torch
 import yaml
-from recipes import assert_identical, start, state_of
+from recipes import assert_identical, assert_same_weights, start, state_of
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -49,8 +48,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(staged, tmp_path, str
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     assert one["step"] == two["step"] == STEPS
     for key in ("vae", "ema", "discriminator"):
-        for name, weight in one[key].items():
-            torch.testing.assert_close(two[key][name], weight, rtol=0, atol=1e-5, msg=name)
+        assert_same_weights(two[key], one[key])
     assert one["counters"] == two["counters"]
 
 

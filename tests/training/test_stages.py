@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from recipes import assert_identical, interrupt_at, start, state_of
+from recipes import assert_identical, assert_same_weights, interrupt_at, start, state_of
 
 from earvae.config import ConfigError, StageConfig, TrainConfig
 from earvae.training import run as training
@@ -166,8 +166,7 @@ def test_accumulated_forward_passes_equal_one_larger_batch(staged, tmp_path):
         )
     one, two = state_of(tmp_path / "1"), state_of(tmp_path / "2")
     for key in ("vae", "discriminator"):
-        for name, weight in one[key].items():
-            torch.testing.assert_close(two[key][name], weight, rtol=0, atol=1e-5)
+        assert_same_weights(two[key], one[key])
 
 
 def test_freezing_what_the_model_has_not_is_refused(recipe, tmp_path):

@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -507,7 +506,7 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
     gain = graph.op("Add", gain, coarse)
     gain = graph.op("Tanh", graph.op("Div", gain, graph.constant(GAIN_RANGE)))
     gain = graph.op("Mul", gain, graph.constant(GAIN_RANGE))
-    gain = graph.op("Exp", graph.op("MatMul", gain, graph.constant(_spread(envelope))))
+    gain = graph.op("Exp", _per_block(graph, envelope, gain, envelope.bands))
     residual = graph.op("Mul", _linear(graph, decoder.shape, x, "decoder.shape"), gain)
     unit = graph.constant(code.residual_std * (code.explained() < PROTECTED_SHARE))
     residual = graph.op("Mul", residual, graph.op("Mul", level, unit))
@@ -517,16 +516,18 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
 
 def _levels(graph: _Graph, envelope: EnvelopeCode, frames: str) -> str:
     """Log powers of bands, ``[batch, frames, blocks·bands]``, less their mean in music."""
-    average = envelope.bands / envelope.bands.sum(dim=1, keepdim=True)
-    average = torch.block_diag(*[average.T] * envelope.blocks)
-    power = graph.op("MatMul", graph.op("Mul", frames, frames), graph.constant(average))
+    average = (envelope.bands / envelope.bands.sum(dim=1, keepdim=True)).T
+    power = _per_block(graph, envelope, graph.op("Mul", frames, frames), average)
     levels = graph.op("Log", graph.op("Add", power, graph.constant(POWER_FLOOR)))
     return graph.op("Sub", levels, graph.constant(envelope.mean))
 
 
-def _spread(envelope: EnvelopeCode) -> Tensor:
-    """The matrix that interpolates bands to bins, ``[blocks·bands, blocks·bins]``."""
-    return torch.block_diag(*[envelope.bands] * envelope.blocks)
+def _per_block(graph: _Graph, envelope: EnvelopeCode, x: str, matrix: Tensor) -> str:
+    """``[batch, frames, blocks·n]`` times ``[n, m]``, block by block: ``[…, blocks·m]``."""
+    x = graph.op("Reshape", x, graph.constant([0, 0, envelope.blocks, -1]))
+    return graph.op(
+        "Reshape", graph.op("MatMul", x, graph.constant(matrix)), graph.constant([0, 0, -1])
+    )
 
 
 def _blocks(graph: _Graph, blocks: nn.Sequential, x: str, name: str) -> str:
