@@ -145,7 +145,7 @@ def results(
 
 def decibels(ours: np.ndarray, theirs: np.ndarray) -> str:
     """SI-SDR of everything as one signal, as text."""
-    ours, theirs = ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64)
+    ours, theirs = (x.ravel().astype(np.float64) - x.mean(dtype=np.float64) for x in (ours, theirs))
     target = (ours @ theirs) / (theirs @ theirs) * theirs
     error = np.sum((ours - target) ** 2)
     return f"{10 * np.log10(target @ target / error):.1f}" if error > 0 else "same"
