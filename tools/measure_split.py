@@ -3,7 +3,8 @@
     python tools/measure_split.py corpus/manifest.jsonl --split test --output results.json
 
 Rows: the shipped model (or --weights), the same architecture untrained (with its fitted linear
-code, seed 0), and the linear baseline: the same transform keeping its 64 best fixed linear
+code but no envelope code, seed 0), and the linear baseline: the same transform keeping its 64
+best fixed linear
 components per frame (PCA fitted on training crops). Columns as in docs/paper.md; median and mean
 over tracks. Needs the train and dev extras and the corpus.
 """

@@ -5,7 +5,7 @@ Engines, by what they promise against the plain model in float32:
 - ``plain``: torch's own layers, weight normalisation folded.
 - ``exact``: fewer multiplications in float32; differs by less than 1e-5 of the peak.
 - ``fast``: fewer still; with bfloat16 products where the
-  processor has them. More than 35 dB below the signal (a test, on noise).
+  processor has them. About 40 dB below the signal on music (docs/inference.md).
 - ``auto``: the fastest that is equal in float32.
 
 ``exact`` and ``fast`` are for the paper's architecture on CPUs. On other devices the first is
