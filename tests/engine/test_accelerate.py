@@ -93,3 +93,11 @@ def test_workers_compute_alone_whatever_they_computed_before(two_threads):
 
     workers.run(work, [(0, 1)] * 6)
     assert found == [1] * 18 and torch.get_num_threads() == 2
+
+
+def test_passes_compile_where_nothing_can_be_kept() -> None:
+    """numba refuses to cache what it can find no writable place for; here, code without a file."""
+    compiled = pytest.importorskip("earvae.engine.compiled", exc_type=ImportError)
+    scope: dict = {}
+    exec("def twice(x):\n    return 2 * x", scope)
+    assert compiled._compile(scope["twice"])(21) == 42

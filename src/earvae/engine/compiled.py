@@ -19,8 +19,16 @@ from torch import Tensor
 from earvae.engine.bilinear import Bilinear
 from earvae.engine.kernels import scratch
 
-# Multiplications and additions may be fused; nothing else is relaxed, so NaN stays NaN.
-_compile = numba.njit(nogil=True, boundscheck=False, fastmath={"contract"}, cache=True)
+
+def _compile(function: Callable) -> Callable:
+    """Compiled on first use, and kept where numba finds a folder that it may write."""
+    # Multiplications and additions may be fused; nothing else is relaxed, so NaN stays NaN.
+    options = {"nogil": True, "boundscheck": False, "fastmath": {"contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside the file nor in the user's cache
+        return numba.njit(**options)(function)
+
 
 # sin²(πr) = s·(c₀ + c₁s + … + c₆s⁶), s = r² ≤ 1/4, to 4e-10.
 _SINE = tuple(
