@@ -96,6 +96,10 @@ class OobleckConfig(Config):
         return hop
 
 
+CLASS_LATENTS = 2
+"""Latents of the compact model that tell the class of a frame: a point on a grid."""
+
+
 class SpectralConfig(Config):
     """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
 
@@ -106,7 +110,18 @@ class SpectralConfig(Config):
     hop_length: int = Field(1024, ge=16, description="samples per latent frame")
     mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
     linear_channels: int = Field(
-        56, ge=1, description="latents that hold the fixed linear code of the low band"
+        52, ge=1, description="latents that hold the fixed linear code of the low band"
+    )
+    linear_classes: int = Field(
+        64, ge=1, description="bases that the linear code chooses from; two latents say which"
+    )
+    linear_subspace: int = Field(
+        384,
+        ge=1,
+        description="principal components of a frame that all bases lie in; at most all there are",
+    )
+    class_frames: int = Field(
+        3, ge=1, description="latent frames that a class is chosen over; odd"
     )
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
@@ -121,11 +136,21 @@ class SpectralConfig(Config):
     def _check(self) -> SpectralConfig:
         if self.hop_length % self.mdct_length:
             raise ValueError("mdct_length must divide hop_length")
-        if self.linear_channels >= self.latent_channels:
-            raise ValueError("linear_channels must be smaller than latent_channels")
-        if self.kernel % 2 == 0 or self.level_frames % 2 == 0:
-            raise ValueError("kernel and level_frames must be odd")
+        if self.learned_channels < 1:
+            raise ValueError(
+                f"linear_channels must be at least {CLASS_LATENTS + 1} smaller than "
+                f"latent_channels: {CLASS_LATENTS} tell the class, and one must be left to learn"
+            )
+        if self.linear_channels > min(self.linear_subspace, 2 * self.hop_length):
+            raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
+        if not self.kernel % 2 == self.level_frames % 2 == self.class_frames % 2 == 1:
+            raise ValueError("kernel, level_frames and class_frames must be odd")
         return self
+
+    @property
+    def learned_channels(self) -> int:
+        """Latents that neither hold the linear code nor tell its class."""
+        return self.latent_channels - self.linear_channels - CLASS_LATENTS
 
 
 ModelConfig = Annotated[OobleckConfig | SpectralConfig, Field(discriminator="architecture")]

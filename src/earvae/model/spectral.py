@@ -1,11 +1,12 @@
 """The compact architecture: MDCT frames, a protected linear code, wide blocks at the frame rate.
 
-The first ``linear_channels`` latents are the fixed PCA code of a frame, which holds the bass to
-some 20-50 dB and is never trained. The other latents are learned; from all of them the decoder
-adds a residual. Three structural rules keep the residual in its place:
+The first ``linear_channels`` latents are a fixed linear code of a frame, which holds the bass to
+some 20-50 dB and is never trained; two more tell which of its bases was used. The other latents
+are learned; from all of them the decoder adds a residual. Three structural rules keep the residual
+in its place:
 
 - it is zero wherever the linear code alone keeps 99 % of the energy (the bass);
-- elsewhere it is drawn in units of what the linear code leaves of that bin in music;
+- elsewhere it is drawn in units of what the linear code leaves of that bin in such music;
 - both sides divide by the local level, which the linear latents tell. A louder input gives
   proportionally louder linear latents, the same learned latents and a proportionally louder
   output; silence gives silence.
@@ -19,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.config import SpectralConfig
+from earvae.config import CLASS_LATENTS, SpectralConfig
+from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
 from earvae.model.envelope import EnvelopeCode, fit_envelope_code
-from earvae.model.linear import LinearCode, fit_linear_code
 from earvae.model.transform import FrameTransform
 
 LEVEL_FLOOR = 1e-4  # of the linear latents' unit variance: 80 dB below music, so silence is quiet
@@ -81,7 +82,7 @@ def local_level(linear: Tensor, frames: int) -> Tensor:
 class SpectralEncoder(nn.Module):
     """Audio to posterior parameters. Both codes are shared with the decoder, and fixed."""
 
-    def __init__(self, config: SpectralConfig, code: LinearCode, envelope: EnvelopeCode) -> None:
+    def __init__(self, config: SpectralConfig, code: AdaptiveCode, envelope: EnvelopeCode) -> None:
         super().__init__()
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
@@ -89,11 +90,13 @@ class SpectralEncoder(nn.Module):
         self.envelope = envelope
         features = self.transform.features + config.linear_channels + envelope.levels
         self.input = nn.Linear(features, config.width)
+        self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
         self.blocks = _blocks(config, config.encoder_blocks)
         self.norm = nn.LayerNorm(config.width)
-        learned = config.latent_channels - config.linear_channels
+        learned = config.learned_channels
         self.output = nn.Linear(config.width, 2 * learned)
-        self.linear_scale = nn.Parameter(torch.full((config.linear_channels,), -6.0))
+        fixed = config.linear_channels + CLASS_LATENTS
+        self.fixed_scale = nn.Parameter(torch.full((fixed,), -6.0))
         with torch.no_grad():
             self.output.weight[:learned].mul_(0.1)  # start at the envelope code, nearly
             self.output.bias[:learned].zero_()
@@ -103,28 +106,31 @@ class SpectralEncoder(nn.Module):
     def context_frames(self) -> int:
         """Frames on each side beyond which nothing reaches a frame's posterior."""
         config = self.config
-        return 1 + config.level_frames // 2 + config.encoder_blocks * (config.kernel // 2)
+        codes = 1 + config.class_frames // 2 + config.level_frames // 2
+        return codes + config.encoder_blocks * (config.kernel // 2)
 
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, 2·latent, frames]`` (mean ‖ scale)."""
         with full_precision(audio):
             frames = self.transform(audio.float())  # [batch, frames, 2·hop]
-            linear = self.code.encode(frames)  # [batch, frames, linear]
-            residual, level = self.residual(frames, linear)
+            linear, chosen = self.code.encode(frames)  # [batch, frames, linear], one-hot classes
+            residual, level = self.residual(frames, linear, chosen)
             levels = self.envelope.measure(residual)  # [batch, frames, blocks·bands]
             coarse = self.envelope.encode(levels)  # [batch, frames, learned]
         spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
         x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
-        x = self.output(self.norm(self.blocks(x))).float()  # [batch, frames, 2·learned]
-        mean, scale = x.chunk(2, dim=2)
-        linear_scale = self.linear_scale.expand_as(linear)
-        return torch.cat([linear, coarse + mean, linear_scale, scale], dim=2).transpose(1, 2)
+        x = self.blocks(x + self.class_input(chosen))
+        mean, scale = self.output(self.norm(x)).float().chunk(2, dim=2)  # [batch, frames, learned]
+        fixed = torch.cat([linear, self.code.tell(chosen)], dim=2)
+        fixed_scale = self.fixed_scale.expand_as(fixed)
+        return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).transpose(1, 2)
 
-    def residual(self, frames: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    def residual(self, frames: Tensor, linear: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What the linear code leaves, in units of the local level and of what it leaves of each
-        bin in music, ``[batch, frames, 2·hop]``; and that level."""
+        bin in music of that class, ``[batch, frames, 2·hop]``; and that level."""
         level = local_level(linear, self.config.level_frames)
-        return (frames - self.code.decode(linear)) / (self.code.residual_std * level), level
+        unit = chosen @ self.code.residual_std * level
+        return (frames - self.code.decode(linear, chosen)) / unit, level
 
 
 class SpectralDecoder(nn.Module):
@@ -132,13 +138,14 @@ class SpectralDecoder(nn.Module):
 
     tail_deficit = 0
 
-    def __init__(self, config: SpectralConfig, code: LinearCode, envelope: EnvelopeCode) -> None:
+    def __init__(self, config: SpectralConfig, code: AdaptiveCode, envelope: EnvelopeCode) -> None:
         super().__init__()
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
         self.code = code
         self.envelope = envelope
-        self.input = nn.Linear(config.latent_channels, config.width)
+        self.input = nn.Linear(config.linear_channels + config.learned_channels, config.width)
+        self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
         self.blocks = _blocks(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
@@ -157,18 +164,19 @@ class SpectralDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """``[batch, latent, frames]`` latents to ``[batch, 2, frames·hop]`` audio."""
         latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
-        linear = latents[..., : self.config.linear_channels]
-        learned = latents[..., self.config.linear_channels :]
+        channels = [self.config.linear_channels, CLASS_LATENTS, self.config.learned_channels]
+        linear, point, learned = latents.split(channels, dim=2)
+        chosen = self.code.read(point)  # [batch, frames, classes], one-hot
         level = local_level(linear, self.config.level_frames)
         x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
-        x = self.norm(self.blocks(x))  # [batch, frames, width]
+        x = self.norm(self.blocks(x + self.class_input(chosen)))  # [batch, frames, width]
         shape, gain = self.shape(x).float(), self.gain(x).float()
         with full_precision(latents):
             log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
-            unit = self.code.residual_std * (self.code.explained() < PROTECTED_SHARE)
-            residual = shape * log_gain.exp() * unit * level  # [batch, frames, 2·hop]
-            return self.transform.inverse(self.code.decode(linear) + residual)
+            unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)
+            residual = shape * log_gain.exp() * (chosen @ unit) * level  # [batch, frames, 2·hop]
+            return self.transform.inverse(self.code.decode(linear, chosen) + residual)
 
 
 @torch.no_grad()
@@ -179,12 +187,11 @@ def fit_codes(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterabl
     linear code keeps much, noise would do harm, so there it starts small.
     """
     frames = [encoder.transform(batch) for batch in audio]
-    code = fit_linear_code(frames, encoder.transform.features, encoder.config.linear_channels)
-    encoder.code.load_state_dict(code.state_dict())
+    fit_adaptive_code(encoder.code, frames)
     levels = []
     for batch in frames:
-        residual, level = encoder.residual(batch, encoder.code.encode(batch))
+        residual, level = encoder.residual(batch, *encoder.code.encode(batch))
         audible = level.squeeze(-1) > 10 * LEVEL_FLOOR
         levels.append(encoder.envelope.measure(residual[audible]))
     fit_envelope_code(encoder.envelope, torch.cat(levels))
-    decoder.shape.weight.mul_((1 - encoder.code.explained()).square()[:, None])
+    decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from earvae import config as configs
 from earvae.config import ModelConfig, OobleckConfig
+from earvae.model.adaptive import AdaptiveCode
 from earvae.model.diffusers import is_diffusers_folder, load_diffusers
 from earvae.model.envelope import EnvelopeCode
-from earvae.model.linear import LinearCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.posterior import Posterior
 from earvae.model.published import (
@@ -61,10 +61,19 @@ class EarVAE(nn.Module):
                 self.transformers = LatentTransformer(config)
             self.decoder: nn.Module = OobleckDecoder(config)
         else:
-            code = LinearCode(2 * config.hop_length, config.linear_channels)
-            blocks = 2 * config.hop_length // config.mdct_length
-            learned = config.latent_channels - config.linear_channels
-            envelope = EnvelopeCode(config.mdct_length, blocks, config.sample_rate, learned)
+            code = AdaptiveCode(
+                features=2 * config.hop_length,
+                channels=config.linear_channels,
+                classes=config.linear_classes,
+                subspace=min(config.linear_subspace, 2 * config.hop_length),
+                frames=config.class_frames,
+            )
+            envelope = EnvelopeCode(
+                bins=config.mdct_length,
+                blocks=2 * config.hop_length // config.mdct_length,
+                sample_rate=config.sample_rate,
+                channels=config.learned_channels,
+            )
             self.encoder = SpectralEncoder(config, code, envelope)
             self.decoder = SpectralDecoder(config, code, envelope)
 
@@ -240,9 +249,9 @@ class EarVAE(nn.Module):
         aliases = own.keys() - deduplicated(own).keys()  # one tensor under a second name
         missing = sorted(own.keys() - aliases - state.keys())
         unexpected = sorted(state.keys() - own.keys())
-        if "encoder.envelope.mean" in missing and "encoder.code.basis" in state:
+        if "encoder.code.subspace" in missing and "encoder.code.basis" in state:
             raise PublishedFormatError(
-                f"{source}: a compact model from before it had an envelope code; decode its "
+                f"{source}: a compact model from before its linear code had classes; decode its "
                 "latents with the earvae that it came with, and train or encode anew with this one"
             )
         if missing or unexpected:

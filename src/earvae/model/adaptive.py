@@ -1,0 +1,220 @@
+"""A linear code that follows the music: the best of several fixed bases, frame by frame.
+
+One PCA basis has to serve all music. Music at one moment is narrower: a mono mix leaves Side
+empty, a bass solo leaves everything else empty. So the code holds one orthonormal basis for each
+of ``classes`` kinds of frames, keeps the one that keeps most energy around a frame, and says
+which in two latents of its own. (Clusters of data around subspaces: Bradley and Mangasarian,
+"k-Plane Clustering", 2000.) docs/compact_model.md has what that gains.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from earvae.model.linear import FrameStatistics
+
+ROUNDS = 8  # of each clustering; the gain of the last is a hundredth of a decibel
+PRIOR_FRAMES = 200  # of all music, that each class's statistics are mixed with
+
+
+class AdaptiveCode(nn.Module):
+    """``channels`` components of frames with ``features`` values, in the best of several bases.
+
+    All bases lie in one ``subspace`` of the frames, the strongest principal components of music,
+    and are turned within themselves so that a component means about the same in each. Buffers,
+    fitted once by :func:`fit_adaptive_code` and never trained:
+
+    - ``subspace [features, subspace]`` (orthonormal columns);
+    - ``basis [subspace, classes·channels]`` (orthonormal columns within a class);
+    - ``std [classes, channels]`` of the components, ``residual_std [classes, features]`` of what
+      the code leaves, and ``explained [classes, features]``, the share of the variance that it
+      keeps (0…1): each for frames of that class, at the same overall level.
+
+    Args:
+        frames: over which a frame's neighbourhood reaches, centred on it; odd.
+    """
+
+    subspace: Tensor
+    basis: Tensor
+    std: Tensor
+    residual_std: Tensor
+    explained: Tensor
+    codewords: Tensor
+
+    def __init__(
+        self, features: int, channels: int, classes: int, subspace: int, frames: int
+    ) -> None:
+        super().__init__()
+        self.channels, self.classes, self.frames = channels, classes, frames
+        self.register_buffer("subspace", torch.eye(features, subspace))
+        self.register_buffer("basis", torch.eye(subspace, channels).repeat(1, classes))
+        self.register_buffer("std", torch.ones(classes, channels))
+        self.register_buffer("residual_std", torch.ones(classes, features))
+        self.register_buffer("explained", torch.zeros(classes, features))
+        self.register_buffer("codewords", grid(classes), persistent=False)
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """``[batch, frames, features]`` to latents of unit variance, ``[batch, frames,
+        channels]``, and the class of each frame, one-hot ``[batch, frames, classes]``."""
+        every = (frames @ self.subspace @ self.basis).unflatten(-1, (self.classes, self.channels))
+        kept = every.square().sum(dim=-1).transpose(1, 2)  # energy, [batch, classes, frames]
+        around = F.avg_pool1d(kept, self.frames, stride=1, padding=self.frames // 2)
+        chosen = F.one_hot(around.argmax(dim=1), self.classes).to(frames.dtype)
+        components = (every * chosen.unsqueeze(-1)).sum(dim=-2)
+        return components / (chosen @ self.std), chosen
+
+    def decode(self, latents: Tensor, chosen: Tensor) -> Tensor:
+        """Latents and classes as of :meth:`encode` to ``[batch, frames, features]``."""
+        components = (latents * (chosen @ self.std)).unsqueeze(-2)
+        every = (chosen.unsqueeze(-1) * components).flatten(-2)  # zero but in the chosen class
+        return every @ self.basis.T @ self.subspace.T
+
+    def tell(self, chosen: Tensor) -> Tensor:
+        """Classes, one-hot ``[…, classes]``, as latents ``[…, 2]`` within ±1.5: points
+        of a square grid, where like classes are neighbours."""
+        return chosen @ self.codewords
+
+    def read(self, latents: Tensor) -> Tensor:
+        """The classes whose points are nearest, one-hot, of latents ``[…, 2]``."""
+        distance = (latents.unsqueeze(-2) - self.codewords).square().sum(dim=-1)
+        return F.one_hot(distance.argmin(dim=-1), self.classes).to(latents.dtype)
+
+
+def grid(classes: int) -> Tensor:
+    """Points of the smallest square grid that holds ``classes``, ``[classes, 2]``, column by
+    column, at most 1.5 from zero in each direction."""
+    side = math.ceil(math.sqrt(classes))
+    line = torch.linspace(-1.5, 1.5, side) if side > 1 else torch.zeros(1)
+    index = torch.arange(classes)
+    return torch.stack([line[index // side], line[index % side]], dim=1)
+
+
+# ------------------------------------------------------------------------------------- fitting
+
+
+@torch.no_grad()
+def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor]) -> None:
+    """Set ``code`` to what suits excerpts of music, batches ``[batch, frames, features]``.
+
+    Each excerpt counts the same, whatever its level; a draw has a fixed seed. Raises ValueError
+    where nothing is audible.
+    """
+    statistics = FrameStatistics(code.subspace.shape[0])
+    for frames in batches:
+        statistics.update(frames)
+    covariance, level = statistics.finish()
+    # A sign convention makes the fit repeatable: a component's largest entry is positive.
+    vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, : code.subspace.shape[1]]
+    largest = vectors.abs().argmax(dim=0, keepdim=True)
+    code.subspace.copy_(vectors * vectors.gather(0, largest).sign())
+
+    unit = [_at_level(frames, level) for frames in batches]
+    windows = torch.cat([_windows(frames @ code.subspace, code.frames) for frames in unit])
+    start = _spectral_clusters(windows, code.classes)
+    bases = _subspaces(windows, start, code.classes, code.channels)
+    bases = _aligned(bases)[_grid_order(windows, start, bases)]
+    code.basis.copy_(bases.permute(1, 0, 2).flatten(1))
+    _measure(code, unit)
+
+
+def _at_level(frames: Tensor, level: float) -> Tensor:
+    """Audible excerpts scaled to the mean square ``level``."""
+    energies = frames.square().mean(dim=(1, 2), keepdim=True)
+    audible = energies.flatten() > 1e-12
+    return frames[audible] * (level / energies[audible]).sqrt()
+
+
+def _windows(frames: Tensor, length: int) -> Tensor:
+    """``[batch, frames, n]`` cut into ``[windows, length, n]``; what is over is left out, but
+    excerpts that are shorter than one window are windows as they are."""
+    length = min(length, frames.shape[1])
+    whole = frames.shape[1] // length * length
+    return frames[:, :whole].reshape(-1, length, frames.shape[2])
+
+
+def _shapes(windows: Tensor) -> Tensor:
+    """Square roots of the share of a window's energy in each component, ``[windows, n]``."""
+    energy = windows.square().sum(dim=1)
+    return (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-20)).sqrt()
+
+
+def _spectral_clusters(windows: Tensor, classes: int) -> Tensor:
+    """A first class of each window, ``[windows]``: k-means of how energy is spread."""
+    shapes = _shapes(windows)
+    draw = torch.Generator().manual_seed(0)
+    centres = shapes[torch.randperm(len(shapes), generator=draw)[:classes]]
+    for _ in range(ROUNDS):
+        nearest = torch.cdist(shapes, centres).argmin(dim=1)
+        member = F.one_hot(nearest, len(centres)).to(shapes.dtype)
+        count = member.sum(dim=0)[:, None]
+        centres = torch.where(count > 0, member.T @ shapes / count.clamp_min(1), centres)
+    return nearest
+
+
+def _subspaces(windows: Tensor, classes: Tensor, count: int, channels: int) -> Tensor:
+    """Orthonormal bases, ``[count, n, channels]``, by turns: the best basis for each class's
+    windows, then the best class for each window. ``classes`` is where to start, changed in place.
+    """
+    frames = windows.flatten(0, 1)
+    prior = frames.T @ frames / len(frames) * PRIOR_FRAMES
+    for _ in range(ROUNDS):
+        bases = []
+        for index in range(count):
+            own = windows[classes == index].flatten(0, 1)
+            bases.append(torch.linalg.eigh((own.T @ own + prior).double())[1][:, -channels:])
+        every = torch.stack(bases).to(windows.dtype)
+        joined = every.permute(1, 0, 2).flatten(1)
+        best = []
+        for part in windows.split(256):
+            kept = (part @ joined).square().unflatten(-1, (count, channels)).sum(dim=(1, 3))
+            best.append(kept.argmax(dim=1))
+        classes.copy_(torch.cat(best))
+    return every
+
+
+def _aligned(bases: Tensor) -> Tensor:
+    """Each basis turned within its span so that its components come closest to the strongest
+    ones of all music, which are the first unit vectors (orthogonal Procrustes)."""
+    left, _, right = torch.linalg.svd(bases[:, : bases.shape[2]].transpose(1, 2).double())
+    return (bases.double() @ left @ right).to(bases.dtype)
+
+
+def _grid_order(windows: Tensor, classes: Tensor, bases: Tensor) -> Tensor:
+    """An order of the classes in which neighbours on the grid have spectra alike: by the first
+    principal component of mean spectra over columns, by the second within each."""
+    member = F.one_hot(classes, len(bases)).to(windows.dtype)
+    means = member.T @ _shapes(windows) / member.sum(dim=0)[:, None].clamp_min(1)
+    means = means - means.mean(dim=0)
+    first, second = (means @ torch.linalg.svd(means, full_matrices=False)[2][:2].T).T
+    side = math.ceil(math.sqrt(len(bases)))
+    columns = first.argsort().split(side)
+    return torch.cat([column[second[column].argsort()] for column in columns])
+
+
+def _measure(code: AdaptiveCode, batches: list[Tensor]) -> None:
+    """Set the statistics of each class, over frames that the code itself gives to it."""
+    code.std.fill_(1)
+    squares = [0.0, 0.0, 0.0, 0.0]  # of components, kept, residual; frames: by class
+    for frames in batches:
+        components, chosen = code.encode(frames)
+        kept = code.decode(components, chosen)
+        member = chosen.flatten(0, 1).T.double()  # [classes, frames]
+        values = (components, kept, frames - kept)
+        for index, value in enumerate(values):
+            squares[index] += member @ value.flatten(0, 1).square().double()
+        squares[3] += member.sum(dim=1, keepdim=True)
+    components, kept, residual, count = squares
+    power = (kept + residual).sum(dim=1, keepdim=True)  # of all features, by class
+    overall = power.sum() / count.sum()
+    # All classes at the level of all music, mixed with the mean of all classes.
+    gain = overall / (power / count.clamp_min(1)).clamp_min(1e-20)
+    for square in (components, kept, residual):
+        mean = (square * gain).sum(dim=0) / count.sum()
+        square.copy_((square * gain + PRIOR_FRAMES * mean) / (count + PRIOR_FRAMES))
+    code.std.copy_(components.clamp_min(1e-12).sqrt())
+    code.residual_std.copy_(residual.clamp_min(1e-12).sqrt())
+    code.explained.copy_(kept / (kept + residual).clamp_min(1e-20))
