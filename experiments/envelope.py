@@ -60,7 +60,7 @@ def variance_left(vae: EarVAE, manifest: str, crops: int) -> list[float]:
     encoder, levels = vae.encoder, []
     for batch in make_loader(CropDataset(data, vae.sample_rate), 0, crops):
         frames = encoder.transform(batch["audio"])
-        residual, level = encoder.residual(frames, encoder.code.encode(frames))
+        residual, level = encoder.residual(frames, *encoder.code.encode(frames))
         levels.append(encoder.envelope.measure(residual[level.squeeze(-1) > 1e-3]))
     variances = torch.linalg.eigvalsh(torch.cov(torch.cat(levels).double().T)).flip(0)
     return [float(variances[count:].sum() / variances.sum()) for count in COUNTS]

@@ -224,6 +224,7 @@ def test_seeds_start_from_other_networks_with_the_same_codes(tmp_path):
     data = {"sources": [{"tracks": str(FOLDER.parents[1] / "tests" / "clips")}]}
     data |= {"crop_samples": 4096, "batch_size": 4, "workers": 0}
     model = {"hop_length": 128, "mdct_length": 64, "latent_channels": 8, "linear_channels": 5}
+    model |= {"linear_classes": 4}
     model |= {"architecture": "spectral", "width": 16}
     base = {"model": model, "data": data, "linear_code_crops": 8}
     base["stages"] = [{"name": "a", "steps": 1}]

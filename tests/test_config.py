@@ -79,7 +79,7 @@ def test_a_configuration_cannot_be_changed():
         ({"strides": [1], "multiples": [1]}, "at least 2"),
         ({"latent_channels": 60}, "head_channels must divide"),
         ({"architecture": "spectral", "mdct_length": 500}, "must divide hop_length"),
-        ({"architecture": "spectral", "linear_channels": 64}, "smaller than latent_channels"),
+        ({"architecture": "spectral", "linear_channels": 64}, "at least 3 smaller"),
         ({"architecture": "spectral", "kernel": 4}, "must be odd"),
     ],
 )

@@ -25,6 +25,8 @@ def compact() -> EarVAE:
         hop_length=16,
         mdct_length=8,
         linear_channels=12,
+        linear_classes=4,
+        class_frames=1,
         latent_channels=16,
         width=16,
         encoder_blocks=2,

@@ -97,7 +97,9 @@ def main() -> None:
     if isinstance(config, SpectralConfig):
         torch.manual_seed(0)
         untrained = EarVAE(config).eval()
-        untrained.encoder.code.load_state_dict(vae.encoder.code.state_dict())
+        for part in ("code", "envelope"):  # both parts of the model share them
+            fitted = getattr(vae.encoder, part).state_dict()
+            getattr(untrained.encoder, part).load_state_dict(fitted)
         code = linear_baseline(config, arguments.manifest, arguments.crops, config.latent_channels)
         transform = vae.encoder.transform
 

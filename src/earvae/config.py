@@ -120,9 +120,7 @@ class SpectralConfig(Config):
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
-    class_frames: int = Field(
-        3, ge=1, description="latent frames that a class is chosen over; odd"
-    )
+    class_frames: int = Field(3, ge=1, description="latent frames that a class is chosen over; odd")
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")

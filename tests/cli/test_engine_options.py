@@ -52,7 +52,8 @@ def commands(tmp_path, earvae, music):
 def compact(tmp_path):
     """A folder with a small model of the compact architecture."""
     config = SpectralConfig(latent_channels=8, hop_length=64, mdct_length=32, linear_channels=4,
-                            width=8, encoder_blocks=1, decoder_blocks=1)  # fmt: skip
+                            linear_classes=4, width=8, encoder_blocks=1,
+                            decoder_blocks=1)  # fmt: skip
     EarVAE(config).save_pretrained(tmp_path / "compact")
     return tmp_path / "compact"
 

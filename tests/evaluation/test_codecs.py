@@ -34,7 +34,8 @@ def music() -> torch.Tensor:
 def small_vae(sample_rate: int = 44_100) -> EarVAE:
     torch.manual_seed(0)
     size = {"hop_length": 64, "mdct_length": 32, "width": 8, "encoder_blocks": 1}
-    size |= {"decoder_blocks": 1, "latent_channels": 8, "linear_channels": 6, "level_frames": 3}
+    size |= {"decoder_blocks": 1, "latent_channels": 8, "linear_channels": 5, "level_frames": 3}
+    size |= {"linear_classes": 4}
     return EarVAE(SpectralConfig(sample_rate=sample_rate, **size)).eval()
 
 

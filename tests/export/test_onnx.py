@@ -84,8 +84,8 @@ def test_attention_by_blocks_is_full_attention(exported, frames):
 def test_one_block_per_frame_and_no_decoder_blocks(tmp_path):
     torch.manual_seed(0)
     config = SpectralConfig(
-        hop_length=64, mdct_length=64, linear_channels=8, latent_channels=12, width=16,
-        encoder_blocks=1, decoder_blocks=0, level_frames=3,
+        hop_length=64, mdct_length=64, linear_channels=8, linear_classes=4, latent_channels=12,
+        width=16, encoder_blocks=1, decoder_blocks=0, level_frames=3,
     )  # fmt: skip
     vae = EarVAE(config).eval()
     export_onnx(vae, tmp_path)

@@ -16,7 +16,7 @@ from earvae.model.vae import EarVAE, ModelSourceError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = SpectralConfig(
-    hop_length=64, mdct_length=32, latent_channels=8, linear_channels=5, width=8,
+    hop_length=64, mdct_length=32, latent_channels=8, linear_channels=5, linear_classes=4, width=8,
     encoder_blocks=1, decoder_blocks=1,
 )  # fmt: skip
 

@@ -9,8 +9,8 @@ from earvae.objective import PerceptualLoss
 from earvae.training.step import Share, learning_rate, posterior_noise
 
 SMALL = SpectralConfig(
-    hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, width=16,
-    encoder_blocks=1, decoder_blocks=1, level_frames=3,
+    hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, linear_classes=4,
+    width=16, encoder_blocks=1, decoder_blocks=1, level_frames=3,
 )  # fmt: skip
 
 

@@ -6,12 +6,14 @@ from earvae.config import TrainConfig
 from earvae.training import run as training
 
 
-def test_without_crops_to_fit_on_the_codes_keep_the_first_values_of_a_frame(recipe):
+def test_without_crops_to_fit_on_the_codes_keep_neighbouring_values_of_a_frame(recipe):
     vae = training.initial_model(TrainConfig(**recipe | {"linear_code_crops": 0}))
     frames = torch.randn(1, 3, vae.encoder.transform.features)
     kept = vae.config.linear_channels
-    assert torch.equal(vae.encoder.code.encode(frames), frames[..., :kept])
-    assert torch.equal(vae.encoder.code.std, torch.ones(kept))
+    values, chosen = vae.encoder.code.encode(frames)
+    for frame, value, first in zip(frames[0], values[0], chosen[0].argmax(dim=1), strict=True):
+        assert torch.equal(value, frame[first : first + kept])
+    assert torch.equal(vae.encoder.code.std, torch.ones(vae.config.linear_classes, kept))
 
 
 def test_the_network_starts_alike_with_and_without_fitted_codes(recipe):

@@ -34,7 +34,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from earvae.config import CLASS_LATENTS
 from earvae.export import runner
+from earvae.model.adaptive import AdaptiveCode
 from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
 from earvae.model.layers import (
     SNAKE_EPSILON,
@@ -195,6 +197,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self._constants: dict[tuple, str] = {}
+        self._weights: dict[str, str] = {}
         self._count = 0
 
     def op(self, kind: str, *inputs: str, **attributes) -> str:
@@ -213,12 +216,15 @@ class _Graph:
         return names
 
     def weight(self, tensor: Tensor, name: str) -> str:
-        """A learned tensor, under the name that it has in the state dict."""
-        values = _array(tensor)
-        if not self.half or values.ndim < 2 or np.abs(values).max(initial=0) > HALF_LIMIT:
-            return self._tensor(values, name)
-        stored = self._tensor(values.astype(np.float16), name)
-        return self.op("Cast", stored, to=TensorProto.FLOAT)
+        """A tensor of the state dict, under the name that it has there; stored once."""
+        if name not in self._weights:
+            values = _array(tensor)
+            if not self.half or values.ndim < 2 or np.abs(values).max(initial=0) > HALF_LIMIT:
+                self._weights[name] = self._tensor(values, name)
+            else:
+                stored = self._tensor(values.astype(np.float16), name)
+                self._weights[name] = self.op("Cast", stored, to=TensorProto.FLOAT)
+        return self._weights[name]
 
     def constant(self, values: object) -> str:
         """Numbers that a model does not learn, kept as given: float32 or int64."""
@@ -459,10 +465,10 @@ def _spectral_encoder(graph: _Graph, encoder: SpectralEncoder, audio: str) -> tu
     """``[batch, 2, frames·hop]`` to the posterior's mean and scale, ``[batch, latent, frames]``."""
     code, level_frames = encoder.code, encoder.config.level_frames
     frames = _frames(graph, encoder.transform, audio)  # [batch, frames, 2·hop]
-    linear = graph.op("MatMul", frames, graph.constant(code.basis / code.std))
+    linear, chosen = _code_encode(graph, code, frames)
     level = _level(graph, linear, level_frames)  # [batch, frames, 1]
-    kept = graph.op("MatMul", linear, graph.constant((code.basis * code.std).T))
-    unit = graph.op("Mul", level, graph.constant(code.residual_std))
+    kept = _code_decode(graph, code, linear, chosen)
+    unit = graph.op("Mul", level, _of_class(graph, chosen, code.residual_std))
     residual = graph.op("Div", graph.op("Sub", frames, kept), unit)
     relative = graph.op("Div", linear, level)
     levels = _levels(graph, encoder.envelope, residual)  # [batch, frames, bands], mean removed
@@ -472,19 +478,21 @@ def _spectral_encoder(graph: _Graph, encoder: SpectralEncoder, audio: str) -> tu
     spectra = (_signed_sqrt(graph, residual), _signed_sqrt(graph, relative))
     x = graph.op("Concat", *spectra, levels, axis=2)
     x = _linear(graph, encoder.input, x, "encoder.input")
+    x = graph.op("Add", x, _linear(graph, encoder.class_input, chosen, "encoder.class_input"))
     x = _blocks(graph, encoder.blocks, x, "encoder.blocks")
     x = _layer_norm(graph, encoder.norm.weight, encoder.norm.bias, x, "encoder.norm")
     x = _linear(graph, encoder.output, x, "encoder.output")
     mean, scale = graph.split(x, 2, 2)
     mean = graph.op("Add", coarse, mean)
-    linear_scale = graph.op(
+    fixed = graph.op("Concat", linear, _of_class(graph, chosen, code.codewords), axis=2)
+    fixed_scale = graph.op(
         "Expand",
-        graph.weight(encoder.linear_scale, "encoder.linear_scale"),
-        graph.op("Shape", linear),
+        graph.weight(encoder.fixed_scale, "encoder.fixed_scale"),
+        graph.op("Shape", fixed),
     )
     return tuple(
         graph.op("Transpose", graph.op("Concat", *parts, axis=2), perm=[0, 2, 1])
-        for parts in ((linear, mean), (linear_scale, scale))
+        for parts in ((fixed, mean), (fixed_scale, scale))
     )
 
 
@@ -493,11 +501,14 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
     code, envelope, config = decoder.code, decoder.envelope, decoder.config
     latents = graph.op("Transpose", latents, perm=[0, 2, 1])  # [batch, frames, latent]
     linear = graph.slice(latents, 2, 0, config.linear_channels)
-    learned = graph.slice(latents, 2, config.linear_channels, config.latent_channels)
+    fixed = config.linear_channels + CLASS_LATENTS
+    chosen = _class_read(graph, code, graph.slice(latents, 2, config.linear_channels, fixed))
+    learned = graph.slice(latents, 2, fixed, config.latent_channels)
     level = _level(graph, linear, config.level_frames)
     relative = _signed_sqrt(graph, graph.op("Div", linear, level))
     x = graph.op("Concat", relative, learned, axis=2)
     x = _linear(graph, decoder.input, x, "decoder.input")
+    x = graph.op("Add", x, _linear(graph, decoder.class_input, chosen, "decoder.class_input"))
     x = _blocks(graph, decoder.blocks, x, "decoder.blocks")
     x = _layer_norm(graph, decoder.norm.weight, decoder.norm.bias, x, "decoder.norm")
     gain = _linear(graph, decoder.gain, x, "decoder.gain")
@@ -508,10 +519,72 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
     gain = graph.op("Mul", gain, graph.constant(GAIN_RANGE))
     gain = graph.op("Exp", _per_block(graph, envelope, gain, envelope.bands))
     residual = graph.op("Mul", _linear(graph, decoder.shape, x, "decoder.shape"), gain)
-    unit = graph.constant(code.residual_std * (code.explained() < PROTECTED_SHARE))
+    unit = _of_class(graph, chosen, code.residual_std * (code.explained < PROTECTED_SHARE))
     residual = graph.op("Mul", residual, graph.op("Mul", level, unit))
-    kept = graph.op("MatMul", linear, graph.constant((code.basis * code.std).T))
+    kept = _code_decode(graph, code, linear, chosen)
     return _audio(graph, decoder.transform, graph.op("Add", kept, residual))
+
+
+def _code_encode(graph: _Graph, code: AdaptiveCode, frames: str) -> tuple[str, str]:
+    """Latents ``[batch, frames, channels]`` and classes, one-hot ``[batch, frames, classes]``."""
+    x = graph.op("MatMul", frames, _subspace(graph, code))
+    x = graph.op("MatMul", x, _basis(graph, code))
+    every = graph.op("Reshape", x, graph.constant([0, 0, code.classes, code.channels]))
+    kept = graph.op("ReduceSum", graph.op("Mul", every, every), graph.constant([3]), keepdims=0)
+    kept = graph.op("Transpose", kept, perm=[0, 2, 1])  # [batch, classes, frames]
+    around = graph.op(
+        "AveragePool",
+        kept,
+        kernel_shape=[code.frames],
+        strides=[1],
+        pads=[code.frames // 2] * 2,
+        count_include_pad=1,
+    )
+    chosen = _one_hot(graph, graph.op("ArgMax", around, axis=1, keepdims=0), code.classes)
+    own = graph.op("Mul", every, graph.op("Unsqueeze", chosen, graph.constant([3])))
+    components = graph.op("ReduceSum", own, graph.constant([2]), keepdims=0)
+    return graph.op("Div", components, _of_class(graph, chosen, code.std)), chosen
+
+
+def _code_decode(graph: _Graph, code: AdaptiveCode, latents: str, chosen: str) -> str:
+    """Latents and classes, as above, to ``[batch, frames, features]``."""
+    components = graph.op("Mul", latents, _of_class(graph, chosen, code.std))
+    every = graph.op(
+        "Mul",
+        graph.op("Unsqueeze", chosen, graph.constant([3])),
+        graph.op("Unsqueeze", components, graph.constant([2])),
+    )
+    x = graph.op("Reshape", every, graph.constant([0, 0, code.classes * code.channels]))
+    x = graph.op("MatMul", x, graph.op("Transpose", _basis(graph, code), perm=[1, 0]))
+    return graph.op("MatMul", x, graph.op("Transpose", _subspace(graph, code), perm=[1, 0]))
+
+
+def _subspace(graph: _Graph, code: AdaptiveCode) -> str:
+    return graph.weight(code.subspace, "encoder.code.subspace")
+
+
+def _basis(graph: _Graph, code: AdaptiveCode) -> str:
+    return graph.weight(code.basis, "encoder.code.basis")
+
+
+def _class_read(graph: _Graph, code: AdaptiveCode, points: str) -> str:
+    """The classes whose points are nearest to ``[batch, frames, 2]``, one-hot."""
+    apart = graph.op(
+        "Sub", graph.op("Unsqueeze", points, graph.constant([2])), graph.constant(code.codewords)
+    )
+    distance = graph.op("ReduceSum", graph.op("Mul", apart, apart), graph.constant([3]), keepdims=0)
+    return _one_hot(graph, graph.op("ArgMin", distance, axis=2, keepdims=0), code.classes)
+
+
+def _one_hot(graph: _Graph, index: str, classes: int) -> str:
+    """``[batch, frames]`` to float ``[batch, frames, classes]``."""
+    off_and_on = graph.constant(np.array([0.0, 1.0]))
+    return graph.op("OneHot", index, graph.constant([classes]), off_and_on, axis=-1)
+
+
+def _of_class(graph: _Graph, chosen: str, values: Tensor) -> str:
+    """Each frame's row of ``[classes, n]``: ``[batch, frames, n]``."""
+    return graph.op("MatMul", chosen, graph.constant(values))
 
 
 def _levels(graph: _Graph, envelope: EnvelopeCode, frames: str) -> str:

@@ -51,7 +51,11 @@ class AdaptiveCode(nn.Module):
         super().__init__()
         self.channels, self.classes, self.frames = channels, classes, frames
         self.register_buffer("subspace", torch.eye(features, subspace))
-        self.register_buffer("basis", torch.eye(subspace, channels).repeat(1, classes))
+        # Before a fit, class n keeps the values from the n-th on, so that no two are alike.
+        unfitted = [
+            torch.eye(subspace).roll(-index, dims=1)[:, :channels] for index in range(classes)
+        ]
+        self.register_buffer("basis", torch.cat(unfitted, dim=1))
         self.register_buffer("std", torch.ones(classes, channels))
         self.register_buffer("residual_std", torch.ones(classes, features))
         self.register_buffer("explained", torch.zeros(classes, features))

@@ -1,0 +1,139 @@
+import math
+
+import pytest
+import torch
+
+from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code, grid
+from earvae.model.linear import fit_linear_code
+
+FEATURES, CHANNELS = 24, 4
+
+
+def planes(count: int, excerpts: int = 48, frames: int = 300) -> list[torch.Tensor]:
+    """Excerpts that each lie in one of ``count`` unrelated planes of CHANNELS dimensions, in
+    batches of 8, with a trace of noise."""
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.linalg.qr(torch.randn(count, FEATURES, CHANNELS, generator=generator))[0]
+    plane = mixing[torch.arange(excerpts) % count]  # [excerpts, features, channels]
+    inside = torch.randn(excerpts, frames, CHANNELS, generator=generator)
+    noise = torch.randn(excerpts, frames, FEATURES, generator=generator)
+    return list((inside @ plane.transpose(1, 2) + 1e-3 * noise).split(8))
+
+
+def fitted(classes: int, batches: list[torch.Tensor], subspace: int = FEATURES) -> AdaptiveCode:
+    code = AdaptiveCode(FEATURES, CHANNELS, classes, subspace, frames=3)
+    fit_adaptive_code(code, batches)
+    return code
+
+
+def error(code: AdaptiveCode, frames: torch.Tensor) -> float:
+    """Energy of what the code leaves, relative."""
+    return float(
+        (code.decode(*code.encode(frames)) - frames).square().sum() / frames.square().sum()
+    )
+
+
+def test_music_of_several_kinds_is_kept_by_as_many_bases():
+    batches = planes(6)
+    frames = torch.cat(batches)
+    assert error(fitted(6, batches), frames) < 1e-3
+    best = fit_linear_code(batches, FEATURES, CHANNELS)
+    left = float((best.decode(best.encode(frames)) - frames).square().sum() / frames.square().sum())
+    assert left > 0.5  # one basis cannot: 24 dimensions, 4 components
+
+
+def test_one_class_is_the_optimal_linear_code():
+    generator = torch.Generator().manual_seed(3)
+    falling = torch.linspace(2, 0.1, FEATURES)
+    batches = [torch.randn(16, 40, FEATURES, generator=generator) * falling]
+    code, best = fitted(1, batches), fit_linear_code(batches, FEATURES, CHANNELS)
+    frames = batches[0]
+    torch.testing.assert_close(
+        code.decode(*code.encode(frames)), best.decode(best.encode(frames)), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(code.residual_std[0], best.residual_std, rtol=2e-2, atol=0)
+
+
+def test_bases_are_orthonormal_so_that_twice_coded_is_once_coded():
+    batches = planes(6)
+    code = fitted(4, batches, subspace=20)
+    bases = code.basis.unflatten(1, (4, CHANNELS)).permute(1, 0, 2)
+    unit = torch.eye(CHANNELS).expand(4, -1, -1)
+    torch.testing.assert_close(bases.transpose(1, 2) @ bases, unit, atol=1e-5, rtol=0)
+    latents, chosen = code.encode(batches[0])
+    again, same = code.encode(code.decode(latents, chosen))
+    assert torch.equal(same, chosen)
+    torch.testing.assert_close(again, latents, atol=1e-4, rtol=0)
+
+
+def test_latents_have_unit_variance_in_each_class():
+    batches = planes(3)
+    latents, chosen = fitted(3, batches).encode(torch.cat(batches))
+    for index in range(3):
+        own = latents[chosen[..., index] > 0]
+        assert float(own.square().mean()) == pytest.approx(1, abs=0.2)
+
+
+def test_explained_and_residual_are_of_the_class():
+    batches = planes(2)
+    code = fitted(2, batches)
+    frames = torch.cat(batches)
+    latents, chosen = code.encode(frames)
+    kept = code.decode(latents, chosen)
+    for index in range(2):
+        own = chosen[..., index] > 0
+        share = kept[own].square().sum() / frames[own].square().sum()
+        weight = code.residual_std[index].square() / (1 - code.explained[index])
+        assert float((code.explained[index] * weight).sum() / weight.sum()) == pytest.approx(
+            float(share), abs=0.2
+        )
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 16, 64])
+@torch.no_grad()
+def test_the_two_latents_say_which_class_even_when_disturbed(classes):
+    code = AdaptiveCode(FEATURES, CHANNELS, classes, FEATURES, frames=1)
+    chosen = torch.eye(classes)
+    side = math.ceil(math.sqrt(classes))
+    margin = 1.4 / max(1, side - 1)  # just below half of the way to the next
+    for direction in ([margin, margin], [-margin, margin], [0.0, -margin]):
+        assert torch.equal(code.read(code.tell(chosen) + torch.tensor(direction)), chosen)
+    assert code.tell(chosen).abs().max() <= 1.5
+
+
+def test_neighbours_on_the_grid_are_one_step_apart():
+    points = grid(9)
+    assert len({tuple(point.tolist()) for point in points}) == 9
+    apart = torch.cdist(points, points) + 9 * torch.eye(9)
+    torch.testing.assert_close(apart.min(dim=1).values, torch.full((9,), 1.5))
+
+
+def test_the_choice_does_not_depend_on_level():
+    code = fitted(4, planes(4))
+    frames = planes(4)[0]
+    quiet, loud = code.encode(frames * 1e-3), code.encode(frames * 1e3)
+    assert torch.equal(quiet[1], loud[1])
+    torch.testing.assert_close(loud[0], quiet[0] * 1e6, rtol=1e-4, atol=1e-2)
+
+
+def test_a_fit_is_repeatable_and_blind_to_the_level_of_an_excerpt():
+    batches = planes(4)
+    louder = [batch.clone() for batch in batches]
+    louder[0][0] *= 100
+    one, two, three = (fitted(3, b) for b in (batches, batches, louder))
+    assert torch.equal(one.basis, two.basis)
+    frames = torch.cat(batches)
+    assert error(three, frames) == pytest.approx(error(one, frames), rel=1e-2)
+
+
+def test_fewer_windows_than_classes_still_make_a_code():
+    batches = [batch[:1, :4] for batch in planes(2)[:1]]
+    code = fitted(8, batches)
+    for value in (code.basis, code.std, code.residual_std, code.explained):
+        assert value.isfinite().all()
+    assert error(code, batches[0]) < 1e-3
+
+
+def test_silence_is_refused():
+    with pytest.raises(ValueError, match="no audible excerpt"):
+        fitted(2, [torch.zeros(2, 5, FEATURES)])
