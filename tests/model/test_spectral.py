@@ -38,21 +38,24 @@ def vae() -> EarVAE:
 @torch.no_grad()
 def test_the_linear_code_is_in_the_first_latents_untouched(vae):
     audio = coloured_noise(2, 20, seed=1)
-    expected = vae.encoder.code.encode(vae.encoder.transform(audio)).transpose(1, 2)
-    torch.testing.assert_close(vae.encode(audio).mean[:, :10], expected)
+    linear, chosen = vae.encoder.code.encode(vae.encoder.transform(audio))
+    expected = torch.cat([linear, vae.encoder.code.tell(chosen)], dim=2).transpose(1, 2)
+    torch.testing.assert_close(vae.encode(audio).mean[:, :12], expected)
 
 
 @torch.no_grad()
 def test_the_residual_never_touches_the_bins_the_linear_code_keeps(vae):
     audio = coloured_noise(2, 20, seed=1)
     latents = vae.encode(audio).mean
-    latents[:, 10:] += 3  # whatever the learned latents say
+    latents[:, 12:] += 3  # whatever the learned latents say
+    code = vae.encoder.code
     frames = vae.encoder.transform(vae.decode(latents))
-    linear = vae.encoder.code.decode(latents[:, :10].transpose(1, 2))
-    own = vae.encoder.code.explained() >= PROTECTED_SHARE
+    chosen = code.read(latents[:, 10:12].transpose(1, 2))
+    linear = code.decode(latents[:, :10].transpose(1, 2), chosen)
+    own = (chosen @ (code.explained >= PROTECTED_SHARE).float()) > 0  # [batch, frames, features]
     assert own.any() and not own.all()
-    torch.testing.assert_close(frames[..., own], linear[..., own], atol=1e-4, rtol=0)
-    assert (frames - linear)[..., ~own].abs().max() > 1e-3
+    torch.testing.assert_close(frames[own], linear[own], atol=1e-4, rtol=0)
+    assert (frames - linear)[~own].abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -61,7 +64,8 @@ def test_a_louder_input_is_the_same_music_louder(vae, gain):
     audio = coloured_noise(1, 30, seed=2)
     quiet, loud = vae.encode(audio).mean, vae.encode(audio * gain).mean
     torch.testing.assert_close(loud[:, :10], quiet[:, :10] * gain, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(loud[:, 10:], quiet[:, 10:], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(loud[:, 10:12], quiet[:, 10:12])
+    torch.testing.assert_close(loud[:, 12:], quiet[:, 12:], rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(
         vae.decode(loud) / gain, vae.decode(quiet), rtol=0, atol=1e-2 * float(audio.abs().max())
     )
@@ -80,13 +84,32 @@ def test_nothing_reaches_further_than_context_frames(vae, part):
         probe = coloured_noise(1, 41).requires_grad_()
         output = module(probe)[0, :, frame].square().sum()
         touched = torch.autograd.grad(output, probe)[0].reshape(2, 41, 128).abs().amax((0, 2))
+        # A choice has no gradient: that of a class reaches further by what it looks at.
+        further = SMALL.class_frames // 2
     else:
         probe = torch.randn(1, 16, 41, requires_grad=True)
         output = module(probe)[..., frame * 128 : (frame + 1) * 128].square().sum()
         touched = torch.autograd.grad(output, probe)[0][0].abs().amax(0)
+        further = 0
     reached = touched.nonzero().flatten()
-    assert reached.min() == frame - module.context_frames
-    assert reached.max() == frame + module.context_frames
+    assert reached.min() == frame - module.context_frames + further
+    assert reached.max() == frame + module.context_frames - further
+
+
+@torch.no_grad()
+def test_a_class_reaches_no_further_than_context_frames(vae):
+    """Frames of other music are put further and further away from one frame."""
+    frame, changed = 20, []
+    context = vae.encoder.context_frames
+    for distance in range(1, context + 3):
+        differences = []
+        for seed in range(8):
+            audio, other = coloured_noise(1, 41), coloured_noise(1, 41, seed=seed + 9).flip(1)
+            audio[..., (frame + distance) * 128 :] = 30 * other[..., (frame + distance) * 128 :]
+            ours = vae.encoder(audio)[..., frame]
+            differences.append((ours - vae.encoder(coloured_noise(1, 41))[..., frame]).abs().max())
+        changed.append(float(max(differences)) > 1e-4)
+    assert changed[0] and not any(changed[context:])
 
 
 def test_local_level_of_steady_latents_is_their_rms():

@@ -184,11 +184,11 @@ def test_the_shipped_model_loads_by_default_and_fits_its_limits():
     assert (vae_module.SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
 
 
-def test_compact_weights_without_an_envelope_code_say_what_to_do(small, tmp_path):
+def test_compact_weights_from_before_classes_say_what_to_do(small, tmp_path):
     small.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    older = {name: value for name, value in state.items() if "envelope" not in name}
+    older = {name: value for name, value in state.items() if "subspace" not in name}
     assert len(older) < len(state)
     save_file(older, tmp_path / "model.safetensors")
-    with pytest.raises(PublishedFormatError, match="from before it had an envelope code"):
+    with pytest.raises(PublishedFormatError, match="from before its linear code had classes"):
         EarVAE.from_pretrained(tmp_path)

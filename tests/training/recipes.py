@@ -11,8 +11,8 @@ from earvae.training.state import CHECKPOINT
 
 MODEL = {
     "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
-    "linear_channels": 5, "linear_classes": 4, "width": 16, "encoder_blocks": 1,
-    "decoder_blocks": 1, "level_frames": 3,
+    "linear_channels": 5, "linear_classes": 4, "linear_subspace": 24, "width": 16,
+    "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
 }  # fmt: skip
 ADVERSARIAL = {
     "discriminator_only_steps": 2,

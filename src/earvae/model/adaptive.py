@@ -190,6 +190,8 @@ def _aligned(bases: Tensor) -> Tensor:
 def _grid_order(windows: Tensor, classes: Tensor, bases: Tensor) -> Tensor:
     """An order of the classes in which neighbours on the grid have spectra alike: by the first
     principal component of mean spectra over columns, by the second within each."""
+    if len(bases) < 3:  # nothing to arrange
+        return torch.arange(len(bases))
     member = F.one_hot(classes, len(bases)).to(windows.dtype)
     means = member.T @ _shapes(windows) / member.sum(dim=0)[:, None].clamp_min(1)
     means = means - means.mean(dim=0)
