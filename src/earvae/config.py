@@ -110,17 +110,17 @@ class SpectralConfig(Config):
     hop_length: int = Field(1024, ge=16, description="samples per latent frame")
     mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
     linear_channels: int = Field(
-        52, ge=1, description="latents that hold the fixed linear code of the low band"
+        54, ge=1, description="latents that hold the fixed linear code of the low band"
     )
     linear_classes: int = Field(
-        64, ge=1, description="bases that the linear code chooses from; two latents say which"
+        144, ge=1, description="bases that the linear code chooses from; two latents say which"
     )
     linear_subspace: int = Field(
         384,
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
-    class_frames: int = Field(3, ge=1, description="latent frames that a class is chosen over; odd")
+    class_frames: int = Field(1, ge=1, description="latent frames that a class is chosen over; odd")
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")

@@ -183,15 +183,24 @@ class SpectralDecoder(nn.Module):
 def fit_codes(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]) -> None:
     """Fit both codes of a new model on training music, batches ``[batch, 2, frames·hop]``.
 
-    The decoder's residual starts as a kind of noise at the right levels. In bins of which the
-    linear code keeps much, noise would do harm, so there it starts small.
+    Both are rounded to half precision, in which models ship. The decoder's residual starts as a
+    kind of noise at the right levels. In bins of which the linear code keeps much, noise would do
+    harm, so there it starts small.
     """
     frames = [encoder.transform(batch) for batch in audio]
     fit_adaptive_code(encoder.code, frames)
+    _round(encoder.code)
     levels = []
     for batch in frames:
         residual, level = encoder.residual(batch, *encoder.code.encode(batch))
         audible = level.squeeze(-1) > 10 * LEVEL_FLOOR
         levels.append(encoder.envelope.measure(residual[audible]))
     fit_envelope_code(encoder.envelope, torch.cat(levels))
+    _round(encoder.envelope)
     decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
+
+
+def _round(code: nn.Module) -> None:
+    """Buffers to the nearest numbers of half precision."""
+    for buffer in code.buffers():
+        buffer.copy_(buffer.half())

@@ -151,20 +151,19 @@ class EarVAE(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``.
 
-        ``dtype`` converts the parameters (torch.float16 halves the file); buffers, which are
-        statistics and constants, stay as they are. Each file is written under a temporary name
-        and renamed.
+        ``dtype`` converts the parameters (torch.float16 halves the file), and buffers, which are
+        statistics and constants, where that loses nothing. Each file is written under a temporary
+        name and renamed.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        tensors = {
-            name: tensor.detach()
-            .cpu()
-            .to(dtype if dtype and name in parameters else tensor.dtype)
-            .contiguous()
-            for name, tensor in deduplicated(self.state_dict()).items()
-        }
+        tensors = {}
+        for name, tensor in deduplicated(self.state_dict()).items():
+            tensor = tensor.detach().cpu()
+            converted = tensor.to(dtype or tensor.dtype)
+            exact = name in parameters or torch.equal(converted.to(tensor.dtype), tensor)
+            tensors[name] = (converted if exact else tensor).contiguous()
         text = json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
             save_file(tensors, Path(temporary) / WEIGHTS_NAME, {"format": "earvae"})
