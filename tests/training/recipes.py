@@ -7,6 +7,7 @@ import torch
 
 from earvae.config import TrainConfig
 from earvae.training import run as training
+from earvae.training.run import initial_model
 from earvae.training.state import CHECKPOINT
 
 MODEL = {
@@ -18,6 +19,13 @@ ADVERSARIAL = {
     "discriminator_only_steps": 2,
     "optimiser": {"warmup_steps": 0, "learning_rate": 1e-3},
 }
+
+
+def from_a_saved_start(recipe: dict, folder) -> dict:
+    """The recipe, starting from a saved model. Without one, every run fits the codes itself, and
+    another number of threads can round a value of them to the other neighbour in half precision."""
+    initial_model(TrainConfig(**recipe)).save_pretrained(folder)
+    return recipe | {"initial_weights": str(folder)}
 
 
 def of_steps(recipe: dict, steps: int) -> dict:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from recipes import assert_identical, assert_same_weights, start, state_of
+from recipes import assert_identical, assert_same_weights, from_a_saved_start, start, state_of
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -43,6 +43,7 @@ def launch(recipe: dict, folder, strategy: str, wait: bool = True) -> subprocess
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_with_the_doubled_batch(staged, tmp_path, strategy):
+    staged = from_a_saved_start(staged, tmp_path / "start")
     start(recipe_of(staged, 4), tmp_path / "one")
     launch(recipe_of(staged, 2), tmp_path / "two", strategy)
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")

@@ -4,7 +4,14 @@ import json
 
 import pytest
 import torch
-from recipes import assert_identical, assert_same_weights, interrupt_at, start, state_of
+from recipes import (
+    assert_identical,
+    assert_same_weights,
+    from_a_saved_start,
+    interrupt_at,
+    start,
+    state_of,
+)
 
 from earvae.config import ConfigError, StageConfig, TrainConfig
 from earvae.training import run as training
@@ -153,6 +160,7 @@ def test_a_run_interrupted_around_a_switch_ends_where_the_whole_one_does(
 
 def test_accumulated_forward_passes_equal_one_larger_batch(staged, tmp_path):
     """Through a stage switch, with the discriminator: the same crops, noise and gradients."""
+    staged = from_a_saved_start(staged, tmp_path / "start")
     for accumulate in (1, 2):
         data = staged["data"] | {"batch_size": 4 // accumulate}
         stages = [s | {"accumulate": accumulate} for s in staged["stages"][:2]]
