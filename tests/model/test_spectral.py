@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from earvae.config import SpectralConfig
-from earvae.model.spectral import PROTECTED_SHARE, fit_codes, local_level
-from earvae.model.vae import EarVAE
+from earvae.model.spectral import PROTECTED_SHARE, fit_codes, local_level, match_loudness
+from earvae.model.vae import WEIGHTS_NAME, EarVAE
 
 SMALL = SpectralConfig(
     hop_length=128,
@@ -121,3 +124,24 @@ def test_the_default_stays_within_sixteen_million_parameters():
     with torch.device("meta"):
         vae = EarVAE(SpectralConfig())
     assert sum(p.numel() for p in vae.parameters()) <= 16_000_000
+
+
+@torch.no_grad()
+def test_loudness_is_matched_by_the_median_and_survives_a_file(vae, tmp_path):
+    own = copy.deepcopy(vae)
+    latents = own.encode(coloured_noise(1, 20, seed=3)).mean
+    match_loudness(own.decoder, [-9.0, -6.02, 1.0])  # half the amplitude, in the middle
+    torch.testing.assert_close(own.decode(latents), 2 * vae.decode(latents), rtol=1e-3, atol=1e-5)
+    match_loudness(own.decoder, [6.02])  # what is measured with the factor in place adds to it
+    torch.testing.assert_close(own.decode(latents), vae.decode(latents), rtol=2e-3, atol=1e-5)
+    match_loudness(own.decoder, [-0.5])
+    own.save_pretrained(tmp_path, dtype=torch.float16)
+    assert EarVAE.from_pretrained(tmp_path).decoder.makeup == own.decoder.makeup != 1
+
+
+def test_weights_from_before_the_loudness_factor_have_none(vae, tmp_path):
+    vae.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS_NAME)
+    del weights["decoder.makeup"]
+    save_file(weights, tmp_path / WEIGHTS_NAME)
+    assert EarVAE.from_pretrained(tmp_path).decoder.makeup == 1

@@ -522,7 +522,8 @@ def _spectral_decoder(graph: _Graph, decoder: SpectralDecoder, latents: str) -> 
     unit = _of_class(graph, chosen, code.residual_std * (code.explained < PROTECTED_SHARE))
     residual = graph.op("Mul", residual, graph.op("Mul", level, unit))
     kept = _code_decode(graph, code, linear, chosen)
-    return _audio(graph, decoder.transform, graph.op("Add", kept, residual))
+    frames = graph.op("Mul", graph.op("Add", kept, residual), graph.constant(decoder.makeup))
+    return _audio(graph, decoder.transform, frames)
 
 
 def _code_encode(graph: _Graph, code: AdaptiveCode, frames: str) -> tuple[str, str]:

@@ -10,10 +10,15 @@ in its place:
 - both sides divide by the local level, which the linear latents tell. A louder input gives
   proportionally louder linear latents, the same learned latents and a proportionally louder
   output; silence gives silence.
+
+L1 asks for less than is there of what cannot be known, so a trained decoder is a little too quiet.
+Its last factor, ``makeup``, is fixed after training and gives the loudness back
+(``match_loudness``).
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 
 import torch
@@ -150,6 +155,7 @@ class SpectralDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.gain = nn.Linear(config.width, envelope.levels)
+        self.register_buffer("makeup", torch.ones(()))
         with torch.no_grad():  # start at what the envelope code says, nearly
             self.shape.bias.zero_()
             self.gain.weight.mul_(0.1)
@@ -176,7 +182,8 @@ class SpectralDecoder(nn.Module):
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
             unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)
             residual = shape * log_gain.exp() * (chosen @ unit) * level  # [batch, frames, 2·hop]
-            return self.transform.inverse(self.code.decode(linear, chosen) + residual)
+            frames = self.code.decode(linear, chosen) + residual
+            return self.transform.inverse(self.makeup * frames)
 
 
 @torch.no_grad()
@@ -198,6 +205,14 @@ def fit_codes(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterabl
     fit_envelope_code(encoder.envelope, torch.cat(levels))
     _round(encoder.envelope)
     decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
+
+
+@torch.no_grad()
+def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> None:
+    """Set ``makeup`` from the loudness of trained reconstructions, in LU above the originals: as
+    many are louder as are quieter afterwards. It is rounded to half precision."""
+    gain = 10 ** (-statistics.median(differences) / 20)
+    decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
 
 
 def _round(code: nn.Module) -> None:
