@@ -1,7 +1,7 @@
 """The optimal fixed linear code of music frames: PCA of transform frames, whitened.
 
-It is the compact model's protected core and, with all 64 components, the baseline that every
-trained model is held against.
+With 64 components it is the baseline that every trained model is held against. The compact
+model's protected core, ``AdaptiveCode``, chooses among several such bases.
 """
 
 from __future__ import annotations
