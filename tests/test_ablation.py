@@ -183,9 +183,13 @@ def test_a_variant_differs_from_the_base_where_it_says_so_and_nowhere_else(tmp_p
             stage = recipe.stages[0].model_copy(update={"objective": objective})
             assert recipe.model_copy(update={"stages": (stage,)}) == base, name
     assert base.initial_weights == str(tmp_path / "start" / "2")
-    restored = {"linear_code_crops": 800, "initial_weights": base.initial_weights}
+    restored = {
+        name: getattr(base, name) for name in ("linear_code_crops", "initial_weights", "model")
+    }
     assert recipes["linear-off-2"].linear_code_crops == 0
     assert recipes["linear-off-2"].initial_weights is None
+    one_class = base.model.model_copy(update={"linear_classes": 1})
+    assert recipes["linear-off-2"].model == one_class
     assert recipes["linear-off-2"].model_copy(update=restored) == base
 
 
