@@ -4,7 +4,7 @@
 
 Reconstructs 30 s from the middle of each track of a split (validation unless --split says
 otherwise), and sets the decoder's last factor so that the median difference of integrated loudness
-(ITU-R BS.1770) is 0. Prints it before and after.
+(ITU-R BS.1770) is --target. Prints it before and after.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("manifest")
     parser.add_argument("output", help="folder for the copy")
     parser.add_argument("--split", default="validation")
+    parser.add_argument("--target", type=float, default=0.0, help="median difference, LU")
     arguments = parser.parse_args()
 
     vae = EarVAE.from_pretrained(arguments.source)
@@ -46,7 +47,7 @@ def main() -> None:
         median, mean = statistics.median(differences), statistics.mean(differences)
         print(f"{name}: median {median:+.2f} LU, mean {mean:+.2f}, {len(differences)} tracks")
         if name == "before":
-            match_loudness(vae.decoder, differences)
+            match_loudness(vae.decoder, [d - arguments.target for d in differences])
     vae.save_pretrained(arguments.output)
     print(f"{arguments.output}: factor {float(vae.decoder.makeup):.4f}")
 
