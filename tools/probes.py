@@ -160,7 +160,7 @@ def control(probe: str, original: np.ndarray) -> np.ndarray:
     """The original with a tone at −50 dB of its peak, and a click."""
     audio, peak = original.copy(), np.abs(original).max()
     audio += peak * 10**-2.5 * np.sin(2 * np.pi * 3333 / RATE * np.arange(LENGTH))
-    audio[:, 3 * RATE + 12_345] += peak * (0.1 if probe in ("sweep", "piano") else 1)
+    audio[:, 3 * RATE + 5_500] += peak * (0.1 if probe in ("sweep", "piano") else 1)
     return audio
 
 
