@@ -31,11 +31,13 @@ def main() -> None:
     parser.add_argument("manifest")
     parser.add_argument("--crops", type=int, default=1500, help="to fit on, 1.5 s each")
     parser.add_argument("--test-crops", type=int, default=64, help="to measure on, 6 s each")
+    parser.add_argument("--top-hz", type=float, default=22_050, help="the code is zero above this")
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 16, 64, 144])
     arguments = parser.parse_args()
 
     config = SpectralConfig()
     transform = FrameTransform(HOP, config.mdct_length)
+    covered = transform.frequencies(config.sample_rate) < arguments.top_hz
     train = corpus(arguments.manifest, "train", 64 * HOP)
     frames = [transform(b["audio"]) for b in make_loader(train, 0, arguments.crops)]
     test = corpus(arguments.manifest, "validation", 256 * HOP)
@@ -48,7 +50,7 @@ def main() -> None:
         torch.manual_seed(0)
         channels, subspace = config.linear_channels, config.linear_subspace
         code = AdaptiveCode(transform.features, channels, classes, subspace, frames=1)
-        fit_adaptive_code(code, frames)
+        fit_adaptive_code(code, frames, covered)
         row = []
         for code.frames in (1, 3):
             values = [v for crop in crops for v in _si_sdr(transform, code, crop)]

@@ -116,7 +116,7 @@ class SpectralConfig(Config):
         144, ge=1, description="bases that the linear code chooses from; two latents say which"
     )
     linear_subspace: int = Field(
-        384,
+        330,
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
@@ -125,7 +125,7 @@ class SpectralConfig(Config):
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
     encoder_blocks: int = Field(3, ge=0)
-    decoder_blocks: int = Field(5, ge=0)
+    decoder_blocks: int = Field(7, ge=0)
     level_frames: int = Field(
         9, ge=1, description="latent frames the local level is averaged over; odd"
     )
@@ -399,6 +399,12 @@ class TrainConfig(Config):
         ge=0,
         description="training crops the compact model's linear code is fitted on; 0 = not fitted, "
         "it keeps the first values of a frame (the lowest bins of Mid) as they are",
+    )
+    linear_code_top_hz: float = Field(
+        4_000,
+        gt=0,
+        description="the compact model's linear code is exactly zero above this. It loses no "
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")

@@ -7,6 +7,7 @@ from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code, grid
 from earvae.model.linear import fit_linear_code
 
 FEATURES, CHANNELS = 24, 4
+EVERYTHING = torch.ones(FEATURES, dtype=torch.bool)
 
 
 def planes(count: int, excerpts: int = 48, frames: int = 300) -> list[torch.Tensor]:
@@ -22,7 +23,7 @@ def planes(count: int, excerpts: int = 48, frames: int = 300) -> list[torch.Tens
 
 def fitted(classes: int, batches: list[torch.Tensor], subspace: int = FEATURES) -> AdaptiveCode:
     code = AdaptiveCode(FEATURES, CHANNELS, classes, subspace, frames=3)
-    fit_adaptive_code(code, batches)
+    fit_adaptive_code(code, batches, EVERYTHING)
     return code
 
 
@@ -136,3 +137,32 @@ def test_fewer_windows_than_classes_still_make_a_code():
 def test_silence_is_refused():
     with pytest.raises(ValueError, match="no audible excerpt"):
         fitted(2, [torch.zeros(2, 5, FEATURES)])
+
+
+def test_what_is_not_covered_is_left_whole_and_never_touched():
+    generator = torch.Generator().manual_seed(5)
+    falling = torch.linspace(2, 0.5, FEATURES)
+    frames = torch.randn(8, 100, FEATURES, generator=generator) * falling
+    covered = torch.arange(FEATURES) < 16
+    code = AdaptiveCode(FEATURES, CHANNELS, 3, 20, frames=1)  # more than the 16 there are
+    fit_adaptive_code(code, [frames], covered)
+    kept = code.decode(*code.encode(frames))
+    assert torch.equal(kept[..., ~covered], torch.zeros(8, 100, 8))
+    assert torch.equal(code.explained[:, ~covered], torch.zeros(3, 8))
+    power = falling[~covered].square()  # of the noise that went in, at the level of the fit
+    measured = code.residual_std[:, ~covered].square()
+    ratio = measured / power
+    torch.testing.assert_close(ratio / ratio.mean(), torch.ones(3, 8), rtol=0.3, atol=0)
+    # In the band it may use, it is the code of that band alone.
+    alone = AdaptiveCode(16, CHANNELS, 3, 16, frames=1)
+    fit_adaptive_code(alone, [frames[..., covered]], torch.ones(16, dtype=torch.bool))
+    left = (frames[..., covered] - kept[..., covered]).square().sum()
+    assert float(left) == pytest.approx(
+        error(alone, frames[..., covered]) * float(frames[..., covered].square().sum()), rel=0.02
+    )
+
+
+def test_a_band_with_fewer_values_than_components_is_refused():
+    code = AdaptiveCode(FEATURES, CHANNELS, 2, FEATURES, frames=1)
+    with pytest.raises(ValueError, match="4 components, but only 3 .* linear_code_top_hz"):
+        fit_adaptive_code(code, planes(2), torch.arange(FEATURES) < 3)

@@ -34,7 +34,7 @@ def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
 def vae() -> EarVAE:
     torch.manual_seed(0)
     vae = EarVAE(SMALL).eval()
-    fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)])
+    fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=22_050)
     return vae
 
 
@@ -145,3 +145,15 @@ def test_weights_from_before_the_loudness_factor_have_none(vae, tmp_path):
     del weights["decoder.makeup"]
     save_file(weights, tmp_path / WEIGHTS_NAME)
     assert EarVAE.from_pretrained(tmp_path).decoder.makeup == 1
+
+
+@torch.no_grad()
+def test_nothing_of_the_bass_is_heard_above_the_linear_codes_band():
+    torch.manual_seed(0)
+    vae = EarVAE(SMALL).eval()
+    fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
+    vae.decoder.gain.bias.fill_(-100)  # no residual
+    spectrum = vae.encoder.transform(vae.decode(vae.encode(coloured_noise(1, 20, seed=4)).mean))
+    above = vae.encoder.transform.frequencies(44_100) >= 5_000
+    assert spectrum[..., ~above].abs().max() > 0.1
+    assert spectrum[..., above].abs().max() < 1e-5 * spectrum.abs().max()

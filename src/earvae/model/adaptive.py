@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.model.linear import FrameStatistics
+from earvae.model.linear import AUDIBLE, FrameStatistics
 
 ROUNDS = 8  # of each clustering; the gain of the last is a hundredth of a decibel
 PRIOR_FRAMES = 200  # of all music, that each class's statistics are mixed with
@@ -101,20 +101,26 @@ def grid(classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor]) -> None:
+def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor], covered: Tensor) -> None:
     """Set ``code`` to what suits excerpts of music, batches ``[batch, frames, features]``.
 
-    Each excerpt counts the same, whatever its level; a draw has a fixed seed. Raises ValueError
-    where nothing is audible.
+    Each excerpt counts the same, whatever its level; a draw has a fixed seed. The code is exactly
+    zero in features that are not ``covered`` (bool ``[features]``), and leaves all of them. Raises
+    ValueError where nothing is audible, or where fewer features are covered than components kept.
     """
+    if int(covered.sum()) < code.channels:
+        raise ValueError(
+            f"the linear code has {code.channels} components, but only {int(covered.sum())} values "
+            "of a frame lie in the band it may use; raise linear_code_top_hz"
+        )
     statistics = FrameStatistics(code.subspace.shape[0])
     for frames in batches:
-        statistics.update(frames)
+        statistics.update(frames * covered)
     covariance, level = statistics.finish()
     # A sign convention makes the fit repeatable: a component's largest entry is positive.
     vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, : code.subspace.shape[1]]
     largest = vectors.abs().argmax(dim=0, keepdim=True)
-    code.subspace.copy_(vectors * vectors.gather(0, largest).sign())
+    code.subspace.copy_(vectors * vectors.gather(0, largest).sign() * covered[:, None])
 
     unit = [_at_level(frames, level) for frames in batches]
     windows = torch.cat([_windows(frames @ code.subspace, code.frames) for frames in unit])
@@ -122,13 +128,13 @@ def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor]) -> None:
     bases = _subspaces(windows, start, code.classes, code.channels)
     bases = _aligned(bases)[_grid_order(windows, start, bases)]
     code.basis.copy_(bases.permute(1, 0, 2).flatten(1))
-    _measure(code, unit)
+    measure_classes(code, batches)
 
 
 def _at_level(frames: Tensor, level: float) -> Tensor:
     """Audible excerpts scaled to the mean square ``level``."""
     energies = frames.square().mean(dim=(1, 2), keepdim=True)
-    audible = energies.flatten() > 1e-12
+    audible = energies.flatten() > AUDIBLE
     return frames[audible] * (level / energies[audible]).sqrt()
 
 
@@ -201,11 +207,17 @@ def _grid_order(windows: Tensor, classes: Tensor, bases: Tensor) -> Tensor:
     return torch.cat([column[second[column].argsort()] for column in columns])
 
 
-def _measure(code: AdaptiveCode, batches: list[Tensor]) -> None:
-    """Set the statistics of each class, over frames that the code itself gives to it."""
+@torch.no_grad()
+def measure_classes(code: AdaptiveCode, batches: list[Tensor]) -> None:
+    """Set the statistics of each class, over frames that the code itself gives to it.
+
+    Batches ``[batch, frames, features]`` of excerpts, all brought to the level of the median one.
+    """
+    energies = torch.cat([frames.square().mean(dim=(1, 2)) for frames in batches])
+    level = float(energies[energies > AUDIBLE].median())
     code.std.fill_(1)
     squares = [0.0, 0.0, 0.0, 0.0]  # of components, kept, residual; frames: by class
-    for frames in batches:
+    for frames in (_at_level(frames, level) for frames in batches):
         components, chosen = code.encode(frames)
         kept = code.decode(components, chosen)
         member = chosen.flatten(0, 1).T.double()  # [classes, frames]

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+AUDIBLE = 1e-12  # mean square; digital silence has no shape to learn from
+
 
 class LinearCode(nn.Module):
     """``channels`` whitened principal components of frames with ``features`` values.
@@ -54,7 +56,7 @@ class FrameStatistics:
     def update(self, frames: Tensor) -> None:
         """Add excerpts, ``[batch, frames, features]``."""
         energies = frames.square().mean(dim=(1, 2))
-        audible = energies > 1e-12  # digital silence has no shape to learn from
+        audible = energies > AUDIBLE
         energies = energies[audible]
         self.energies += energies.tolist()
         unit = frames[audible] / (energies * frames.shape[1]).sqrt()[:, None, None]

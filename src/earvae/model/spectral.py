@@ -5,7 +5,8 @@ some 20-50 dB and is never trained; two more tell which of its bases was used. T
 are learned; from all of them the decoder adds a residual. Three structural rules keep the residual
 in its place:
 
-- it is zero wherever the linear code alone keeps 99 % of the energy (the bass);
+- it is zero wherever the linear code alone keeps 99 % of the energy (the bass), and it is alone
+  where the linear code keeps next to nothing (above 4 kHz, where that code is exactly zero);
 - elsewhere it is drawn in units of what the linear code leaves of that bin in such music;
 - both sides divide by the local level, which the linear latents tell. A louder input gives
   proportionally louder linear latents, the same learned latents and a proportionally louder
@@ -187,23 +188,29 @@ class SpectralDecoder(nn.Module):
 
 
 @torch.no_grad()
-def fit_codes(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]) -> None:
+def fit_codes(
+    encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor], top_hz: float
+) -> None:
     """Fit both codes of a new model on training music, batches ``[batch, 2, frames·hop]``.
+
+    The linear code is exactly zero above ``top_hz``. There it would keep nothing anyway, and what
+    its vectors hold of loud bass would drown what is quiet: the decoder could never be silent.
 
     Both are rounded to half precision, in which models ship. The decoder's residual starts as a
     kind of noise at the right levels. In bins of which the linear code keeps much, noise would do
     harm, so there it starts small.
     """
     frames = [encoder.transform(batch) for batch in audio]
-    fit_adaptive_code(encoder.code, frames)
-    _round(encoder.code)
+    covered = encoder.transform.frequencies(encoder.config.sample_rate) < top_hz
+    fit_adaptive_code(encoder.code, frames, covered)
+    round_to_half(encoder.code)
     levels = []
     for batch in frames:
         residual, level = encoder.residual(batch, *encoder.code.encode(batch))
         audible = level.squeeze(-1) > 10 * LEVEL_FLOOR
         levels.append(encoder.envelope.measure(residual[audible]))
     fit_envelope_code(encoder.envelope, torch.cat(levels))
-    _round(encoder.envelope)
+    round_to_half(encoder.envelope)
     decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
 
 
@@ -215,7 +222,7 @@ def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> No
     decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
 
 
-def _round(code: nn.Module) -> None:
+def round_to_half(code: nn.Module) -> None:
     """Buffers to the nearest numbers of half precision."""
     for buffer in code.buffers():
         buffer.copy_(buffer.half())

@@ -145,7 +145,8 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
         loader = make_loader(dataset, 0, config.linear_code_crops)
-        fit_codes(vae.encoder, vae.decoder, (batch["audio"][..., :whole] for batch in loader))
+        audio = (batch["audio"][..., :whole] for batch in loader)
+        fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
     return vae
 
 
