@@ -299,6 +299,14 @@ class DiscriminatorConfig(Config):
         le=1,
         description="exponent of the magnitudes; below 1, quiet treble weighs more (ours)",
     )
+    tile: tuple[int, int] | None = Field(
+        None,
+        description="frames and bins over which power is averaged: it then sees the logarithm of "
+        "that in place of complex spectra, so envelopes and no fine structure (ours)",
+    )
+    lowest: float = Field(
+        0.0, ge=0, lt=1, description="bins below this share of half the rate are not looked at"
+    )
     resolutions_per_step: int | None = Field(
         None, ge=1, description="this many drawn at random each step; none = all"
     )
@@ -312,6 +320,10 @@ class DiscriminatorConfig(Config):
             raise ValueError("resolutions must be multiples of 4, at least 16")
         if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
             raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        if self.tile and min(self.tile) < 1:
+            raise ValueError("tile: frames and bins must be at least 1")
+        if self.tile and self.compression != 1:
+            raise ValueError("tile and compression exclude each other: a tile is logarithmic")
         return self
 
 
