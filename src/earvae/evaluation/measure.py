@@ -11,7 +11,7 @@ from earvae.evaluation.bands import OCTAVES, band_metrics
 from earvae.evaluation.loudness import Loudness, loudness
 from earvae.evaluation.metrics import track_metrics
 
-METRIC_VERSION = 1  # raised with any change of a definition: cached results of others are stale
+METRIC_VERSION = 2  # raised with any change of a definition: cached results of others are stale
 IMAGE_ERRORS = ("level_error", "phase_error", "coherence_error")
 
 TITLES = {
@@ -44,14 +44,16 @@ def measure(
 ) -> Measurement:
     """All figures of a reconstruction, float32 ``[2, samples]`` each, aligned.
 
-    Metrics are those of ``metrics.track_metrics`` and: ``lsd_high``, ``mid_si_sdr`` and
-    ``side_si_sdr`` (``bands.band_metrics``); each of ``IMAGE_ERRORS`` as its mean over octaves;
-    ``DIFFERENCES`` in LU, LU and dB, reconstruction minus reference.
+    Metrics are those of ``metrics.track_metrics`` and, of ``bands.band_metrics``, ``lsd_high``,
+    ``band_lsd_high`` and ``level_high`` (its ``treble_`` ones), ``mid_si_sdr`` and ``side_si_sdr``;
+    each of ``IMAGE_ERRORS`` as its mean over octaves; ``DIFFERENCES`` in LU, LU and dB,
+    reconstruction minus reference.
     Raises ValueError for signals too short, or not finite.
     """
     figures = track_metrics(reconstruction, reference, sample_rate)
     by_band = band_metrics(reconstruction, reference, sample_rate)
-    figures["lsd_high"] = by_band["treble_lsd"]
+    for name in ("lsd", "band_lsd", "level"):
+        figures[f"{name}_high"] = by_band[f"treble_{name}"]
     figures["mid_si_sdr"], figures["side_si_sdr"] = by_band["mid_si_sdr"], by_band["side_si_sdr"]
     bands = {
         str(octave): {error: _number(by_band[f"{error}_{octave}"]) for error in IMAGE_ERRORS}
