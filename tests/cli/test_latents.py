@@ -340,6 +340,12 @@ def test_info_counts_the_published_models_parameters(tmp_path, monkeypatch, earv
     assert rows["identity"] == vae.identity
 
 
+def test_info_of_the_shipped_model_tells_what_it_was_trained_on(monkeypatch, earvae):
+    monkeypatch.undo()
+    rows = json.loads(earvae("info", "--json").stdout)
+    assert rows["license"] == "cc-by-4.0" and "Debian" in rows["training_data"]
+
+
 def test_help_survives_a_terminal_without_greek_letters(monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), "cp1252")
     monkeypatch.setattr(sys, "stdout", screen)

@@ -33,7 +33,7 @@ def info(
     """Tell what something is: a model, a latent file, an audio file.
 
     \b
-    earvae info
+    earvae info                      # what the shipped model is, was trained on, and scores
     earvae info song.safetensors
     earvae info ear_vae_44k.pyt
     """
@@ -118,7 +118,10 @@ def _model_rows(vae: EarVAE, source: str | None) -> dict:
             return 0.0
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
 
-    return {
+    from earvae.model.card import essentials
+    from earvae.model.vae import SHIPPED
+
+    rows = {
         "model": source or "the model that comes with earvae",
         "identity": vae.identity,
         "architecture": vae.config.architecture,
@@ -131,3 +134,5 @@ def _model_rows(vae: EarVAE, source: str | None) -> dict:
         "latent_channels": vae.latent_channels,
         "latents_per_second": round(vae.sample_rate / vae.hop_length, 2),
     }
+    card = essentials(Path(source).expanduser() if source else SHIPPED)
+    return rows | {name: value for name, value in card.items() if name not in rows}
