@@ -28,7 +28,8 @@ class AdaptiveCode(nn.Module):
     and are turned within themselves so that a component means about the same in each. Buffers,
     fitted once by :func:`fit_adaptive_code` and never trained:
 
-    - ``subspace [features, subspace]`` (orthonormal columns);
+    - ``subspace [features, subspace]`` (orthonormal columns; rows of features that it does not
+      cover are zero, as are columns beyond the number of those that it does);
     - ``basis [subspace, classes·channels]`` (orthonormal columns within a class);
     - ``std [classes, channels]`` of the components, ``residual_std [classes, features]`` of what
       the code leaves, and ``explained [classes, features]``, the share of the variance that it
