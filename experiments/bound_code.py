@@ -61,8 +61,8 @@ def main() -> None:
     round_to_half(new.encoder.code)
     new.save_pretrained(output)
 
-    source = SourceConfig(tracks=config.validation.sources[0].tracks, split="validation")
-    clips = [middle(track, 10, new) for track in list_tracks(source)[0]]
+    music = SourceConfig(tracks=config.validation.sources[0].tracks, split="validation")
+    clips = [middle(track, 10, new) for track in list_tracks(music)[0]]
     for name, vae in (("before", old), ("after", new)):
         values = [code_alone(vae, clip) for clip in clips]
         median, mean = statistics.median(values), statistics.mean(values)
@@ -70,7 +70,8 @@ def main() -> None:
 
 
 def bounded(vae: EarVAE, covered: Tensor) -> tuple[Tensor, Tensor]:
-    """The code's ``subspace`` and ``basis``, cut off where ``covered`` is false, orthonormal."""
+    """The code's ``subspace`` and ``basis``, cut off where ``covered`` (bool ``[features]``) is
+    false, and orthonormal."""
     code = vae.encoder.code
     cut = code.subspace.double() * covered[:, None]
     left, vectors = torch.linalg.eigh(cut.T @ cut)
