@@ -5,6 +5,10 @@
 Reconstructs 30 s from the middle of each track of a split (validation unless --split says
 otherwise), and sets the decoder's last factor so that the median difference of integrated loudness
 (ITU-R BS.1770) is --target. Prints it before and after.
+
+With --treble, what is above 8 kHz first becomes so many decibels louder. A model that does not know
+all of it is nearer to the music in energy with more of it, and in log-spectral distance with less
+(tools/compare_treble.py).
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ from rich.progress import track as progress
 
 from earvae import EarVAE, codec
 from earvae.config import SourceConfig
+from earvae.evaluation.bands import TREBLE_HZ
 from earvae.evaluation.loudness import loudness
-from earvae.model.spectral import match_loudness
+from earvae.model.spectral import match_loudness, scale_residual
 from earvae.training.data import list_tracks
 
 
@@ -32,9 +37,12 @@ def main() -> None:
     parser.add_argument("output", help="folder for the copy")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--target", type=float, default=0.0, help="median difference, LU")
+    parser.add_argument("--treble", type=float, default=0.0, help="dB, of what is above 8 kHz")
     arguments = parser.parse_args()
 
     vae = EarVAE.from_pretrained(arguments.source)
+    if arguments.treble:
+        scale_residual(vae.decoder, arguments.treble, TREBLE_HZ)
     tracks, _ = list_tracks(SourceConfig(tracks=arguments.manifest, split=arguments.split))
     excerpts = [excerpt(track, vae.sample_rate) for track in tracks]
     for name in ("before", "after"):

@@ -5,7 +5,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from earvae.config import SpectralConfig
-from earvae.model.spectral import PROTECTED_SHARE, fit_codes, local_level, match_loudness
+from earvae.model.spectral import (
+    PROTECTED_SHARE,
+    fit_codes,
+    local_level,
+    match_loudness,
+    scale_residual,
+)
 from earvae.model.vae import WEIGHTS_NAME, EarVAE
 
 SMALL = SpectralConfig(
@@ -145,6 +151,25 @@ def test_weights_from_before_the_loudness_factor_have_none(vae, tmp_path):
     del weights["decoder.makeup"]
     save_file(weights, tmp_path / WEIGHTS_NAME)
     assert EarVAE.from_pretrained(tmp_path).decoder.makeup == 1
+
+
+@torch.no_grad()
+def test_the_residual_alone_is_scaled_and_only_from_a_frequency_up():
+    torch.manual_seed(0)
+    vae = EarVAE(SMALL).eval()
+    fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
+    transform = vae.encoder.transform
+    above = transform.frequencies(44_100) >= 8_000
+    latents = vae.encode(coloured_noise(1, 20, seed=4)).mean
+    # Inner frames: at the ends, half of the transform's overlap is missing.
+    before = transform(vae.decode(latents))[:, 2:-2]
+    scale_residual(vae.decoder, -6.0206, from_hz=8_000)
+    after = transform(vae.decode(latents))[:, 2:-2]
+    torch.testing.assert_close(after[..., above], before[..., above] / 2, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(after[..., ~above], before[..., ~above], rtol=1e-3, atol=1e-6)
+    assert before[..., above].abs().max() > 1e-3
+    with pytest.raises(ValueError, match="not zero above 3000 Hz"):
+        scale_residual(vae.decoder, -6.0, from_hz=3_000)
 
 
 @torch.no_grad()

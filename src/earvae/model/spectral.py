@@ -222,6 +222,21 @@ def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> No
     decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
 
 
+@torch.no_grad()
+def scale_residual(decoder: SpectralDecoder, decibels: float, from_hz: float) -> None:
+    """Make what the decoder adds to the linear code this much louder from ``from_hz`` up.
+
+    Raises:
+        ValueError: the linear code reaches up there; the two must keep their proportion.
+    """
+    above = decoder.transform.frequencies(decoder.config.sample_rate) >= from_hz
+    if decoder.code.explained[:, above].any():
+        raise ValueError(f"the linear code is not zero above {from_hz:g} Hz, so choose higher")
+    gain = 10 ** (decibels / 20)
+    decoder.shape.weight[above] *= gain
+    decoder.shape.bias[above] *= gain
+
+
 def round_to_half(code: nn.Module) -> None:
     """Buffers to the nearest numbers of half precision."""
     for buffer in code.buffers():
