@@ -2,11 +2,11 @@
 
     python tools/compare_treble.py corpus/manifest.jsonl runs/twin/ema runs/adversarial/ema
 
-Any distance of log spectra is shorter for a model that is a few decibels quieter than the music:
-what it cannot know, it had better leave out. So of two models the duller one may win by being
-dull. Here each model's reconstructions also get one gain, the same for all tracks, with which
-the median level above 8 kHz over the original's is what the row says; sounds are compared by
-ear at equal level, too.
+A distance of log spectra can be shorter for a model that is a few decibels quieter than the music
+(docs/TRAINING_LOG.md, section 12), so of two models the duller one may win by being dull. Here
+each model's reconstructions also get one gain, the same for all tracks, with which the median
+level above 8 kHz over the original's is what the row says; sounds are compared by ear at equal
+level, too.
 
 Median (mean) over 30 s from the middle of each track of a split. The differences are the second
 model's figure minus the first's, track by track: mean, with its 95 % bootstrap interval.
@@ -40,12 +40,13 @@ Figures = dict[str, dict[str, float]]  # by track and metric
 
 
 def figures(
-    reconstructions: dict[str, Tensor], originals: dict[str, Tensor], gain: float
+    reconstructions: dict[str, Tensor], originals: dict[str, Tensor], gain: float, rate: int
 ) -> Figures:
-    """Those of COLUMNS, of every track, its reconstruction ``gain`` dB louder."""
+    """Those of COLUMNS, of every track ``[2, samples]`` at ``rate`` Hz, its reconstruction
+    ``gain`` dB louder."""
     found = {}
     for name, audio in reconstructions.items():
-        every = band_metrics(10 ** (gain / 20) * audio, originals[name])
+        every = band_metrics(10 ** (gain / 20) * audio, originals[name], rate)
         found[name] = {metric: every[metric] for metric in COLUMNS}
     return found
 
@@ -66,9 +67,9 @@ def add_rows(table: Table, title: str, first: Figures, second: Figures) -> None:
         name: {metric: second[name][metric] - first[name][metric] for metric in COLUMNS}
         for name in first
     }
-    cells = [aggregate(change)[metric] for metric in COLUMNS]
+    found = aggregate(change).values()  # in the order of COLUMNS
     table.add_row(
-        "", "difference", *(f"{c.mean:+.2f} [{c.low:+.2f}, {c.high:+.2f}]" for c in cells)
+        "", "difference", *(f"{f.mean:+.2f} [{f.low:+.2f}, {f.high:+.2f}]" for f in found)
     )
     table.add_section()
 
@@ -84,7 +85,10 @@ def main() -> None:
 
     tracks, _ = list_tracks(SourceConfig(tracks=arguments.manifest, split=arguments.split))
     models = [EarVAE.from_pretrained(None if m == "shipped" else m) for m in arguments.models]
-    originals = {str(track.path): excerpt(track, models[0].sample_rate) for track in tracks}
+    rate, other = (vae.sample_rate for vae in models)
+    if rate != other:
+        parser.error(f"the models are of {rate} and {other} Hz; compare two of one rate")
+    originals = {str(track.path): excerpt(track, rate) for track in tracks}
     quiet = Console(stderr=True)
     decoded = [
         {
@@ -94,12 +98,12 @@ def main() -> None:
         for source, vae in zip(arguments.models, models, strict=True)
     ]
     table = Table("", "model", *COLUMNS.values())
-    own = [figures(reconstructions, originals, 0.0) for reconstructions in decoded]
+    own = [figures(reconstructions, originals, 0.0, rate) for reconstructions in decoded]
     add_rows(table, "as they are", *own)
     levels = [statistics.median(column(found, "treble_level")) for found in own]
     for target in arguments.levels:
         both = [
-            figures(reconstructions, originals, target - level)
+            figures(reconstructions, originals, target - level, rate)
             for reconstructions, level in zip(decoded, levels, strict=True)
         ]
         add_rows(table, f"at {target:+.1f} dB", *both)

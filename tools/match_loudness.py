@@ -42,7 +42,10 @@ def main() -> None:
 
     vae = EarVAE.from_pretrained(arguments.source)
     if arguments.treble:
-        scale_residual(vae.decoder, arguments.treble, TREBLE_HZ)
+        try:
+            scale_residual(vae.decoder, arguments.treble, TREBLE_HZ)
+        except ValueError as error:
+            parser.error(f"--treble: {arguments.source}: {error}")
     tracks, _ = list_tracks(SourceConfig(tracks=arguments.manifest, split=arguments.split))
     excerpts = [excerpt(track, vae.sample_rate) for track in tracks]
     for name in ("before", "after"):
