@@ -151,7 +151,35 @@ class SpectralConfig(Config):
         return self.latent_channels - self.linear_channels - CLASS_LATENTS
 
 
-ModelConfig = Annotated[OobleckConfig | SpectralConfig, Field(discriminator="architecture")]
+class CompactConfig(Config):
+    """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
+
+    architecture: Literal["compact"] = "compact"
+    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    audio_channels: Literal[2] = 2
+    latent_channels: int = Field(64, ge=1)
+    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    width: int = Field(512, ge=8, description="channels of the blocks")
+    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
+    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
+    encoder_blocks: int = Field(3, ge=0)
+    decoder_blocks: int = Field(5, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> CompactConfig:
+        if self.hop_length % self.mdct_length or self.mdct_length % 2:
+            raise ValueError("mdct_length must be even and divide hop_length")
+        if self.latent_channels > 2 * self.hop_length:
+            raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
+        if self.kernel % 2 == 0:
+            raise ValueError("kernel must be odd")
+        return self
+
+
+ModelConfig = Annotated[
+    OobleckConfig | SpectralConfig | CompactConfig, Field(discriminator="architecture")
+]
 
 
 # --------------------------------------------------------------------------- objective
