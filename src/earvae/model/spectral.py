@@ -105,7 +105,8 @@ class SpectralEncoder(nn.Module):
         spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
         x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
         x = self.blocks(x + self.class_input(chosen))
-        mean, scale = self.output(self.norm(x)).float().chunk(2, dim=2)  # [batch, frames, learned]
+        with full_precision(x):
+            mean, scale = self.output(self.norm(x.float())).chunk(2, dim=2)  # [.., .., learned]
         fixed = torch.cat([linear, self.code.tell(chosen)], dim=2)
         fixed_scale = self.fixed_scale.expand_as(fixed)
         return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).transpose(1, 2)
@@ -156,8 +157,8 @@ class SpectralDecoder(nn.Module):
         level = local_level(linear, self.config.level_frames)
         x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
         x = self.norm(self.blocks(x + self.class_input(chosen)))  # [batch, frames, width]
-        shape, gain = self.shape(x).float(), self.gain(x).float()
         with full_precision(latents):
+            shape, gain = self.shape(x.float()), self.gain(x.float())
             log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
             unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)
