@@ -48,6 +48,14 @@ class State:
     non_finite_in_a_row: int = 0
     pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
 
+    @property
+    def size(self) -> int:
+        """About how many bytes a checkpoint takes: weights, their average and AdamW's moments."""
+        weights = sum(4 * parameter.numel() for parameter in self.vae.parameters())
+        if self.discriminator is None:
+            return 4 * weights
+        return 4 * weights + 3 * sum(4 * p.numel() for p in self.discriminator.parameters())
+
     def update_average(self, decay: float) -> None:
         """Take the present weights into the averaged ones, after an update of the generator.
 
