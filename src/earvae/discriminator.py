@@ -60,7 +60,10 @@ class ScaleDiscriminator(nn.Module):
         self.score = _convolution(width, 1, (3, 3))
 
     def forward(self, audio: Tensor) -> Judgement:
-        x = self.spectra(audio)
+        return self.judge(self.spectra(audio))
+
+    def judge(self, x: Tensor) -> Judgement:
+        """What the layers make of planes ``[batch, planes, frames, bins]``."""
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -106,6 +109,11 @@ class Discriminator(nn.Module):
             return [scale(audio) for scale in self.scales]
         audio = audio[..., view.stretch]
         return [self.scales[index](audio) for index in view.scales]
+
+    def compile_scales(self) -> None:
+        """``torch.compile`` the layers of every scale; in place."""
+        for scale in self.scales:
+            scale.judge = torch.compile(scale.judge, dynamic=False)
 
     def draw(self, samples: int, generator: torch.Generator) -> View:
         """The view of one step on crops of ``samples``; random where the config asks for less."""

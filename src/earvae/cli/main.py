@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -68,7 +69,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names and symbols a terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="earvae")
+    try:
+        app(prog_name="earvae")
+    except SystemExit as leaving:
+        if leaving.code and "earvae.training.run" in sys.modules:
+            # What torch left running, such as calls to other ranks, must not keep the process.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(leaving.code if isinstance(leaving.code, int) else 1)
+        raise
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -47,11 +49,21 @@ def train(
     log: Annotated[
         Log, typer.Option(help="TensorBoard also gets audio and spectrograms.")
     ] = Log.tensorboard,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop, validate and save so that the run ends within this time. Learning rates "
+            "go by the recipe's steps all the same.",
+            min=0.1,
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of failures.")] = False,
 ) -> None:
     """Train a model on your music, from scratch or from given weights.
 
     Starts the recipe in the run folder; if a checkpoint of the same recipe is there, goes on
-    with it, exactly where it stopped. Ctrl-C (or SIGTERM) saves and exits with status 75.
+    with it, exactly where it stopped. Ctrl-C (or SIGTERM) saves and exits with status 75, a second
+    Ctrl-C ends it at once. A run whose --minutes are over before its steps exits with 75, too.
 
     Several devices: --devices 8 --strategy ddp on one machine; under torchrun or SLURM the same
     command, started once a process, finds its place by itself.
@@ -64,7 +76,9 @@ def train(
     tensorboard --logdir runs/smoke/logs
     earvae reconstruct song.flac -o out.wav --weights runs/smoke/ema
     """
-    from earvae.config import ConfigError, TrainConfig, read
+    started = time.monotonic()
+    typer.echo(f"earvae train {config} --run {run}")  # what follows is slow to import
+    from earvae.config import TrainConfig, read
 
     try:
         import torch
@@ -75,6 +89,8 @@ def train(
         one_line(f"training needs the package {error.name}: pip install 'earvae[train]'")
     if threads:
         torch.set_num_threads(threads)
+    if minutes is not None:
+        minutes -= (time.monotonic() - started) / 60
     try:
         status = training.train(
             read(TrainConfig, config),
@@ -85,7 +101,10 @@ def train(
             nodes=nodes,
             strategy=strategy,
             loggers=[CSVLogger(run, name="csv", version="")] if log is Log.csv else None,
+            minutes=minutes,
         )
-    except (ConfigError, training.TrainingError, OSError, ValueError) as error:
-        one_line(str(error))
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        one_line(str(error) or type(error).__name__)
     raise typer.Exit(status)

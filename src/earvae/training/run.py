@@ -7,9 +7,7 @@ objective, discriminator), which updates both sides. Everything that a resumed r
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +19,27 @@ from lightning_fabric.loggers import Logger, TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from earvae.config import ConfigError, SpectralConfig, TrainConfig
+from earvae.config import CompactConfig, ConfigError, SpectralConfig, StageConfig, TrainConfig
 from earvae.discriminator import Discriminator
+from earvae.model.compact import fit_linear_start
+from earvae.model.oobleck import Stack
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
+from earvae.training.balance import Balance
 from earvae.training.data import CropDataset, make_loader
+from earvae.training.ending import (
+    INTERRUPTED,
+    Budget,
+    Stop,
+    Workers,
+    end_with_the_other_ranks,
+    leave_deaths_to_the_loader,
+    told,
+)
 from earvae.training.log import RunLog, progress_bar
 from earvae.training.sharding import chosen_strategy
 from earvae.training.stages import crops_before, freeze, locate
@@ -41,10 +52,9 @@ from earvae.training.state import (
     refuse_other_config,
     save,
 )
-from earvae.training.step import train_step
+from earvae.training.step import read_figures, train_step
 from earvae.training.validate import validate
 
-INTERRUPTED = 75  # exit status after a signal: saved, start again to go on (EX_TEMPFAIL)
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
 LOADER_FAILURES = 3  # in a row, without a batch between them
 
@@ -62,15 +72,20 @@ def train(
     nodes: int = 1,
     strategy: str = "auto",
     loggers: Sequence[Logger] | None = None,
+    minutes: float | None = None,
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
     Writes ``checkpoint.pt`` (resumable), ``ema/`` (averaged weights, for
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
-    TensorBoard events. Returns 0 when all steps are done, INTERRUPTED after SIGINT or SIGTERM (the
-    state is saved first). Raises ConfigError when the folder holds a run of another
-    configuration or the devices asked for are not there, TrainingError when the run cannot go on.
+    TensorBoard events. With ``minutes``, it stops early enough to have validated and saved when
+    they are over, counted from this call; learning rates go by steps all the same. Returns 0 when
+    all steps are done, INTERRUPTED after SIGINT or SIGTERM, and when the time was over first (the
+    state is saved; the same call goes on). Raises ConfigError when the folder holds a run of
+    another configuration or the devices asked for are not there, TrainingError for whatever else
+    ends a run. No decoding process is left in any case.
     """
+    budget = Budget(minutes, time.monotonic())
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     try:
@@ -87,9 +102,18 @@ def train(
         raise ConfigError(
             f"device {accelerator}, devices {devices}, strategy {strategy}: {reason}"
         ) from None
-    fabric.launch()
-    state = set_up(fabric, config, run_dir)
-    return fit(fabric, config, run_dir, state)
+    workers = Workers()
+    try:
+        fabric.launch()
+        end_with_the_other_ranks(fabric, workers)
+        state = set_up(fabric, config, run_dir)
+        return fit(fabric, config, run_dir, state, budget, workers)
+    except (ConfigError, TrainingError):
+        raise
+    except Exception as error:
+        raise TrainingError(f"{_rank(fabric)}before the first step: {told(error)}") from error
+    finally:
+        workers.kill()
 
 
 def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
@@ -108,25 +132,48 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     module = fabric.setup_module(vae)
     if isinstance(fabric.strategy, ModelParallelStrategy):
         ema = fabric.setup_module(ema).module
-    optimiser = fabric.setup_optimizers(torch.optim.AdamW(module.parameters()))
+    optimiser = fabric.setup_optimizers(adamw(module))
     state = State(vae, fabric.to_device(ema), optimiser, module=module)
     if discriminator is not None:
         state.discriminator = fabric.to_device(discriminator)
-        state.discriminator_optimiser = torch.optim.AdamW(discriminator.parameters())
+        if fabric.device.type == "cuda":  # what its convolutions of 32 channels are quick in
+            discriminator.to(memory_format=torch.channels_last)
+        state.discriminator_optimiser = adamw(discriminator)
     if saved is not None:
         state.load_state_dict(saved)
         fabric.print(f"going on after step {state.step}")
+    for part in (vae.encoder, vae.decoder):
+        if isinstance(part, Stack):
+            part.recompute = config.recompute
     if config.compile:
-        for part in (vae.encoder, vae.decoder, discriminator):
-            if part is not None:
-                part.compile()
+        compile_networks(vae, discriminator)
     return state
+
+
+def adamw(network: nn.Module) -> torch.optim.AdamW:
+    """The optimiser of a network; fused where torch has that and the network is not sharded."""
+    parameters = list(network.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda") and not isinstance(parameters[0], DTensor)
+    return torch.optim.AdamW(parameters, fused=fused)
+
+
+def compile_networks(vae: EarVAE, discriminator: Discriminator | None) -> None:
+    """``torch.compile`` of the encoder, the decoder and every scale of the discriminator.
+
+    Shapes are those of the training crops and nothing else, so each is compiled once, the
+    discriminator's scales twice: as it learns, and as it teaches.
+    """
+    torch._dynamo.config.recompile_limit = 64  # all scales share the code that it counts for
+    for part in (vae.encoder, vae.decoder):
+        part.compile(dynamic=False)
+    if discriminator is not None:
+        discriminator.compile_scales()
 
 
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """The model a run starts from.
 
-    A compact model from scratch first gets its two fixed codes, fitted on training crops, unless
+    A compact model from scratch first gets its start, fitted on training crops, unless
     ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
     it).
     """
@@ -139,14 +186,17 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
             )
         return vae
     vae = EarVAE(config.model)
-    if isinstance(config.model, SpectralConfig) and fit_code and config.linear_code_crops:
+    if isinstance(config.model, (CompactConfig, SpectralConfig)) and fit_code and config.linear_code_crops:
         dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
         loader = make_loader(dataset, 0, config.linear_code_crops)
         audio = (batch["audio"][..., :whole] for batch in loader)
-        fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
+        if isinstance(config.model, CompactConfig):
+            fit_linear_start(vae.encoder, vae.decoder, audio)
+        else:
+            fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
     return vae
 
 
@@ -184,28 +234,58 @@ class Run:
     log: RunLog
     validation: CropDataset | None
     progress: Progress
-    stop: SignalFlag
+    stop: Stop
+    budget: Budget
 
 
-def fit(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> int:
+def fit(
+    fabric: Fabric,
+    config: TrainConfig,
+    run_dir: Path,
+    state: State,
+    budget: Budget,
+    workers: Workers,
+) -> int:
     """All stages from the state's step on. Returns 0 at the last step, INTERRUPTED after a
-    signal.
+    signal or when the time is over. Raises TrainingError, which says where, for any failure.
     """
     validation = None
     if config.validation is not None:
         validation = CropDataset(config.validation, config.model.sample_rate)
-    with progress_bar(fabric) as progress, SignalFlag() as stop:
-        run = Run(fabric, config, run_dir, RunLog(fabric, run_dir), validation, progress, stop)
+    with progress_bar(fabric) as progress, Stop(workers) as stop:
+        log = RunLog(fabric, run_dir)
+        run = Run(fabric, config, run_dir, log, validation, progress, stop, budget)
         while state.step < config.steps:
-            fit_stage(run, state)
-            if run.stop.raised is not None and state.step < config.steps:
-                fabric.print(f"stopped by a signal after step {state.step}; saved")
+            name = locate(config.stages, state.step).stage.name
+            try:
+                fit_stage(run, state)
+            except (ConfigError, TrainingError):
+                raise
+            except Exception as error:
+                raise TrainingError(
+                    f"{_rank(fabric)}stage {name}, after step {state.step}: {told(error)}"
+                ) from error
+            if stop.reason is not None and state.step < config.steps:
+                signalled = stop.reason == "signal"
+                why = (
+                    "stopped by a signal" if signalled else f"{budget.minutes:.3g} minutes are over"
+                )
+                fabric.print(
+                    f"{why} after step {state.step} of {config.steps}; saved, start it again "
+                    "to go on"
+                )
                 return INTERRUPTED
     return 0
 
 
+def _rank(fabric: Fabric) -> str:
+    return f"rank {fabric.global_rank}: " if fabric.world_size > 1 else ""
+
+
 def fit_stage(run: Run, state: State) -> None:
-    """The steps of the state's stage that are still to do, or as many as a signal leaves."""
+    """The steps of the state's stage that are still to do, or as many as a signal and the time
+    leave.
+    """
     fabric, config = run.fabric, run.config
     place = locate(config.stages, state.step)
     stage = place.stage
@@ -215,35 +295,44 @@ def fit_stage(run: Run, state: State) -> None:
     freeze(state.vae, stage)
     if isinstance(fabric.strategy, DDPStrategy):
         state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
-    objective = PerceptualLoss(stage.objective, config.model.sample_rate)
+    objective = PerceptualLoss(stage.balanced_objective(), config.model.sample_rate)
     objective = fabric.to_device(objective).train()
+    if config.compile and fabric.device.type == "cuda":
+        objective.compile_terms()
+    state.balance = Balance(stage, fabric.device, state.saved_balance)
     incoming = batches(fabric, config, state, last)
     task = run.progress.add_task(title, total=stage.steps, completed=place.done, note="")
     clock = _Clock(config.model.sample_rate, fabric.world_size)
     while state.step < last:
         place = locate(config.stages, state.step)
-        figures = train_step(fabric, config, place, state, objective, clock.timed(incoming))
+        with run.budget.measured("step"):
+            figures = train_step(fabric, config, place, state, objective, clock.timed(incoming))
         finished = state.step == last
-        stopping = run.stop.on_any_rank(fabric)
-        if state.non_finite_in_a_row >= NON_FINITE_LIMIT:
+        stopping = _should_stop(run, state, stage)
+        reporting = state.step % config.log_every == 0 or finished
+        if reporting and state.non_finite_in_a_row >= NON_FINITE_LIMIT:
             save(fabric, config, run.folder, state)
             raise TrainingError(
                 f"{NON_FINITE_LIMIT} steps in a row gave no finite gradient (stage {stage.name}, "
                 f"step {state.step}); the weights are as before them and are saved. Look at the "
                 "data and the learning rate (docs/training.md)"
             )
-        if state.step % config.log_every == 0 or finished:
+        if reporting:
             state.gather_counts(fabric)
-            figures |= clock.figures() | {"stage": place.index + 1}
+            figures = read_figures(figures) | clock.figures() | {"stage": place.index + 1}
             figures |= {f"count/{name}": n for name, n in sorted(state.counters.items())}
             run.log.figures(figures, state.step)
             run.progress.update(task, completed=place.done + 1, note=_note(figures))
             clock.restart()
-        if run.validation and (state.step % config.validate_every == 0 or finished):
-            validate(
-                fabric, run.log, run.validation, config.validation_items, state.ema, objective,
-                state.step,
-            )  # fmt: skip
+        out_of_time = stopping and run.stop.reason == "time"
+        due = state.step % config.validate_every == 0 or finished or out_of_time
+        signalled = stopping and run.stop.reason == "signal" and not finished
+        if run.validation and due and not signalled:
+            with run.budget.measured("validation"):
+                validate(
+                    fabric, run.log, run.validation, config.validation_items, state.ema, objective,
+                    state.step,
+                )  # fmt: skip
             clock.restart()
         if state.step % config.checkpoint_every == 0 or finished or stopping:
             _save(run, state, must=stopping or state.step == config.steps)
@@ -251,10 +340,26 @@ def fit_stage(run: Run, state: State) -> None:
             return
 
 
+def _should_stop(run: Run, state: State, stage: StageConfig) -> bool:
+    """Whether a signal or the time ends the run after this step; all ranks answer alike."""
+    step = run.budget.seconds["step"]
+    run.stop.steps_take(step)
+    if run.validation:  # a crop costs less there, where nothing is learnt
+        items = run.config.validation_items * run.config.validation.crop_samples
+        share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
+        run.budget.expect("validation", share * step)
+    run.budget.expect("checkpoint", state.size / run.budget.BYTES_PER_SECOND)
+    if run.budget.is_over():
+        run.stop.time_is_up()
+    return run.stop.on_any_rank(run.fabric)
+
+
 def _save(run: Run, state: State, must: bool) -> None:
     """Save; a failure that is not the last chance is told, and the run goes on without."""
+    run.stop.saving()
     try:
-        save(run.fabric, run.config, run.folder, state)
+        with run.budget.measured("checkpoint"):
+            save(run.fabric, run.config, run.folder, state)
     except OSError as error:
         if must:
             raise
@@ -281,7 +386,7 @@ def batches(
     while start < stop:
         try:
             loader = iter(make_loader(dataset, start, stop, fabric.global_rank, world))
-            _expect_deaths_in_the_loader()
+            leave_deaths_to_the_loader()
             for batch in loader:
                 start += stage.data.batch_size * world
                 failures = 0
@@ -293,15 +398,6 @@ def batches(
             failures += 1
             state.pending["restarted_loaders"] += 1
             print("a decoding process died; starting it again", file=sys.stderr, flush=True)
-
-
-def _expect_deaths_in_the_loader() -> None:
-    """torch raises wherever the program is when a decoding process dies, in the middle of a step
-    too. Without its handler the death is noticed where it can be mended: by the loader, when it
-    next waits for that process.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 class _Clock:
@@ -349,33 +445,3 @@ def _introduce(
         if network is not None:
             count = sum(p.numel() for p in network.parameters())
             console.print(f"{name}: {count / 1e6:.2f} M parameters")
-
-
-class SignalFlag:
-    """While active, SIGINT and SIGTERM are noted instead of ending the process."""
-
-    def __init__(self) -> None:
-        self.raised: int | None = None
-
-    def __enter__(self) -> SignalFlag:
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def on_any_rank(self, fabric: Fabric) -> bool:
-        """Whether any rank got a signal, so that all stop at the same step; all note it."""
-        if fabric.world_size == 1:
-            return self.raised is not None
-        number = torch.tensor(float(self.raised or 0), device=fabric.device)
-        number = int(fabric.all_reduce(number, reduce_op="sum"))
-        if number and self.raised is None:
-            self.raised = number
-        return number > 0
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.raised = number

@@ -53,6 +53,14 @@ class State:
     saved_balance: dict = field(default_factory=dict)  # for the stage that a run goes on in
     pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
 
+    @property
+    def size(self) -> int:
+        """About how many bytes a checkpoint takes: weights, their average and AdamW's moments."""
+        weights = sum(4 * parameter.numel() for parameter in self.vae.parameters())
+        if self.discriminator is None:
+            return 4 * weights
+        return 4 * weights + 3 * sum(4 * p.numel() for p in self.discriminator.parameters())
+
     def update_average(self, decay: float, finite: Tensor) -> None:
         """Take the present weights into the averaged ones, after an update of the generator.
 
