@@ -1,6 +1,6 @@
 """Throughput of training, and where a step's time goes.
 
-python benchmarks/training.py configs/compact.yaml configs/paper_44k.yaml --steps 3
+python benchmarks/training.py src/earvae/recipes/compact.yaml src/earvae/recipes/paper_44k.yaml --steps 3
 
 For each recipe: seconds per step of data, generator (forward and backward), losses, discriminator
 and optimiser, on one process and synthetic crops of the recipe's shape; audio seconds per second

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from earvae.config import ConfigError, SpectralConfig, TrainConfig
+from earvae.config import ConfigError, SpectralConfig, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
@@ -71,6 +71,7 @@ def train(
     state is saved first). Raises ConfigError when the folder holds a run of another
     configuration or the devices asked for are not there, TrainingError when the run cannot go on.
     """
+    config = with_model(config)
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     try:
@@ -123,17 +124,30 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     return state
 
 
+def with_model(config: TrainConfig) -> TrainConfig:
+    """The configuration with its model told: where it leaves that to ``initial_weights``, theirs.
+
+    Raises ConfigError if crops are not whole latent frames of that model, and what
+    ``EarVAE.from_pretrained`` raises.
+    """
+    if config.model is not None:
+        return config
+    vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
+    values = config.model_dump(exclude_unset=True) | {"model": vae.config}
+    return parse(TrainConfig, values, f"with the model of {config.initial_weights}")
+
+
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """The model a run starts from.
 
     A compact model from scratch first gets its two fixed codes, fitted on training crops, unless
     ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
-    it).
+    it). It takes no more crops than the music holds side by side: more would be the same again.
     """
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
         vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
-        if vae.config != config.model:
+        if config.model not in (None, vae.config):
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
             )
@@ -144,7 +158,9 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
-        loader = make_loader(dataset, 0, config.linear_code_crops)
+        held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
+        crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
+        loader = make_loader(dataset, 0, crops)
         audio = (batch["audio"][..., :whole] for batch in loader)
         fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
     return vae
