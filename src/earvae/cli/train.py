@@ -36,9 +36,7 @@ class Log(str, Enum):
 def train(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[RECIPE]", show_default=False, help="Your own recipe, YAML or JSON."
-        ),
+        typer.Argument(metavar="RECIPE", show_default=False, help="Your own recipe, YAML or JSON."),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -80,13 +80,9 @@ def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list
     elif path.is_dir():
         tracks, left_out = _sorted_out(_inspect_all(_audio_files(path)))
         if source.split is not None:
-            songs = [track.path.relative_to(path).with_suffix("").as_posix() for track in tracks]
-            held = held_out(songs)
-            tracks = [
-                t
-                for t, out in zip(tracks, held, strict=True)
-                if out == (source.split == VALIDATION)
-            ]
+            held = held_out([track.path for track in tracks], path)
+            wanted = source.split == VALIDATION
+            tracks = [track for track, out in zip(tracks, held, strict=True) if out == wanted]
     elif path.is_file():
         tracks, left_out = _manifest_tracks(path, source.split)
     else:

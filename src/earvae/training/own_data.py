@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from earvae.config import SourceConfig, TrainConfig, parse
-from earvae.training.data import list_tracks, manifest_splits
-from earvae.training.held_out import FEWEST, TRAIN, VALIDATION
+from earvae.training.data import Track, list_tracks, manifest_splits
+from earvae.training.held_out import FEWEST, TRAIN, VALIDATION, held_out
 
 UNKNOWN_RATE = 44_100  # Hz; the lowest of any model, so that a crop is not longer than is thought
 
@@ -55,19 +55,25 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
 
 def _look_into(place: str) -> _Place:
     whole = SourceConfig(tracks=place)
-    path = Path(place).expanduser()
-    if path.is_dir():
-        train = SourceConfig(tracks=place, split=TRAIN)
-        if len(list_tracks(train)[0]) == len(list_tracks(whole)[0]):
-            return _Place(train, None)
-    elif path.suffix == ".jsonl" and {TRAIN, VALIDATION} <= manifest_splits(path):
-        train = SourceConfig(tracks=place, split=TRAIN)
-        list_tracks(train)
-    else:
-        list_tracks(whole)
-        return _Place(whole, None)
+    train = SourceConfig(tracks=place, split=TRAIN)
     validation = SourceConfig(tracks=place, split=VALIDATION)
-    return _Place(train, validation, max(track.duration for track in list_tracks(validation)[0]))
+    path = Path(place).expanduser()
+    if path.suffix == ".jsonl" and {TRAIN, VALIDATION} <= manifest_splits(path):
+        list_tracks(train)
+        return _Place(train, validation, _longest(list_tracks(validation)[0]))
+    tracks, _ = list_tracks(whole)
+    if not path.is_dir():
+        return _Place(whole, None)
+    held = held_out([track.path for track in tracks], path)
+    if not any(held):
+        return _Place(train, None)
+    return _Place(
+        train, validation, _longest([t for t, out in zip(tracks, held, strict=True) if out])
+    )
+
+
+def _longest(tracks: Sequence[Track]) -> float:
+    return max(track.duration for track in tracks)
 
 
 def _whole(place: _Place) -> SourceConfig:

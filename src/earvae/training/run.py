@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from earvae.config import ConfigError, SpectralConfig, TrainConfig, parse
+from earvae.config import ConfigError, SpectralConfig, TrainConfig
 from earvae.discriminator import Discriminator
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
@@ -34,7 +34,6 @@ from earvae.training.sharding import chosen_strategy
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
-    EMA,
     State,
     averaged,
     load,
@@ -43,6 +42,7 @@ from earvae.training.state import (
 )
 from earvae.training.step import train_step
 from earvae.training.validate import validate
+from earvae.training.weights import source_of_weights, with_model
 
 INTERRUPTED = 75  # exit status after a signal: saved, start again to go on (EX_TEMPFAIL)
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
@@ -124,19 +124,6 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     return state
 
 
-def with_model(config: TrainConfig) -> TrainConfig:
-    """The configuration with its model told: where it leaves that to ``initial_weights``, theirs.
-
-    Raises ConfigError if crops are not whole latent frames of that model, and what
-    ``EarVAE.from_pretrained`` raises.
-    """
-    if config.model is not None:
-        return config
-    vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
-    values = config.model_dump(exclude_unset=True) | {"model": vae.config}
-    return parse(TrainConfig, values, f"with the model of {config.initial_weights}")
-
-
 def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """The model a run starts from.
 
@@ -146,7 +133,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     """
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
-        vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
+        vae = EarVAE.from_pretrained(source_of_weights(config.initial_weights))
         if config.model not in (None, vae.config):
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
@@ -181,13 +168,6 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
                     "`discriminator`"
                 ) from None
     return discriminator
-
-
-def _source_of_weights(name: str) -> str | None:
-    """What ``EarVAE.from_pretrained`` takes for ``initial_weights``."""
-    if name == "shipped":
-        return None
-    return str(Path(name) / EMA) if (Path(name) / CHECKPOINT).is_file() else name
 
 
 @dataclass(frozen=True)
