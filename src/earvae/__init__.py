@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from earvae import codec
-    from earvae.config import ObjectiveConfig, OobleckConfig, SpectralConfig
+    from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
     from earvae.evaluation import metrics
     from earvae.model.posterior import Posterior
     from earvae.model.vae import EarVAE
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EarVAE": "earvae.model.vae",
     "Posterior": "earvae.model.posterior",
+    "CompactConfig": "earvae.config",
     "ObjectiveConfig": "earvae.config",
     "OobleckConfig": "earvae.config",
     "SpectralConfig": "earvae.config",
@@ -46,6 +47,7 @@ _MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
 
 __all__ = [
     "AWeighting",
+    "CompactConfig",
     "CorrelationLoss",
     "EarVAE",
     "KWeighting",

@@ -7,6 +7,7 @@ defaults; an unknown key is refused by name. All classes are frozen.
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,7 +155,35 @@ class SpectralConfig(Config):
         return self.latent_channels - self.linear_channels - CLASS_LATENTS
 
 
-ModelConfig = Annotated[OobleckConfig | SpectralConfig, Field(discriminator="architecture")]
+class CompactConfig(Config):
+    """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
+
+    architecture: Literal["compact"] = "compact"
+    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    audio_channels: Literal[2] = 2
+    latent_channels: int = Field(64, ge=1)
+    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    width: int = Field(512, ge=8, description="channels of the blocks")
+    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
+    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
+    encoder_blocks: int = Field(3, ge=0)
+    decoder_blocks: int = Field(5, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> CompactConfig:
+        if self.hop_length % self.mdct_length or self.mdct_length % 2:
+            raise ValueError("mdct_length must be even and divide hop_length")
+        if self.latent_channels > 2 * self.hop_length:
+            raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
+        if self.kernel % 2 == 0:
+            raise ValueError("kernel must be odd")
+        return self
+
+
+ModelConfig = Annotated[
+    OobleckConfig | SpectralConfig | CompactConfig, Field(discriminator="architecture")
+]
 
 
 # --------------------------------------------------------------------------- objective
@@ -357,6 +386,41 @@ class AdversarialConfig(Config):
     )
 
 
+ADVERSARIAL = ("adversarial", "feature_matching")
+"""The terms that the discriminator gives."""
+
+
+class BalanceConfig(Config):
+    """Weights that follow from gradients: each term gets a share of the gradient's norm.
+
+    The terms named here are the ones that are on, with ``kl``, which keeps its weight: it does
+    not reach the reconstruction. Those of the discriminator wait for a stage that has one.
+    """
+
+    shares: dict[str, float] = Field(description="of each term, relative to each other")
+    total: float = Field(
+        1.0, gt=0, description="sum of the weighted norms, of one item's gradient by its audio"
+    )
+    every: int = Field(10, ge=1, description="steps between measurements")
+    memory: float = Field(
+        0.9, ge=0, lt=1, description="of the moving average of norms, from one to the next"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> BalanceConfig:
+        known = (set(ObjectiveWeights.model_fields) - {"kl"}) | set(ADVERSARIAL)
+        for name, share in self.shares.items():
+            if name not in known:
+                nearest = get_close_matches(name, known, 1)
+                hint = f"; did you mean {nearest[0]}?" if nearest else ""
+                raise ValueError(f"shares: there is no term {name}{hint}")
+            if not share > 0:
+                raise ValueError(f"shares: {name} must be above 0; leave out what is to be off")
+        if not self.shares.keys() - set(ADVERSARIAL):
+            raise ValueError("shares: needs a term of the objective")
+        return self
+
+
 Part = Literal["encoder", "transformers", "decoder"]
 
 
@@ -367,6 +431,12 @@ class StageConfig(Config):
     steps: int = Field(ge=1, description="optimiser steps")
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
+    balance: BalanceConfig | None = Field(
+        None, description="weights from shares of the gradient; none = the weights as they stand"
+    )
+    shares_every: int = Field(
+        50, ge=0, description="steps between logs of the terms' shares of the gradient; 0 = never"
+    )
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the generator's")
     accumulate: int = Field(1, ge=1, description="forward passes whose gradients make one step")
     freeze: tuple[Part, ...] = Field((), description="parts of the model that stay as they are")
@@ -378,12 +448,31 @@ class StageConfig(Config):
             raise ValueError("adversarial.discriminator_only_steps is larger than steps")
         return self
 
+    def term_weights(self) -> dict[str, float]:
+        """The factor of every term that is on, by name; with ``balance``, 1 until it is known."""
+        weights = self.balanced_objective().weights.model_dump()
+        if self.adversarial:
+            given = {name: getattr(self.adversarial, name) for name in ADVERSARIAL}
+            if self.balance:
+                given = {name: float(name in self.balance.shares) for name in ADVERSARIAL}
+            weights |= given
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def balanced_objective(self) -> ObjectiveConfig:
+        """The objective with the terms on that ``balance`` names, if there is one."""
+        if self.balance is None:
+            return self.objective
+        names = set(ObjectiveWeights.model_fields) - {"kl"}
+        weights = {name: float(name in self.balance.shares) for name in names}
+        weights = ObjectiveWeights(kl=self.objective.weights.kl, **weights)
+        return self.objective.model_copy(update={"weights": weights})
+
     def crops(self, world_size: int) -> int:
         """Crops that one step takes from all processes together."""
         return self.data.batch_size * self.accumulate * world_size
 
 
-SHARED = ("data", "objective", "optimiser")
+SHARED = ("data", "objective", "balance", "shares_every", "optimiser")
 
 
 class TrainConfig(Config):
@@ -411,7 +500,14 @@ class TrainConfig(Config):
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="of the averaged weights, once there are enough; ours"
     )
-    compile: bool = Field(False, description="torch.compile encoder, decoder and discriminator")
+    compile: bool = Field(
+        False, description="torch.compile encoder, decoder, discriminator and, on a GPU, the terms"
+    )
+    recompute: bool = Field(
+        False,
+        description="compute the paper's layers again for the gradient in place of keeping their "
+        "activations: several times less memory for a third more work",
+    )
     linear_code_crops: int = Field(
         1_500,
         ge=0,

@@ -9,12 +9,24 @@ how much context a chunk of a longer signal needs.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NARROW = 16  # input channels below which a strided convolution stays in float32 on a CPU
 SNAKE_EPSILON = 1e-9  # of the published model: keeps 1/β finite when log β is very negative
+
+
+def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` outside autocast, in the precision of the layer's own parameters.
+
+    For what touches audio, latents and the posterior: bfloat16 holds audio to 48 dB only, and a
+    log-magnitude or phase loss of audio so rounded has another gradient.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(next(layer.parameters()).dtype))
 
 
 class SnakeBeta(nn.Module):
@@ -101,7 +113,12 @@ class WeightNormConv1d(_WeightNormConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.effective_weight()
-        return F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+        # oneDNN's bfloat16 kernels for AMX give noise here, with torch 2.13; a few channels cost
+        # nothing in float32 either.
+        broken = x.device.type == "cpu" and self.stride > 1 and weight.shape[1] < NARROW
+        with torch.autocast("cpu", enabled=False) if broken else nullcontext():
+            x = x.to(weight.dtype) if broken else x
+            return F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation)
 
     def output_length(self, length: int) -> int:
         reach = self.dilation * (self.kernel_size - 1)

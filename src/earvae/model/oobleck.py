@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from earvae.config import OobleckConfig
-from earvae.model.layers import Chain, SnakeBeta, WeightNormConv1d, WeightNormConvTranspose1d
+from earvae.model.layers import (
+    Chain,
+    SnakeBeta,
+    WeightNormConv1d,
+    WeightNormConvTranspose1d,
+    full_precision,
+)
 
 DILATIONS = (1, 3, 9)  # of the three residual units of a block
 
@@ -72,7 +80,28 @@ class DecoderBlock(Chain):
         )
 
 
-class OobleckEncoder(Chain):
+class Stack(Chain):
+    """A whole encoder or decoder. Its first and last convolution are outside autocast.
+
+    Attributes:
+        recompute: in training, keep only what goes from layer to layer and compute the rest again
+            for the gradient: several times less memory for a third more work.
+    """
+
+    recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *between, last = self.layers
+        x = full_precision(first, x)
+        for layer in between:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
+        return full_precision(last, x)
+
+
+class OobleckEncoder(Stack):
     """Audio to posterior parameters: convolutions only.
 
     Audio ``[batch, 2, frames·hop]`` (full scale ±1) to ``[batch, 2·latent, frames]``: the mean,
@@ -99,7 +128,7 @@ class OobleckEncoder(Chain):
         self.context_frames = max(_ceil(-first, hop), _ceil(last - (hop - 1), hop))
 
 
-class OobleckDecoder(Chain):
+class OobleckDecoder(Stack):
     """Latents to audio: convolutions only, the encoder mirrored, no final tanh.
 
     Latents ``[batch, latent, frames]`` to audio ``[batch, 2, frames·hop − tail_deficit]``, which

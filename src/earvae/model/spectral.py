@@ -28,34 +28,13 @@ from torch import Tensor, nn
 
 from earvae.config import CLASS_LATENTS, SpectralConfig
 from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
+from earvae.model.convnext import ConvNeXtBlock
 from earvae.model.envelope import EnvelopeCode, fit_envelope_code
 from earvae.model.transform import FrameTransform
 
 LEVEL_FLOOR = 1e-4  # of the linear latents' unit variance: 80 dB below music, so silence is quiet
 PROTECTED_SHARE = 0.99  # a bin the linear code keeps this well belongs to it alone
 GAIN_RANGE = 12.0  # natural log units: the residual's gain stays within ±104 dB
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution in time, then a pointwise MLP (Liu et al. 2022), with layer scale."""
-
-    def __init__(self, width: int, hidden: int, kernel: int, layer_scale: float) -> None:
-        super().__init__()
-        # A 2-D convolution over [batch, width, frames, 1] in channels-last memory: the same
-        # numbers as a 1-D one, several times faster on CPUs, and no transposition.
-        self.depthwise = nn.Conv2d(
-            width, width, (kernel, 1), padding=(kernel // 2, 0), groups=width
-        )
-        self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden)
-        self.contract = nn.Linear(hidden, width)
-        self.scale = nn.Parameter(torch.full((width,), layer_scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[batch, frames, width]`` to the same shape."""
-        y = self.depthwise(x.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
-        y = self.contract(F.gelu(self.expand(self.norm(y)), approximate="tanh"))
-        return x + self.scale * y
 
 
 def _blocks(config: SpectralConfig, count: int) -> nn.Sequential:
@@ -126,7 +105,8 @@ class SpectralEncoder(nn.Module):
         spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
         x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
         x = self.blocks(x + self.class_input(chosen))
-        mean, scale = self.output(self.norm(x)).float().chunk(2, dim=2)  # [batch, frames, learned]
+        with full_precision(x):
+            mean, scale = self.output(self.norm(x.float())).chunk(2, dim=2)  # [.., .., learned]
         fixed = torch.cat([linear, self.code.tell(chosen)], dim=2)
         fixed_scale = self.fixed_scale.expand_as(fixed)
         return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).transpose(1, 2)
@@ -177,8 +157,8 @@ class SpectralDecoder(nn.Module):
         level = local_level(linear, self.config.level_frames)
         x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
         x = self.norm(self.blocks(x + self.class_input(chosen)))  # [batch, frames, width]
-        shape, gain = self.shape(x).float(), self.gain(x).float()
         with full_precision(latents):
+            shape, gain = self.shape(x.float()), self.gain(x.float())
             log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
             unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from earvae import config as configs
-from earvae.config import ModelConfig, OobleckConfig
+from earvae.config import CompactConfig, ModelConfig, OobleckConfig
 from earvae.model.adaptive import AdaptiveCode
+from earvae.model.compact import CompactDecoder, CompactEncoder
 from earvae.model.diffusers import is_diffusers_folder, load_diffusers
 from earvae.model.envelope import EnvelopeCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
@@ -60,6 +61,9 @@ class EarVAE(nn.Module):
             if config.transformer is not None:
                 self.transformers = LatentTransformer(config)
             self.decoder: nn.Module = OobleckDecoder(config)
+        elif isinstance(config, CompactConfig):
+            self.encoder = CompactEncoder(config)
+            self.decoder = CompactDecoder(config)
         else:
             code = AdaptiveCode(
                 features=2 * config.hop_length,

@@ -37,6 +37,14 @@ def gathered(content: Any) -> Any:
     return content
 
 
+def whole(norms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars that may be sharded, made whole where they are. A collective call if they are."""
+    return {
+        name: norm.full_tensor() if isinstance(norm, DTensor) else norm
+        for name, norm in norms.items()
+    }
+
+
 def load_module(module: nn.Module, saved: dict[str, Tensor]) -> None:
     """``load_state_dict`` of whole tensors into a module that may be sharded."""
     own = module.state_dict()

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.vae import EarVAE
+from earvae.training.balance import Balance
 from earvae.training.data import AUGMENTATIONS, DROP_REASONS
 from earvae.training.sharding import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
@@ -45,20 +47,33 @@ class State:
     step: int = 0  # steps done
     counters: Counter[str] = field(default_factory=Counter)
     module: nn.Module | None = None
-    non_finite_in_a_row: int = 0
+    balance: Balance | None = None  # of the present stage
+    row: Tensor | int = 0  # steps in a row whose gradient was not finite
+    tallies: dict[str, Tensor] = field(default_factory=dict)  # on the device, not yet in counters
+    saved_balance: dict = field(default_factory=dict)  # for the stage that a run goes on in
     pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
 
-    def update_average(self, decay: float) -> None:
+    def update_average(self, decay: float, finite: Tensor) -> None:
         """Take the present weights into the averaged ones, after an update of the generator.
 
         The first 1 / (1 - decay) updates are averaged evenly, later ones exponentially, so that
-        no run carries its first weights along.
+        no run carries its first weights along. Nothing changes unless ``finite``, a boolean
+        scalar, is true; on a GPU nothing waits for that.
         """
         share = max(1 - decay, 1 / (1 + self.counters["generator_updates"]))
+        averages, weights = list(self.ema.parameters()), list(self.vae.parameters())
         with torch.no_grad():
-            for average, weight in zip(self.ema.parameters(), self.vae.parameters(), strict=True):
-                average.lerp_(weight, share)
+            if finite.device.type == "cuda" and not isinstance(weights[0], DTensor):
+                difference = torch._foreach_sub(weights, averages)
+                torch._foreach_mul_(difference, share * finite)
+                torch._foreach_add_(averages, difference)
+            elif finite:
+                torch._foreach_lerp_(averages, weights, share)
         self.counters["generator_updates"] += 1
+
+    def tally(self, name: str, happened: Tensor) -> None:
+        """Count something on the device; :meth:`gather_counts` reads it."""
+        self.tallies[name] = self.tallies.get(name, 0) + happened.long()
 
     def note_batch(self, batch: dict[str, Tensor]) -> None:
         """Count a batch's crops: where they came from, what was dropped and changed."""
@@ -70,13 +85,21 @@ class State:
         for source in batch["source"].tolist():
             self.pending[f"source_{source}"] += 1
 
-    def note_finite(self, finite: bool) -> None:
+    def note_finite(self, finite: Tensor) -> None:
         """Count steps that were left out because something was not finite."""
-        self.counters["non_finite_steps"] += int(not finite)
-        self.non_finite_in_a_row = 0 if finite else self.non_finite_in_a_row + 1
+        self.tally("non_finite_steps", ~finite)
+        self.row = (self.row + 1) * (~finite).long()
+
+    @property
+    def non_finite_in_a_row(self) -> int:
+        """Steps up to the present one that were left out. Waits for the device."""
+        return int(self.row)
 
     def gather_counts(self, fabric: Fabric) -> None:
-        """Add up what the ranks have counted since the last time."""
+        """Add up what the ranks have counted since the last time. Waits for the device."""
+        for name, count in self.tallies.items():  # alike on all ranks
+            self.counters[name] += int(count)
+        self.tallies.clear()
         everyone = [dict(self.pending)]
         if fabric.world_size > 1:
             everyone = [{}] * fabric.world_size
@@ -94,6 +117,7 @@ class State:
             "optimiser": gathered(self.optimiser.state_dict()),
             "step": self.step,
             "counters": dict(self.counters),
+            "balance": self.balance.state_dict() if self.balance else {},
         }
         if self.discriminator is not None:
             saved["discriminator"] = self.discriminator.state_dict()
@@ -114,6 +138,7 @@ class State:
             self.discriminator_optimiser.load_state_dict(saved["discriminator_optimiser"])
         self.step = saved["step"]
         self.counters = Counter(saved["counters"])
+        self.saved_balance = saved.get("balance", {})
 
 
 def averaged(vae: EarVAE) -> EarVAE:

@@ -9,14 +9,14 @@ sides, so that a step of several passes equals one of a larger batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from earvae.config import AdversarialConfig, OptimiserConfig, StageConfig, TrainConfig
+from earvae.config import ADVERSARIAL, OptimiserConfig, StageConfig, TrainConfig
 from earvae.discriminator import Discriminator, Judgement, View
 from earvae.model.posterior import Posterior
 from earvae.objective.adversarial import (
@@ -26,7 +26,7 @@ from earvae.objective.adversarial import (
     feature_matching_loss,
 )
 from earvae.objective.perceptual import LossTerms, PerceptualLoss
-from earvae.training.sharding import gathered
+from earvae.training.sharding import whole
 from earvae.training.stages import Place
 from earvae.training.state import State
 
@@ -59,7 +59,10 @@ def posterior_noise(
     """
     generator = step_generator(seed, step, 0)
     noise = torch.randn((share.total, channels, frames), generator=generator)
-    return noise[share.first : share.first + share.count].to(device)
+    noise = noise[share.first : share.first + share.count]
+    if device.type == "cuda":  # so that the copy need not be waited for
+        noise = noise.pin_memory()
+    return noise.to(device, non_blocking=True)
 
 
 def train_step(
@@ -69,18 +72,32 @@ def train_step(
     state: State,
     objective: PerceptualLoss,
     batches: Iterator[dict[str, Tensor]],
-) -> dict[str, float]:
+) -> dict[str, Tensor | float]:
     """One update of the generator, the discriminator or both; the figures to log.
 
-    A step in which any gradient is not finite changes nothing and is counted.
+    A step in which any gradient is not finite changes nothing and is counted. Nothing here waits
+    for the device: the figures are tensors, which :func:`read_figures` turns into numbers when
+    someone wants to see them.
     """
     set_learning_rates(state, place)
     passes = [
         one_pass(fabric, config, place, state, objective, next(batches), turn)
         for turn in range(place.stage.accumulate)
     ]
-    means = {name: torch.stack([p[name] for p in passes]).mean().item() for name in passes[0]}
+    means = passes[0]
+    if len(passes) > 1:
+        means = {name: torch.stack([p[name] for p in passes]).mean() for name in means}
     return means | update(fabric, config, place, state)
+
+
+def read_figures(figures: dict[str, Tensor | float]) -> dict[str, float]:
+    """Figures as numbers: one transfer from the device for all of them."""
+    tensors = {name: value for name, value in figures.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in figures.items() if name not in tensors}
+    if not tensors:
+        return numbers
+    values = torch.stack([value.double() for value in tensors.values()]).tolist()
+    return numbers | dict(zip(tensors, values, strict=True))
 
 
 def one_pass(
@@ -111,19 +128,25 @@ def one_pass(
             (own.total / stage.accumulate).backward()
             figures |= {f"discriminator/{name}": v for name, v in own._asdict().items()}
         if place.trains_generator:
+            balance = state.balance
+            if turn == 0 and balance.due(place.done):
+                gradients = term_gradients(
+                    fabric, state, objective, audio, fake, real, view, resolutions
+                )
+                figures |= balance.note(fabric, gradients)
+            weights = balance.weights()
             terms = objective(
-                fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions
-            )
+                fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions,
+                weights={name: weights[name] for name in weights if name not in ADVERSARIAL},
+            )  # fmt: skip
             if stage.adversarial:
                 with fabric.autocast():
-                    terms = generator_pass(
-                        state.discriminator, stage.adversarial, terms, real, fake, view
-                    )
+                    terms = generator_pass(state.discriminator, weights, terms, real, fake, view)
             fabric.backward(terms.total / stage.accumulate)
             figures["loss/total"] = terms.total
             figures |= {f"raw/{name}": value for name, value in terms.terms.items()}
             figures |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
-    return {name: value.detach().float() for name, value in figures.items()}
+    return {name: value.detach() for name, value in figures.items()}
 
 
 def discriminator_pass(
@@ -137,27 +160,60 @@ def discriminator_pass(
 
 def generator_pass(
     discriminator: Discriminator,
-    config: AdversarialConfig,
+    weights: Mapping[str, Tensor | float],
     terms: LossTerms,
     real: list[Judgement],
     fake: Tensor,
     view: View,
 ) -> LossTerms:
     """``terms`` with the two that the discriminator gives: adversarial and feature matching."""
-    discriminator.requires_grad_(False)  # the gradient passes through it to the fake
-    judged = discriminator(fake, view)
-    weights = {"adversarial": config.adversarial, "feature_matching": config.feature_matching}
-    values = {
-        "adversarial": adversarial_loss(judged),
-        "feature_matching": feature_matching_loss(real, judged),
-    }
-    weighted = {name: weights[name] * value for name, value in values.items()}
+    values = judged_terms(discriminator, real, fake, view)
+    weighted = {name: weights[name] * values[name] for name in values if name in weights}
     return LossTerms(
         terms.terms | values, terms.weighted | weighted, terms.total + sum(weighted.values())
     )
 
 
-def update(fabric: Fabric, config: TrainConfig, place: Place, state: State) -> dict[str, float]:
+def judged_terms(
+    discriminator: Discriminator, real: list[Judgement], fake: Tensor, view: View
+) -> dict[str, Tensor]:
+    """The terms of ADVERSARIAL for the fake; their gradient passes through the discriminator."""
+    discriminator.requires_grad_(False)
+    judged = discriminator(fake, view)
+    return {
+        "adversarial": adversarial_loss(judged),
+        "feature_matching": feature_matching_loss(real, judged),
+    }
+
+
+def term_gradients(
+    fabric: Fabric,
+    state: State,
+    objective: PerceptualLoss,
+    audio: Tensor,
+    fake: Tensor,
+    real: list[Judgement],
+    view: View | None,
+    resolutions: torch.Generator,
+) -> dict[str, Tensor]:
+    """The gradient of every raw term with respect to the reconstruction, ``[batch, 2, samples]``.
+
+    The fake's graph is not touched, and the generator of random numbers is left as it was.
+    """
+    drawn = resolutions.get_state()
+    gradients = objective.term_gradients(fake.detach().float(), audio, generator=resolutions)
+    resolutions.set_state(drawn)
+    for name in [name for name in ADVERSARIAL if name in state.balance.fixed]:
+        at_fake = fake.detach().requires_grad_(True)
+        with fabric.autocast():
+            value = judged_terms(state.discriminator, real, at_fake, view)[name]
+        gradients[name] = torch.autograd.grad(value, at_fake)[0].float()
+    return gradients
+
+
+def update(
+    fabric: Fabric, config: TrainConfig, place: Place, state: State
+) -> dict[str, Tensor | float]:
     """Clip both sides' gradients and apply them, if all are finite; norms and learning rates."""
     stage = place.stage
     norms: dict[str, Tensor] = {}
@@ -174,29 +230,40 @@ def update(fabric: Fabric, config: TrainConfig, place: Place, state: State) -> d
         norms["discriminator"] = nn.utils.clip_grad_norm_(
             parameters, stage.adversarial.optimiser.gradient_clip
         )
-    norms = gathered(norms)
+    norms = whole(norms)
     # They are the same on every rank, so all ranks decide alike.
-    finite = all(torch.isfinite(norm) for norm in norms.values())
-    if finite:
-        if "generator" in norms:
-            state.optimiser.step()
-            state.update_average(config.ema_decay)
-            state.counters["clipped_steps"] += int(
-                norms["generator"] > stage.optimiser.gradient_clip
-            )
-        if "discriminator" in norms:
-            state.discriminator_optimiser.step()
+    finite = torch.stack([norm.isfinite() for norm in norms.values()]).all()
+    if "generator" in norms:
+        apply(state.optimiser, finite)
+        state.update_average(config.ema_decay, finite)
+        clipped = norms["generator"] > stage.optimiser.gradient_clip
+        state.tally("clipped_steps", clipped & finite)
+    if "discriminator" in norms:
+        apply(state.discriminator_optimiser, finite)
     state.note_finite(finite)
     for optimiser in (state.optimiser, state.discriminator_optimiser):
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
     state.step += 1
-    figures = {f"gradient_norm/{side}": float(norm) for side, norm in norms.items()}
+    figures: dict[str, Tensor | float] = {f"gradient_norm/{side}": n for side, n in norms.items()}
     figures["learning_rate/generator"] = state.optimiser.param_groups[0]["lr"]
     if stage.adversarial:
         groups = state.discriminator_optimiser.param_groups
         figures["learning_rate/discriminator"] = groups[0]["lr"]
     return figures
+
+
+def apply(optimiser: torch.optim.Optimizer, finite: Tensor) -> None:
+    """A step of the optimiser if ``finite``, a boolean scalar, is true.
+
+    A fused optimiser on a GPU decides there, so that nothing waits for the answer.
+    """
+    if finite.device.type == "cuda" and optimiser.param_groups[0].get("fused"):
+        inner = getattr(optimiser, "optimizer", optimiser)  # Fabric's wrapper holds the real one
+        inner.found_inf = (~finite).float()
+        optimiser.step()
+    elif finite:
+        optimiser.step()
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:

@@ -1,0 +1,187 @@
+"""The compact architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
+
+Everything is trained end to end; nothing is fixed. On both sides a plain linear layer runs beside
+the blocks, from frame to latents and from latents to frame. It starts as the principal components
+of training frames (``fit_linear_start``), so that the bass is there at the first step, and is
+then trained like the rest.
+
+A frame is ``hop_length`` samples of both channels as MDCT blocks. The decoder's blocks give it as
+shape times level: the shape in Mid and Side, since most music stands in the middle; the level in
+Left and Right, by bands, as a logarithm. So a sound in the middle has one shape in both ears, and
+a sound at one side can be as quiet in the other ear as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from earvae.config import CompactConfig
+from earvae.model.convnext import ConvNeXtBlock
+from earvae.model.envelope import band_weights
+from earvae.model.transform import FrameTransform
+
+QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
+LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
+FIRST_LEVEL = -6.0  # of a new decoder's own part, natural log: it must not drown its linear layer
+FIRST_SCALE = -3.0  # of a new posterior: std = softplus(-3) = 0.05
+
+
+class CompactEncoder(nn.Module):
+    """Audio to posterior parameters.
+
+    ``[batch, 2, frames·hop]`` (full scale ±1) to ``[batch, 2·latent, frames]``: the mean, then
+    the scale of each latent.
+    """
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transform = FrameTransform(config.hop_length, config.mdct_length)
+        self.linear = nn.Linear(self.transform.features, config.latent_channels, bias=False)
+        self.bands = Bands(config)
+        self.input = nn.Linear(self.transform.features + self.bands.levels, config.width)
+        self.blocks = _blocks(config, config.encoder_blocks)
+        self.norm = nn.LayerNorm(config.width)
+        self.output = nn.Linear(config.width, 2 * config.latent_channels)
+        with torch.no_grad():
+            self.linear.weight.copy_(_lowest(self.transform, config))
+            self.output.weight.mul_(0.1)
+            self.output.bias[: config.latent_channels].zero_()
+            self.output.bias[config.latent_channels :].fill_(FIRST_SCALE)
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side beyond which nothing reaches a frame's posterior."""
+        return 1 + self.config.encoder_blocks * (self.config.kernel // 2)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        with torch.autocast(audio.device.type, enabled=False):
+            frames = self.transform(audio.float())  # [batch, frames, 2·hop], Mid and Side
+            linear = self.linear(frames)  # [batch, frames, latent]
+            seen = torch.cat([compressed(frames), self.bands.measure(frames)], dim=2)
+        x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
+        with torch.autocast(audio.device.type, enabled=False):
+            mean, scale = self.output(x.float()).chunk(2, dim=2)
+            return torch.cat([linear + mean, scale], dim=2).transpose(1, 2)
+
+
+class CompactDecoder(nn.Module):
+    """Latents to audio: a linear layer, plus what the blocks add.
+
+    ``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``, which may overshoot ±1.
+    """
+
+    tail_deficit = 0
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transform = FrameTransform(config.hop_length, config.mdct_length)
+        self.linear = nn.Linear(config.latent_channels, self.transform.features, bias=False)
+        self.bands = Bands(config)
+        self.input = nn.Linear(2 * config.latent_channels, config.width)
+        self.blocks = _blocks(config, config.decoder_blocks)
+        self.norm = nn.LayerNorm(config.width)
+        self.shape = nn.Linear(config.width, self.transform.features)
+        self.level = nn.Linear(config.width, self.bands.levels)
+        with torch.no_grad():
+            self.linear.weight.copy_(_lowest(self.transform, config).T)
+            self.level.weight.mul_(0.1)
+            self.level.bias.fill_(FIRST_LEVEL)
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on each side beyond which no latent reaches a frame's samples."""
+        return 1 + self.config.decoder_blocks * (self.config.kernel // 2)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
+        x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
+        x = self.norm(self.blocks(x))  # [batch, frames, width]
+        with torch.autocast(latents.device.type, enabled=False):
+            x = x.float()
+            level = LEVEL_RANGE * torch.tanh(self.level(x) / LEVEL_RANGE)
+            shape = self.bands.mid_side(self.shape(x))  # now Left and Right
+            own = self.bands.mid_side(shape * self.bands.spread(level).exp())
+            return self.transform.inverse(self.linear(latents) + own)
+
+
+class Bands(nn.Module):
+    """Levels of frames by channel, block and band: about an eighth of an octave wide.
+
+    Attributes:
+        levels: of a frame, channels · blocks · bands.
+    """
+
+    weights: Tensor
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        weights = band_weights(config.mdct_length, config.sample_rate)
+        self.register_buffer("weights", weights, persistent=False)  # [bands, bins]
+        self.blocks = 2 * config.hop_length // config.mdct_length
+        self.levels = self.blocks * len(weights)
+
+    def measure(self, frames: Tensor) -> Tensor:
+        """Log RMS of Left's and Right's bands, ``[..., 2·hop]`` Mid and Side to ``[..., levels]``;
+        scaled to ±1 for levels down to QUIET."""
+        power = self.mid_side(frames).unflatten(-1, (self.blocks, -1)).square()
+        mean = power @ (self.weights / self.weights.sum(dim=1, keepdim=True)).T
+        return (mean / QUIET**2 + 1).log().flatten(-2) / 10 - 1
+
+    def spread(self, levels: Tensor) -> Tensor:
+        """``[..., levels]`` interpolated to every coefficient, ``[..., 2·hop]``."""
+        return (levels.unflatten(-1, (self.blocks, -1)) @ self.weights).flatten(-2)
+
+    def mid_side(self, frames: Tensor) -> Tensor:
+        """Frames of Mid and Side to frames of Left and Right, ``[..., 2·hop]``, and back."""
+        first, second = frames.chunk(2, dim=-1)
+        return torch.cat([first + second, first - second], dim=-1) * math.sqrt(0.5)
+
+
+def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:
+    """asinh(x / quiet) / 10: linear below ``quiet``, a signed logarithm above."""
+    return torch.asinh(x / quiet) / 10
+
+
+def _blocks(config: CompactConfig, count: int) -> nn.Sequential:
+    hidden = config.width * config.expansion
+    return nn.Sequential(
+        *(ConvNeXtBlock(config.width, hidden, config.kernel, 0.3) for _ in range(count))
+    )
+
+
+def _lowest(transform: FrameTransform, config: CompactConfig) -> Tensor:
+    """``[latent, 2·hop]``: a latent for each of the lowest coefficients, as a linear layer starts
+    where there is no music to fit it on."""
+    order = transform.frequencies(config.sample_rate).argsort(stable=True)
+    return F.one_hot(order[: config.latent_channels], transform.features).float()
+
+
+@torch.no_grad()
+def fit_linear_start(
+    encoder: CompactEncoder, decoder: CompactDecoder, audio: Iterable[Tensor]
+) -> None:
+    """Start both linear layers as the principal components of frames of training music.
+
+    ``audio``: batches ``[batch, 2, frames·hop]``. The latents then have unit variance. No mean is
+    taken off: the MDCT of music has none.
+    """
+    covariance, count = torch.zeros(()), 0
+    for batch in audio:
+        frames = encoder.transform(batch).flatten(0, 1).double()  # [frames, 2·hop]
+        covariance, count = covariance + (frames.T @ frames).cpu(), count + len(frames)
+    if not covariance.any():
+        raise ValueError("no audible frame to start the linear layers from")
+    power, vectors = torch.linalg.eigh(covariance / count)
+    strongest = power.argsort(descending=True)[: encoder.config.latent_channels]
+    basis, std = vectors[:, strongest], power[strongest].clamp_min(1e-12).sqrt()
+    largest = basis.abs().argmax(dim=0, keepdim=True)  # positive, so that the fit is repeatable
+    basis = basis * basis.gather(0, largest).sign()
+    encoder.linear.weight.copy_((basis / std).T)
+    decoder.linear.weight.copy_(basis * std)

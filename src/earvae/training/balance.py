@@ -1,0 +1,89 @@
+"""How much each term of the loss pulls at the reconstruction, and a balancer of that.
+
+A term's share is the norm of its weighted gradient with respect to the reconstruction, over the
+sum of these norms. Values tell little: terms that are all of order one differ in gradient by
+factors of a hundred. Every so many steps the gradients of the raw terms are measured, and their
+norms kept as moving averages.
+
+Without a ``balance`` block the weights are the recipe's and the shares are logged. With one, the
+block states the shares, and the weights follow (the idea is the balancer of EnCodec, Défossez et
+al. 2022; theirs measures at every step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from earvae.config import BalanceConfig, StageConfig
+
+SMALLEST = 1e-12  # gradient norm: a term without a gradient must not get an endless weight
+
+
+class Balance:
+    """Gradient norms of a stage's terms, and the weights that follow from them.
+
+    Args:
+        stage: its weights, or its ``balance``.
+        saved: what :meth:`state_dict` gave; it counts if it is of this stage.
+    """
+
+    def __init__(self, stage: StageConfig, device: torch.device, saved: dict | None = None) -> None:
+        self.config: BalanceConfig | None = stage.balance
+        self.every = stage.balance.every if stage.balance else stage.shares_every
+        self.stage = stage.name
+        self.fixed = stage.term_weights()
+        saved = saved if saved and saved["stage"] == stage.name else {"norms": {}, "measured": 0}
+        self.norms: dict[str, Tensor] = {n: v.to(device) for n, v in saved["norms"].items()}
+        self.measured: int = saved["measured"]
+
+    def due(self, done: int) -> bool:
+        """Whether the step after ``done`` steps of the stage measures; the first one always."""
+        return self.every > 0 and (done % self.every == 0 or self.measured == 0)
+
+    def note(self, fabric: Fabric, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take measured gradients of the raw terms, ``[batch, 2, samples]``; the shares to log.
+
+        A norm is that of the gradient of an item's own loss, averaged over items and ranks.
+        """
+        names = list(gradients)
+        each = [
+            torch.linalg.vector_norm(gradients[name], dim=(1, 2)).mean() * len(gradients[name])
+            for name in names
+        ]
+        norms = fabric.all_reduce(torch.stack(each), reduce_op="mean")
+        norms = norms.nan_to_num(0.0, 0.0, 0.0)
+        self.measured += 1
+        memory = self.config.memory if self.config else 0.0
+        share = max(1 - memory, 1 / self.measured)
+        for name, norm in zip(names, norms.unbind(), strict=True):
+            before = self.norms.get(name, norm)
+            self.norms[name] = before + share * (norm - before)
+        return {f"share/{name}": value for name, value in self.shares().items()}
+
+    def weights(self) -> dict[str, Tensor | float]:
+        """The factor of every term by name, ``kl`` among them."""
+        if self.config is None or not self.norms:
+            return dict(self.fixed)
+        shares = {name: self.config.shares[name] for name in self.norms}
+        scale = self.config.total / sum(shares.values())
+        found = {
+            name: share * scale / self.norms[name].clamp_min(SMALLEST)
+            for name, share in shares.items()
+        }
+        return self.fixed | found
+
+    def shares(self) -> dict[str, Tensor]:
+        """Each measured term's part of all weighted gradient norms; they sum to 1."""
+        weights = self.weights()
+        weighted = {name: weights[name] * norm for name, norm in self.norms.items()}
+        total = sum(weighted.values()).clamp_min(SMALLEST)
+        return {name: value / total for name, value in weighted.items()}
+
+    def state_dict(self) -> dict:
+        """Tensors and numbers, for a checkpoint."""
+        norms = {name: norm.cpu() for name, norm in self.norms.items()}
+        return {"stage": self.stage, "norms": norms, "measured": self.measured}
