@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from enum import Enum
+from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,6 +178,6 @@ def _chosen(path: Path, data: list[str] | None, weights: str | None) -> TrainCon
 
 def _tell(line: str) -> None:
     """Print a line, once for all processes of a run."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     if next((rank for rank in ranks if rank is not None), "0") == "0":
         typer.echo(line)

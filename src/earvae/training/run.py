@@ -71,9 +71,9 @@ def train(
     state is saved first). Raises ConfigError when the folder holds a run of another
     configuration or the devices asked for are not there, TrainingError when the run cannot go on.
     """
-    config = with_model(config)
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
+    config = with_model(config)
     try:
         fabric = Fabric(
             accelerator=accelerator,
