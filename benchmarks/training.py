@@ -1,6 +1,6 @@
 """Throughput of training, and where a step's time goes.
 
-python benchmarks/training.py configs/compact.yaml configs/paper_44k.yaml --steps 3
+R=src/earvae/recipes; python benchmarks/training.py $R/compact.yaml $R/paper_44k.yaml --steps 3
 
 For each recipe: seconds per step of data, generator (forward and backward), losses, discriminator
 and optimiser, on one process and synthetic crops of the recipe's shape; audio seconds per second
@@ -33,6 +33,7 @@ from earvae.discriminator import Discriminator
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.data import CropDataset, make_loader
 from earvae.training.step import discriminator_pass, generator_pass
+from earvae.training.weights import with_model
 
 PARTS = ("generator", "losses", "discriminator", "optimiser")
 
@@ -151,7 +152,7 @@ def main() -> None:
     table.add_column("")
     for name in names:
         table.add_column(name, justify="right")
-    configs = [read(TrainConfig, path) for path in options.recipes]
+    configs = [with_model(read(TrainConfig, path)) for path in options.recipes]
     found = [measure(config, options) for config in configs]
     for part in PARTS:
         table.add_row(part, *(f"{f[part]:.3f}" for f in found))

@@ -22,7 +22,7 @@ def recipe(**changes) -> dict:
 def test_an_unknown_key_is_refused_by_name(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("stages: [{name: a, steps: 1}]\nlerning_rate: 1\n")
-    with pytest.raises(ConfigError, match=r"recipe.yaml: lerning_rate: "):
+    with pytest.raises(ConfigError, match=r"recipe.yaml:2: lerning_rate: no such key"):
         read(TrainConfig, path)
 
 
@@ -36,7 +36,7 @@ def test_every_problem_has_its_own_line():
     with pytest.raises(ConfigError) as caught:
         parse(TrainConfig, recipe(seed=-1, data=DATA | {"batch_size": "x"}), "recipe")
     lines = str(caught.value).splitlines()
-    assert sorted(line.split(": ")[1] for line in lines) == ["seed", "stages.0.data.batch_size"]
+    assert sorted(line.split(": ")[1] for line in lines) == ["data.batch_size", "seed"]
     assert all(line.startswith("recipe: ") for line in lines)
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_fit_together_is_refused(values, message):
 
 def test_the_paper_configuration_has_the_papers_hop():
     assert OobleckConfig().hop_length == 1024
-    assert OobleckConfig(strides=(2, 4, 4, 5, 6), sample_rate=48_000).hop_length == 960
+    assert OobleckConfig(strides=(2, 2, 4, 6, 10), sample_rate=48_000).hop_length == 960
 
 
 def test_the_recipes_in_the_repository_are_valid():
@@ -98,7 +98,7 @@ def test_the_recipes_in_the_repository_are_valid():
 
     root = Path(__file__).parent.parent
     recipes = sorted(
-        path for folder in ("configs", "experiments") for path in (root / folder).rglob("*.yaml")
+        path for folder in ("src", "experiments") for path in (root / folder).rglob("*.yaml")
     )
     assert len(recipes) > 5
     for path in recipes:

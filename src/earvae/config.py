@@ -21,6 +21,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from earvae.config_problems import problems
 
 
 class ConfigError(ValueError):
@@ -28,9 +31,9 @@ class ConfigError(ValueError):
 
 
 class Config(BaseModel):
-    """Base of all configurations: immutable, unknown keys refused."""
+    """Base of all configurations: immutable; unknown keys, infinity and NaN refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --------------------------------------------------------------------------- models
@@ -479,7 +482,10 @@ class TrainConfig(Config):
     stage starts from these and says only what differs.
     """
 
-    model: ModelConfig = SpectralConfig()
+    model: ModelConfig | None = Field(
+        None,
+        description="none = that of `initial_weights`; without these, the compact model's defaults",
+    )
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     stages: tuple[StageConfig, ...]
     validation: DataConfig | None = Field(
@@ -527,6 +533,8 @@ class TrainConfig(Config):
             return values
         shared = {name: values[name] for name in SHARED if values.get(name) is not None}
         rest = {name: value for name, value in values.items() if name not in SHARED}
+        if rest.get("model") is None and rest.get("initial_weights") is None:
+            rest["model"] = SpectralConfig()
         stages = rest.get("stages")
         if isinstance(stages, (list, tuple)):
             rest["stages"] = [merged(shared, stage) for stage in stages]
@@ -539,7 +547,28 @@ class TrainConfig(Config):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stages: a name is used twice")
+        if self.model is not None:
+            self._check_crops(self.model.hop_length)
         return self
+
+    def _check_crops(self, hop: int) -> None:
+        """Refuse crops whose last latent frame would hold padding: it would be learnt as music."""
+        crops = [(("stages", i, "data"), stage.data) for i, stage in enumerate(self.stages)]
+        if self.validation is not None:
+            crops.append((("validation",), self.validation))
+        wrong: list[InitErrorDetails] = []
+        for place, data in crops:
+            if rest := data.crop_samples % hop:
+                below = data.crop_samples - rest
+                sizes = f"{below} or {below + hop}" if below else f"{hop}"
+                message = (
+                    f"{data.crop_samples} is not a whole number of latent frames of {hop} "
+                    f"samples; use {sizes}"
+                )
+                kind = PydanticCustomError("whole_frames", message)
+                wrong.append({"type": kind, "loc": (*place, "crop_samples"), "input": data})
+        if wrong:
+            raise ValidationError.from_exception_data("crops", wrong)
 
     @property
     def steps(self) -> int:
@@ -567,18 +596,17 @@ def merged(base: Any, changes: Any) -> Any:
 # --------------------------------------------------------------------------- files
 
 
-def parse(kind: Any, values: Any, source: str) -> Any:
+def parse(kind: Any, values: Any, source: str, text: str = "") -> Any:
     """Validate ``values`` as ``kind`` (a config class or ``ModelConfig``).
 
-    Raises ConfigError with one line per problem, each naming ``source`` and the key.
+    Raises ConfigError with one line per problem, each naming ``source``, the key as it was written
+    and, where ``text`` holds the file's YAML or JSON, its line.
     """
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-            lines.append(f"{source}: {key}: {problem['msg']}")
+        shared = SHARED if kind is TrainConfig else ()
+        lines = problems(kind, error, values, source, shared, text)
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -592,6 +620,9 @@ def read(kind: Any, path: str | Path) -> Any:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not text in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from None
-    return parse(kind, values or {}, str(path))
+    return parse(kind, values or {}, str(path), text)

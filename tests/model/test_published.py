@@ -22,7 +22,7 @@ from earvae.model.published import (
 from earvae.model.transformer import LatentTransformer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k"]
+TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"]
 
 
 def weights_of(name: str) -> Path:
@@ -100,6 +100,7 @@ def test_golden_values_from_the_state_dict_with_and_without_its_config(name, wit
         ("tiny44k", 44_100, (2, 4, 4, 4, 8), 2),
         ("tiny44k_no_transformer", 44_100, (2, 4, 4, 4, 8), None),
         ("tiny48k", 48_000, (2, 4, 4, 5, 6), 2),
+        ("tiny48k_v2", 48_000, (2, 2, 4, 6, 10), None),  # the layout that was published
     ],
 )
 def test_architecture_is_read_off_the_shapes(name, rate, strides, depth):

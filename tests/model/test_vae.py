@@ -27,7 +27,7 @@ def small() -> EarVAE:
     return EarVAE(SMALL).eval()
 
 
-@pytest.mark.parametrize("name", ["tiny44k", "tiny44k_no_transformer", "tiny48k"])
+@pytest.mark.parametrize("name", ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"])
 @pytest.mark.parametrize("with_config", [True, False])
 @torch.no_grad()
 def test_published_models_give_the_published_codes_numbers(name, with_config, tmp_path):

@@ -259,7 +259,7 @@ def test_a_manifest_rounded_up_leads_to_no_read_past_the_end(tmp_path):
         ("nowhere", None, "nowhere: no such folder"),
         ("empty", None, "empty: no usable audio file"),
         ("bad", None, r"bad: no usable audio file \(1 left out; .*b.wav"),
-        ("full", "train", "full: has no splits"),
+        ("full", "test", "full: has the splits train and validation"),
         ("https://host/music", None, "https://host/music: a remote source must be"),
         ("full/a.wav", None, "a.wav: cannot be read as a manifest"),
         ("nowhere.json", None, "nowhere.json: cannot be read"),

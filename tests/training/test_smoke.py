@@ -6,7 +6,7 @@ import torch
 import yaml
 from recipes import start, state_of
 
-from earvae import EarVAE
+from earvae import EarVAE, recipes
 from earvae.config import TrainConfig
 from earvae.training import run as training
 
@@ -16,7 +16,7 @@ STEPS = {"warm-up": 3, "adversarial": 7, "continuation": 2}
 
 def test_the_smoke_recipe_goes_through_all_stages_and_moves_both_sides(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    recipe = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+    recipe = yaml.safe_load(recipes.path_of("smoke").read_text())
     assert [stage["name"] for stage in recipe["stages"]] == list(STEPS)
     for stage in recipe["stages"]:
         stage["steps"] = STEPS[stage["name"]]

@@ -51,7 +51,7 @@ def earvae(
     earvae encode album/ -o latents/             one .safetensors a track
     earvae decode latents/ -o decoded/           and audio again
     earvae evaluate album/ --codec earvae --codec opus:96 -o report
-    earvae train configs/smoke.yaml --run runs/smoke
+    earvae train --recipe smoke --run runs/smoke
     earvae VERB --help                           more examples
     """
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 import traceback
 from enum import Enum
+from os import environ
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from earvae.cli.errors import one_line
+from earvae.cli.options import usage_error
+
+if TYPE_CHECKING:
+    from earvae.config import TrainConfig
+
+
+DEFAULT_RECIPE = "compact"
 
 
 class Precision(str, Enum):
@@ -28,8 +36,42 @@ class Log(str, Enum):
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML or JSON recipe, see configs/.")],
-    run: Annotated[Path, typer.Option("--run", "-o", help="Folder of the run.")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="RECIPE", show_default=False, help="Your own recipe, YAML or JSON."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="A recipe that comes with earvae; a wrong name lists them. Default: "
+            f"{DEFAULT_RECIPE}.",
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Your music, in place of the recipe's: a folder, a .jsonl manifest or the "
+            "index.json of shards. May be given several times.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="What to start from, in place of the recipe's: shipped, a run folder, a published "
+            "weight file or a hub id. The model is then theirs.",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", "-o", help="Folder of the run. Default: runs/ and the recipe's name."
+        ),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Of the networks; losses stay in float32.")
     ] = Precision.full,
@@ -61,6 +103,12 @@ def train(
 ) -> None:
     """Train a model on your music, from scratch or from given weights.
 
+    \b
+    earvae train --data my_music                          a new small model
+    earvae train --recipe finetune --data my_music        the shipped model goes on learning
+    earvae train --recipe finetune --data my_music --weights FILE     or another model
+    earvae train my_recipe.yaml --run runs/mine           your own recipe
+
     Starts the recipe in the run folder; if a checkpoint of the same recipe is there, goes on
     with it, exactly where it stopped. Ctrl-C (or SIGTERM) saves and exits with status 75, a second
     Ctrl-C ends it at once. A run whose --minutes are over before its steps exits with 75, too.
@@ -69,17 +117,15 @@ def train(
     command, started once a process, finds its place by itself.
 
     \b
-    earvae train configs/smoke.yaml --run runs/smoke
-    earvae train configs/finetune_published.yaml --run runs/mine
-    torchrun --nproc-per-node 8 -m earvae.cli.main train configs/paper_44k.yaml \\
-        -o runs/paper --devices 8 --strategy ddp --precision bf16-mixed
-    tensorboard --logdir runs/smoke/logs
-    earvae reconstruct song.flac -o out.wav --weights runs/smoke/ema
+    torchrun --nproc-per-node 8 -m earvae.cli.main train --recipe paper_44k \\
+        --data my_music -o runs/paper --devices 8 --strategy ddp --precision bf16-mixed
+    tensorboard --logdir runs/compact/logs
+    earvae reconstruct song.flac -o out.wav --weights runs/compact/ema
     """
     started = time.monotonic()
-    typer.echo(f"earvae train {config} --run {run}")  # what follows is slow to import
-    from earvae.config import TrainConfig, read
-
+    path = _recipe_file(config, recipe, data)
+    run = run or Path("runs") / path.stem
+    _tell(f"recipe {path}; run {run}")  # what follows is slow to import
     try:
         import torch
         from lightning_fabric.loggers import CSVLogger
@@ -93,7 +139,7 @@ def train(
         minutes -= (time.monotonic() - started) / 60
     try:
         status = training.train(
-            read(TrainConfig, config),
+            _chosen(path, data, weights),
             run,
             precision=precision.value,
             accelerator=device,
@@ -108,3 +154,46 @@ def train(
             traceback.print_exc()
         one_line(str(error) or type(error).__name__)
     raise typer.Exit(status)
+
+
+def _recipe_file(given: Path | None, name: str | None, data: list[str] | None) -> Path:
+    """The recipe that the command line means; what it cannot mean is a usage error."""
+    from earvae import recipes
+    from earvae.config import ConfigError
+
+    if given is None:
+        if name is None and not data:
+            usage_error("name your music with --data FOLDER, or a recipe; --help has examples")
+        try:
+            return recipes.path_of(name or DEFAULT_RECIPE)
+        except ConfigError as error:
+            usage_error(f"--recipe: {error}")
+    if name is not None:
+        usage_error(f"{given} and --recipe {name} are two recipes; leave one out")
+    if given.is_dir():
+        usage_error(f"{given}: is a folder and no recipe; --data {given} trains on it")
+    if not given.exists() and str(given) in recipes.names():
+        usage_error(f"{given}: no such file; --recipe {given} is the recipe that comes with earvae")
+    return given
+
+
+def _chosen(path: Path, data: list[str] | None, weights: str | None) -> TrainConfig:
+    """The recipe with what the command line replaces. Raises ConfigError."""
+    from earvae.config import TrainConfig, parse, read
+    from earvae.training.own_data import with_data
+
+    config = read(TrainConfig, path)
+    if weights is not None:
+        values = config.model_dump(exclude_unset=True)
+        config = parse(TrainConfig, values | {"initial_weights": weights, "model": None}, str(path))
+    if data:
+        config, line = with_data(config, data)
+        _tell(f"data {', '.join(data)}; {line}")
+    return config
+
+
+def _tell(line: str) -> None:
+    """Print a line, once for all processes of a run."""
+    ranks = (environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if next((rank for rank in ranks if rank is not None), "0") == "0":
+        typer.echo(line)

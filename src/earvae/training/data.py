@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from earvae.config import AugmentationConfig, ConfigError, DataConfig, FilterConfig, SourceConfig
+from earvae.training.held_out import TRAIN, VALIDATION, held_out
 from earvae.training.shards import Segment, is_remote, read_index
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif"}
@@ -58,23 +59,30 @@ class Track:
 def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list[str]]:
     """The usable tracks of a source, and one line for each file left out.
 
-    A folder is searched recursively; a manifest is JSON Lines whose ``file`` is relative to it;
-    an index of shards yields segments. Files are opened for their length, unless the manifest
-    tells ``duration``, ``rate`` and ``channels``.
+    A folder is searched recursively, and has the splits ``train`` and ``validation`` (``held_out``
+    tells which track is in which); a manifest is JSON Lines whose ``file`` is relative to it and
+    whose ``split`` says it; an index of shards yields segments. Files are opened for their length,
+    unless the manifest tells ``duration``, ``rate`` and ``channels``.
 
     Raises ConfigError, naming the source, if it is missing, is none of these, or holds no usable
     track.
     """
     name = source.tracks
     path = Path(name).expanduser()
-    if source.split is not None and (name.endswith(".json") or path.is_dir()):
-        raise ConfigError(f"{name}: has no splits, only a manifest has; leave `split` out")
+    if source.split is not None and name.endswith(".json"):
+        raise ConfigError(f"{name}: has no splits; leave `split` out")
+    if source.split not in (None, TRAIN, VALIDATION) and path.is_dir():
+        raise ConfigError(f"{name}: has the splits {TRAIN} and {VALIDATION}, as any folder")
     if name.endswith(".json"):
         tracks, left_out = read_index(name if is_remote(name) else str(path))
     elif is_remote(name):
         raise ConfigError(f"{name}: a remote source must be the index.json of shards")
     elif path.is_dir():
         tracks, left_out = _sorted_out(_inspect_all(_audio_files(path)))
+        if source.split is not None:
+            held = held_out([track.path for track in tracks], path)
+            wanted = source.split == VALIDATION
+            tracks = [track for track, out in zip(tracks, held, strict=True) if out == wanted]
     elif path.is_file():
         tracks, left_out = _manifest_tracks(path, source.split)
     else:
@@ -143,6 +151,16 @@ def _manifest_tracks(manifest: Path, split: str | None) -> tuple[list[Track], li
             found.append(_told(path, entry))
     opened = iter(_inspect_all([path for path in found if isinstance(path, Path)]))
     return _sorted_out([next(opened) if isinstance(one, Path) else one for one in found])
+
+
+def manifest_splits(manifest: Path) -> set[str]:
+    """The names of the splits in a manifest; none if it cannot be read as one."""
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines if line.strip()]
+        return {entry["split"] for entry in entries if isinstance(entry.get("split"), str)}
+    except (OSError, ValueError, AttributeError):
+        return set()
 
 
 def _told(path: Path, entry: dict) -> Track | str | Path:

@@ -45,7 +45,6 @@ from earvae.training.sharding import chosen_strategy
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
-    EMA,
     State,
     averaged,
     load,
@@ -54,6 +53,7 @@ from earvae.training.state import (
 )
 from earvae.training.step import read_figures, train_step
 from earvae.training.validate import validate
+from earvae.training.weights import source_of_weights, with_model
 
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
 LOADER_FAILURES = 3  # in a row, without a batch between them
@@ -88,6 +88,7 @@ def train(
     budget = Budget(minutes, time.monotonic())
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
+    config = with_model(config)
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -175,23 +176,26 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
 
     A compact model from scratch first gets its start, fitted on training crops, unless
     ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
-    it).
+    it). It takes no more crops than the music holds side by side: more would be the same again.
     """
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
-        vae = EarVAE.from_pretrained(_source_of_weights(config.initial_weights))
-        if vae.config != config.model:
+        vae = EarVAE.from_pretrained(source_of_weights(config.initial_weights))
+        if config.model not in (None, vae.config):
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
             )
         return vae
     vae = EarVAE(config.model)
-    if isinstance(config.model, (CompactConfig, SpectralConfig)) and fit_code and config.linear_code_crops:
+    fitted = isinstance(config.model, CompactConfig | SpectralConfig)
+    if fitted and fit_code and config.linear_code_crops:
         dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
-        loader = make_loader(dataset, 0, config.linear_code_crops)
+        held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
+        crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
+        loader = make_loader(dataset, 0, crops)
         audio = (batch["audio"][..., :whole] for batch in loader)
         if isinstance(config.model, CompactConfig):
             fit_linear_start(vae.encoder, vae.decoder, audio)
@@ -215,13 +219,6 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
                     "`discriminator`"
                 ) from None
     return discriminator
-
-
-def _source_of_weights(name: str) -> str | None:
-    """What ``EarVAE.from_pretrained`` takes for ``initial_weights``."""
-    if name == "shipped":
-        return None
-    return str(Path(name) / EMA) if (Path(name) / CHECKPOINT).is_file() else name
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Problems of a recipe are told once, at the place and by the name that its author wrote."""
+
+import pytest
+
+from earvae.config import ConfigError, ModelConfig, TrainConfig, parse, read
+
+RECIPE = """
+model: {architecture: spectral}
+data:
+  sources: [{tracks: music}]
+  batch_size: 4
+stages:
+  - name: first
+    steps: 1
+  - name: second
+    steps: 1
+    data:
+      batch_size: 2
+  - name: third
+    steps: 1
+"""
+
+
+def told(tmp_path, text: str, suffix: str = "yaml") -> list[str]:
+    """The lines of the error that a recipe gives, without its folder."""
+    path = tmp_path / f"r.{suffix}"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read(TrainConfig, path)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_the_base_of_these_tests_is_valid(tmp_path):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert len(read(TrainConfig, tmp_path / "r.yaml").stages) == 3
+
+
+def test_a_misspelt_key_of_a_shared_block_is_told_once_with_its_line_and_the_nearest_key(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("  batch_size: 4", "  batch_sise: 4"))
+    assert lines == ["r.yaml:5: data.batch_sise: no such key; did you mean batch_size?"]
+
+
+def test_a_wrong_value_is_told_of_the_block_that_holds_it(tmp_path):
+    shared = told(tmp_path, RECIPE.replace("batch_size: 4", "batch_size: 0"))
+    assert [line.split(": ")[:2] for line in shared] == [["r.yaml:5", "data.batch_size"]]
+    own = told(tmp_path, RECIPE.replace("batch_size: 2", "batch_size: 0"))
+    assert [line.split(": ")[:2] for line in own] == [["r.yaml:12", "stages.1.data.batch_size"]]
+
+
+def test_a_check_of_a_whole_block_is_told_once_even_if_a_stage_adds_to_the_block(tmp_path):
+    text = RECIPE.replace("  batch_size: 4", "  augmentation: {gain_db: [3, 1]}")
+    text = text.replace("batch_size: 2", "augmentation: {mono: 0.5}")
+    lines = told(tmp_path, text)
+    assert lines == [
+        "r.yaml:5: data.augmentation: gain_db: the first value must not exceed the second"
+    ]
+
+
+def test_what_all_stages_lack_is_told_once(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("  sources: [{tracks: music}]\n", ""))
+    assert lines == ["r.yaml:3: data.sources: is needed"]
+    lines = told(tmp_path, "stages: [{name: a, steps: 1}, {name: b, steps: 1}]\n")
+    assert lines == ["r.yaml: data: is needed"]
+
+
+def test_the_choice_of_a_model_is_no_key(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("spectral}", "spectral, widht: 8}"))
+    assert lines == ["r.yaml:2: model.widht: no such key; did you mean width?"]
+    with pytest.raises(ConfigError, match="^m.json: width: "):
+        parse(ModelConfig, {"architecture": "spectral", "width": 0}, "m.json")
+    lines = told(tmp_path, RECIPE.replace("architecture: spectral", "width: 8"))
+    assert lines == ["r.yaml:2: model: needs the key 'architecture'"]
+
+
+def test_a_key_in_the_wrong_block_is_sent_to_its_own(tmp_path):
+    lines = told(tmp_path, RECIPE + "learning_rate: 1.0e-3\ngain_db: [0, 1]\n")
+    assert lines == [
+        "r.yaml:15: learning_rate: no such key here; it belongs to optimiser",
+        "r.yaml:16: gain_db: no such key here; it belongs to data.augmentation",
+    ]
+
+
+def test_a_key_like_no_other_gets_the_list_of_those_there_are(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("  batch_size: 4", "  zzz: 4"))
+    assert lines[0].startswith("r.yaml:5: data.zzz: no such key; there are sources, ")
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
+    lines = told(tmp_path, RECIPE + f"optimiser: {{learning_rate: {value}}}\n")
+    assert lines == ["r.yaml:15: optimiser.learning_rate: Input should be a finite number"]
+    lines = told(tmp_path, RECIPE + f"optimiser: {{betas: [0.5, {value}]}}\n")
+    assert lines == ["r.yaml:15: optimiser.betas.1: Input should be a finite number"]
+
+
+def test_problems_stand_in_the_order_of_the_file(tmp_path):
+    lines = told(tmp_path, "seed: -1\n" + RECIPE.replace("batch_size: 4", "batch_size: x"))
+    assert [line.split(": ")[0] for line in lines] == ["r.yaml:1", "r.yaml:6"]
+
+
+def test_lines_of_json_are_told_too(tmp_path):
+    lines = told(tmp_path, '{\n"seed": -1,\n"stages": []\n}\n', "json")
+    assert [line.split(": ")[:2] for line in lines] == [["r.json:2", "seed"]]
+
+
+def test_text_that_is_no_yaml_is_one_line_with_its_place(tmp_path):
+    lines = told(tmp_path, "seed: 1\nstages: [a\nmodel: }\n")
+    assert len(lines) == 1
+    assert lines[0].startswith("r.yaml:3: not valid YAML: ")
+
+
+# --------------------------------------------------------------------------- whole frames
+
+
+def test_a_crop_that_is_not_whole_frames_is_refused_with_the_sizes_next_to_it(tmp_path):
+    layout = "model: {architecture: oobleck, strides: [2, 2, 4, 6, 10]}"
+    text = RECIPE.replace("model: {architecture: spectral}", layout)
+    text = text.replace("batch_size: 4", "crop_samples: 72_000")
+    text = text.replace("batch_size: 2", "crop_samples: 65_536")
+    text += "validation: {sources: [{tracks: music}], crop_samples: 262_144}\n"
+    assert told(tmp_path, text) == [
+        "r.yaml:12: stages.1.data.crop_samples: 65536 is not a whole number of latent frames of "
+        "960 samples; use 65280 or 66240",
+        "r.yaml:15: validation.crop_samples: 262144 is not a whole number of latent frames of "
+        "960 samples; use 262080 or 263040",
+    ]
+
+
+def test_a_crop_size_that_is_a_default_is_told_of_the_block_it_belongs_to(tmp_path):
+    layout = "model: {architecture: oobleck, strides: [2, 2, 4, 6, 10]}"
+    lines = told(tmp_path, RECIPE.replace("model: {architecture: spectral}", layout))
+    assert [line.split(": ")[1] for line in lines] == ["data.crop_samples"]
+
+
+def test_a_crop_shorter_than_a_frame_is_told_the_one_size_above(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("batch_size: 4", "crop_samples: 500"))
+    assert lines[0].endswith("latent frames of 1024 samples; use 1024")

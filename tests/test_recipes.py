@@ -1,0 +1,36 @@
+"""The recipes in the package."""
+
+from pathlib import Path
+
+import pytest
+
+from earvae import recipes
+from earvae.config import ConfigError, TrainConfig, read
+from earvae.model.published import load_published
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_a_name_that_no_recipe_has_lists_those_there_are():
+    with pytest.raises(ConfigError, match="no recipe 'compat'; did you mean compact") as caught:
+        recipes.path_of("compat")
+    assert all(name in str(caught.value) for name in recipes.names())
+
+
+def test_the_recipes_that_the_documents_promise_are_there():
+    promised = {"compact", "finetune", "finetune_published", "paper_44k", "paper_48k", "smoke"}
+    assert promised <= set(recipes.names())
+
+
+def test_the_48_khz_recipe_has_the_layout_of_the_published_48_khz_weights():
+    published, _ = load_published(GOLDEN / "tiny48k_v2_state_dict.safetensors")
+    ours = read(TrainConfig, recipes.path_of("paper_48k")).model
+    assert ours.model_copy(update={"channels": published.channels}) == published
+
+
+@pytest.mark.parametrize(("name", "frames"), [("paper_44k", 64), ("paper_48k", 75)])
+def test_a_crop_of_the_papers_recipes_is_a_second_and_a_half_of_whole_frames(name, frames):
+    config = read(TrainConfig, recipes.path_of(name))
+    for stage in config.stages:
+        assert stage.data.crop_samples == frames * config.model.hop_length
+        assert stage.data.crop_samples / config.model.sample_rate == pytest.approx(1.5, abs=0.02)
