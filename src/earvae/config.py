@@ -192,8 +192,8 @@ ModelConfig = Annotated[
 class ObjectiveWeights(Config):
     """Factor of each named term in the sum; a term of weight 0 is not computed.
 
-    The paper (section 3) gives the KL weight only; the others are set so that each idea
-    contributes about equally, as every raw term is of order one.
+    The paper (section 3) gives the KL weight only. Every raw term is of order one in value, but
+    not in gradient, so equal weights do not mean equal shares (docs/objective.md).
     """
 
     magnitude_linear: float = Field(1.0, ge=0)
@@ -220,7 +220,17 @@ class ObjectiveConfig(Config):
         None, ge=1, description="in training, this many drawn at random each step; none = all"
     )
     magnitude_channels: Literal["mslr", "lr", "ms"] = "mslr"
-    phase_channels: Literal["lr", "mslr"] = "lr"
+    phase_channels: Literal["lr", "ms", "mslr"] = "lr"
+    phase_weighting: Literal["none", "amplitude", "energy"] = Field(
+        "energy",
+        description="weight of a bin in correlation and phase terms: its energy, the square root "
+        "of that, or none as in the authors' released losses",
+    )
+    phase_wrap: bool = Field(
+        True,
+        description="wrap differences of phase derivatives into one turn; the released losses "
+        "do not",
+    )
     log_floor: float = Field(
         1e-5, gt=0, description="magnitude below which spectra are taken as silence; full scale = 1"
     )
@@ -228,6 +238,25 @@ class ObjectiveConfig(Config):
         1e-4, gt=0, description="smallest level a term is normalised by; full scale = 1"
     )
     weights: ObjectiveWeights = ObjectiveWeights()
+
+    @classmethod
+    def released(cls) -> ObjectiveConfig:
+        """The correlation and phase losses as the authors released them (docs/paper.md).
+
+        Their weights and window lengths are not published: weights of 1, the lengths ours.
+        """
+        return cls(
+            resolutions=(2048, 1024, 512),
+            phase_channels="lr",
+            phase_weighting="none",
+            phase_wrap=False,
+            weights=ObjectiveWeights(
+                correlation_intra=1.0,
+                correlation_inter=0.0,
+                instantaneous_frequency=1.0,
+                group_delay=1.0,
+            ),
+        )
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:

@@ -1,22 +1,30 @@
 """Correlation loss: coherence of phase, within each channel and between Left and Right.
 
 Paper section 3.2. Both parts are one minus a weighted mean cosine of a phase difference. The
-cosine comes from complex products, so nothing is unwrapped, and its weights carry no gradient.
+cosine comes from complex products, so nothing is unwrapped, and the weights carry no gradient.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from earvae.objective.spectrum import Planes
+from earvae.objective.spectrum import Planes, Term
+
+EPSILON = 1e-8
+"""Added to |X_ours| |X_target| of spectra under a window with peak 1, as in the released loss."""
+
+SILENCE = 1e-16
+"""|X_ours| |X_target| below which a bin has no phase to compare: two signals at -160 dB."""
+
+Weighting = Literal["none", "amplitude", "energy"]
 
 
 class Rotation(NamedTuple):
-    """X_ours X_target* of a pair of channels: a phasor at the phase difference of each bin.
+    """A phasor per bin, ``weight`` long, at a phase difference; planes [batch, ..., frames, bins].
 
-    Planes [batch, 2, frames, bins]; ``weight`` is its magnitude |X_ours| |X_target|.
+    ``cosine`` and ``sine`` are the phasor's two parts.
     """
 
     cosine: Tensor
@@ -25,7 +33,10 @@ class Rotation(NamedTuple):
 
 
 def rotation(ours: Planes, target: Planes) -> Rotation:
-    """The rotation of every bin from the target to the reconstruction."""
+    """X_ours X_target* of a channel pair: the turn from the target to the reconstruction.
+
+    Planes [batch, 2, frames, bins]; the weight is an energy, |X_ours| |X_target|.
+    """
     cosine = (ours.real * target.real).addcmul_(ours.imag, target.imag)
     # two rounded products: a fused one would leave a residue where the signals are equal
     sine = (ours.imag * target.real).sub_(ours.real * target.imag)
@@ -33,43 +44,53 @@ def rotation(ours: Planes, target: Planes) -> Rotation:
     return Rotation(cosine, sine, weight)
 
 
-def intra(turn: Rotation, energy_floor: float, weight: float, angular: Tensor) -> Tensor:
-    """1 - sum(w cos(phase difference)) / sum(w) in each channel, w = |X_ours| |X_target|.
+def between(turn: Rotation) -> Rotation:
+    """The rotation of Left less that of Right: [batch, 1, frames, bins].
+
+    Its angle is arg(L_ours R_ours*) - arg(L_target R_target*), so a rotation common to both
+    channels is none. Its weight is the geometric mean of |L_ours R_ours| and |L_target R_target|,
+    an energy like that of ``rotation``.
+    """
+    cos_left, cos_right = turn.cosine[:, :1], turn.cosine[:, 1:]
+    sin_left, sin_right = turn.sine[:, :1], turn.sine[:, 1:]
+    product = turn.weight[:, :1] * turn.weight[:, 1:]
+    inverse = product.clamp(min=1e-36).rsqrt_()
+    cosine = (cos_left * cos_right).addcmul_(sin_left, sin_right).mul_(inverse)
+    sine = (sin_left * cos_right).addcmul_(cos_left, sin_right, value=-1).mul_(inverse)
+    return Rotation(cosine, sine, product.mul_(inverse))  # sqrt of the product, 0 where it is 0
+
+
+def weighted(turn: Rotation, weighting: Weighting, epsilon: float, scale: float) -> Rotation:
+    """The same angles with the weights of the config instead of energies.
+
+    ``energy`` leaves them. ``amplitude`` takes their square root. ``none``, the released loss,
+    divides by energy + epsilon: every bin weighs 1, and its phasor shrinks to 0 below epsilon.
+    A bin below ``SILENCE`` weighs 0.
 
     Args:
-        energy_floor: added to the mean of w, so that silence gives 0.
-        weight: factor of the derivative.
-        angular: the derivative by the reconstruction's phase is added to it,
-            [batch, 2, frames, bins].
-    Returns: the mean over channels per item, [batch], in [0, 2]; 2 when polarity is flipped.
+        epsilon: ``EPSILON`` in the units of these spectra, which have a window of unit energy.
+        scale: factor by which both spectra are too large (Mid and Side are held times sqrt 2).
     """
-    energy = turn.weight.mean(dim=(-2, -1))
-    lost = energy - turn.cosine.mean(dim=(-2, -1))
-    energy = energy + energy_floor
-    frames, bins = turn.sine.shape[-2:]
-    scale = weight / (energy * (2 * frames * bins))
-    angular.addcmul_(turn.sine, scale[..., None, None])
-    return (lost / energy).mean(dim=1)
+    if weighting == "energy":
+        return turn
+    if weighting == "amplitude":
+        factor = turn.weight.clamp(min=1e-36).rsqrt_()
+        weight = turn.weight * factor
+    else:
+        factor = (turn.weight + epsilon * scale**2).reciprocal_()
+        weight = (turn.weight > SILENCE * scale**2).to(factor.dtype)
+    return Rotation(turn.cosine * factor, turn.sine * factor, weight)
 
 
-def inter(turn: Rotation, energy_floor: float, weight: float, angular: Tensor) -> Tensor:
-    """The same for the Left-Right phase difference; a rotation common to both costs nothing.
+def incoherence(turn: Rotation, floor: float) -> Term:
+    """1 - sum(w cos) / sum(w) over frames and bins, and its slope by the angle: w sin / sum(w).
 
-    The angle is arg(L_ours R_ours*) - arg(L_target R_target*), which is the rotation of Left
-    less that of Right. w is the geometric mean of |L_ours R_ours| and |L_target R_target|, an
-    energy like that of ``intra``.
-    Args and returns: as for ``intra``; the derivative is opposite in Left and Right.
+    Args:
+        turn: [batch, channels, frames, bins]; w is its weight.
+        floor: added to the mean of w, so that silence gives 0.
+    Returns: values in [0, 2], the mean over channels; 2 when polarity is flipped.
     """
-    (cos_left, cos_right), (sin_left, sin_right) = turn.cosine.unbind(1), turn.sine.unbind(1)
-    product = turn.weight[:, 0] * turn.weight[:, 1]
-    inverse = product.clamp(min=1e-36).rsqrt_()
-    energy = product.mul_(inverse).mean(dim=(-2, -1))  # sqrt of the product, 0 where it is 0
-    cosine = (cos_left * cos_right).addcmul_(sin_left, sin_right).mul_(inverse)
-    lost = energy - cosine.mean(dim=(-2, -1))
-    energy = energy + energy_floor
-    scale = weight / (energy * cosine[0].numel())
-    sine = (sin_left * cos_right).addcmul_(cos_left, sin_right, value=-1).mul_(inverse)
-    sine.mul_(scale[..., None, None])
-    angular[:, 0] += sine
-    angular[:, 1] -= sine
-    return lost / energy
+    level = turn.weight.mean(dim=(-2, -1))
+    lost = level - turn.cosine.mean(dim=(-2, -1))
+    level = level + floor
+    return Term((lost / level).mean(dim=1), turn.sine, 1 / (level * turn.sine[0].numel()))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from earvae.config import ObjectiveConfig
+from earvae.config import ObjectiveConfig, ObjectiveWeights
 from earvae.objective.spectral import (
     CORRELATION,
     MAGNITUDE,
     PHASE,
     SPECTRAL,
     SpectralTerms,
+    Weights,
     check_stereo,
     full_precision,
 )
@@ -103,6 +104,7 @@ class PerceptualLoss(nn.Module):
         target: Tensor,
         posterior_kl: Tensor | None = None,
         generator: torch.Generator | None = None,
+        weights: Weights | None = None,
     ) -> LossTerms:
         """Compare two batches.
 
@@ -111,15 +113,20 @@ class PerceptualLoss(nn.Module):
             posterior_kl: KL of the posterior from the prior, a scalar or one per item; without
                 it there is no ``kl`` term.
             generator: draws ``resolutions_per_step`` resolutions, in training mode only.
-        Raises ValueError when shapes differ or are not stereo.
+            weights: replace those of the config by name for this call, as numbers or 0-dim
+                tensors, for instance a balancer's. A term that the config turns off stays off.
+        Raises ValueError when shapes differ or are not stereo, or a weight's name is unknown.
         """
         check_stereo(reconstruction, target)
+        factors = self._factors(weights)
         terms: dict[str, Tensor] = {}
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
             total = target.new_zeros(())
             if self.spectral is not None:
-                total, terms = self.spectral(*self._weighted(reconstruction, target), generator)
+                total, terms = self.spectral(
+                    *self._weighted(reconstruction, target), generator, factors
+                )
             others: dict[str, Tensor] = {}
             if "waveform" in self.weights:
                 others["waveform"] = waveform_distortion(
@@ -128,9 +135,56 @@ class PerceptualLoss(nn.Module):
             if posterior_kl is not None and "kl" in self.weights:
                 others["kl"] = full_precision(posterior_kl).mean()
             for name, value in others.items():
-                total = total + self.weights[name] * value
+                total = total + factors[name] * value
                 terms[name] = value.detach()
-        return LossTerms(terms, {n: self.weights[n] * v for n, v in terms.items()}, total)
+        return LossTerms(terms, {n: factors[n] * v for n, v in terms.items()}, total)
+
+    def term_gradients(
+        self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The gradient of each raw term by the reconstruction, through the frequency weighting.
+
+        The norm of a weight times its gradient is the term's share of what the decoder gets. It
+        costs about one evaluation for each term. The KL is not among them: it does not pass
+        through the audio.
+
+        Args: as for ``forward``.
+        Returns: [batch, 2, samples] by name, of the spectral terms and ``waveform`` that are on;
+        plain values, of the mean over the batch.
+        """
+        check_stereo(reconstruction, target)
+        gradients: dict[str, Tensor] = {}
+        with torch.enable_grad(), torch.autocast(target.device.type, enabled=False):
+            leaf = full_precision(reconstruction.detach()).requires_grad_()
+            target = full_precision(target.detach())
+            if self.spectral is not None:
+                weighted, reference = self._weighted(leaf, target)
+                found = self.spectral.term_gradients(weighted.detach(), reference, generator)
+                for name, slope in found.items():
+                    (gradients[name],) = torch.autograd.grad(
+                        weighted, leaf, slope, retain_graph=True
+                    )
+            if "waveform" in self.weights:
+                distortion = waveform_distortion(leaf, target, self.config.level_floor)
+                (gradients["waveform"],) = torch.autograd.grad(distortion, leaf)
+        return gradients
+
+    def compile_terms(self) -> None:
+        """Compile the spectral terms for training steps; pays on an accelerator.
+
+        Each resolution is compiled when it is first used. Evaluation mode is not compiled.
+        """
+        if self.spectral is not None:
+            self.spectral.compile_terms()
+
+    def _factors(self, weights: Weights | None) -> dict[str, float | Tensor]:
+        unknown = set(weights or {}) - set(ObjectiveWeights.model_fields)
+        if unknown:
+            raise ValueError(
+                f"weights: no term is called {', '.join(sorted(unknown))}; "
+                f"there are {', '.join(ObjectiveWeights.model_fields)}"
+            )
+        return {name: (weights or {}).get(name, own) for name, own in self.weights.items()}
 
     def _weighted(self, reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.weighting is None:

@@ -1,9 +1,10 @@
 """One short-time spectrum per signal and resolution, shared by every term of the objective.
 
 A term sees spectra as planes of real and imaginary parts. With X = |X| e^(j phi), it gives its
-derivative with respect to log |X| (``radial``) or phi (``angular``) of every bin of the
-reconstruction; ``gradient`` turns these into the gradient with respect to X. So each term stays
-a formula of a few lines, and all of them share one pass back through the transform.
+value and its slope: the derivative with respect to log |X| (``radial``) or phi (``angular``) of
+every bin of the reconstruction. The caller weights and adds the slopes, and ``gradient`` turns
+the sum into the gradient with respect to X. So each term stays a formula of a few lines, and all
+of them share one pass back through the transform.
 """
 
 from __future__ import annotations
@@ -21,6 +22,26 @@ class Planes(NamedTuple):
     imag: Tensor
     power: Tensor
     """|X|^2 + floor^2, for the floor given to ``planes``: never 0."""
+
+
+class Term(NamedTuple):
+    """One term of the objective: plain mathematics, without its weight in the sum.
+
+    The slope is ``scale * plane``. The two are kept apart so that the caller, who multiplies by
+    a weight and adds, passes over the plane once.
+    """
+
+    value: Tensor
+    """Per item, [batch]."""
+    plane: Tensor
+    """[batch, channels, frames, bins]."""
+    scale: Tensor
+    """[batch] or [batch, channels]."""
+
+    def slope_scale(self, weight: Tensor) -> Tensor:
+        """``weight * scale``, shaped to multiply ``plane``."""
+        scale = weight * self.scale
+        return scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
 
 
 class STFT(nn.Module):
@@ -44,8 +65,8 @@ class STFT(nn.Module):
         super().__init__()
         self.length = length
         self.hop = length // 4
-        window = torch.hann_window(length, dtype=torch.float64)
-        window = (window / window.square().sum().sqrt()).float()
+        window = torch.hann_window(length)
+        self.gain = 1 / window.double().square().sum().sqrt().item()
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -54,7 +75,10 @@ class STFT(nn.Module):
         audio = nn.functional.pad(audio, (0, hops * self.hop - samples))
         hop = audio.unflatten(-1, (hops, self.hop))
         frames = torch.cat([hop[..., i : hops - 3 + i, :] for i in range(4)], dim=-1)
-        return torch.fft.rfft(frames.mul_(self.window.to(audio.dtype)))
+        return torch.fft.rfft(frames.mul_(self._scaled_window(audio.dtype)))
+
+    def _scaled_window(self, dtype: torch.dtype) -> Tensor:
+        return self.window.to(dtype) * self.gain
 
     def adjoint(self, gradient: Tensor, samples: int) -> Tensor:
         """The transpose of ``forward``: a gradient of spectra becomes one of audio.
@@ -67,7 +91,7 @@ class STFT(nn.Module):
         """
         gradient[..., 1:-1] *= 0.5  # the inverse real FFT counts these bins twice
         frames = torch.fft.irfft(gradient, n=self.length, norm="forward")
-        frames.mul_(self.window.to(frames.dtype))
+        frames.mul_(self._scaled_window(frames.dtype))
         count = frames.shape[-2]
         audio = frames.new_zeros(*frames.shape[:-2], count + 3, self.hop)
         for i, quarter in enumerate(frames.split(self.hop, dim=-1)):
@@ -76,8 +100,9 @@ class STFT(nn.Module):
 
 
 def planes(spectrum: Tensor, floor: float) -> Planes:
-    """Planes of a complex spectrum [batch, 2, frames, bins]."""
-    real, imag = (part.contiguous() for part in torch.view_as_real(spectrum).unbind(-1))
+    """Planes of a complex spectrum [batch, 2, frames, bins], or of its real view [..., 2]."""
+    view = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
+    real, imag = (part.contiguous() for part in view.unbind(-1))
     return Planes(real, imag, _power(real, imag, floor))
 
 
