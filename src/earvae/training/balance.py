@@ -39,13 +39,14 @@ class Balance:
         saved = saved if saved and saved["stage"] == stage.name else {"norms": {}, "measured": 0}
         self.norms: dict[str, Tensor] = {n: v.to(device) for n, v in saved["norms"].items()}
         self.measured: int = saved["measured"]
+        self.news = False
 
     def due(self, done: int) -> bool:
         """Whether the step after ``done`` steps of the stage measures; the first one always."""
         return self.every > 0 and (done % self.every == 0 or self.measured == 0)
 
-    def note(self, fabric: Fabric, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take measured gradients of the raw terms, ``[batch, 2, samples]``; the shares to log.
+    def note(self, fabric: Fabric, gradients: Mapping[str, Tensor]) -> None:
+        """Take measured gradients of the raw terms, ``[batch, 2, samples]``.
 
         A norm is that of the gradient of an item's own loss, averaged over items and ranks.
         """
@@ -62,7 +63,19 @@ class Balance:
         for name, norm in zip(names, norms.unbind(), strict=True):
             before = self.norms.get(name, norm)
             self.norms[name] = before + share * (norm - before)
-        return {f"share/{name}": value for name, value in self.shares().items()}
+        self.news = True
+
+    def figures(self) -> dict[str, Tensor]:
+        """The shares to log, and the weights if they are not fixed; empty if nothing was measured
+        since they were last asked for."""
+        if not self.news:
+            return {}
+        self.news = False
+        found = {f"share/{name}": share for name, share in self.shares().items()}
+        if self.config is not None:
+            weights = self.weights()
+            found |= {f"weight/{name}": weights[name] for name in self.norms}
+        return found
 
     def weights(self) -> dict[str, Tensor | float]:
         """The factor of every term by name, ``kl`` among them."""

@@ -316,7 +316,11 @@ def fit_stage(run: Run, state: State) -> None:
             )
         if reporting:
             state.gather_counts(fabric)
-            figures = read_figures(figures) | clock.figures() | {"stage": place.index + 1}
+            figures = (
+                read_figures(figures | state.balance.figures())
+                | clock.figures()
+                | {"stage": place.index + 1}
+            )
             figures |= {f"count/{name}": n for name, n in sorted(state.counters.items())}
             run.log.figures(figures, state.step)
             run.progress.update(task, completed=place.done + 1, note=_note(figures))

@@ -133,7 +133,7 @@ def one_pass(
                 gradients = term_gradients(
                     fabric, state, objective, audio, fake, real, view, resolutions
                 )
-                figures |= balance.note(fabric, gradients)
+                balance.note(fabric, gradients)
             weights = balance.weights()
             terms = objective(
                 fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions,
