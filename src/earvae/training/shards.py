@@ -67,6 +67,11 @@ class Segment:
         """Seconds."""
         return self.frames / self.rate
 
+    @property
+    def name(self) -> str:
+        """The place, as messages name it."""
+        return f"{self.shard} at byte {self.offset}"
+
     def open(self) -> soundfile.SoundFile:
         """The audio, in memory. Raises OSError or SoundFileError."""
         data = fetch(self.shard, self.offset, self.size)
