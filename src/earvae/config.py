@@ -296,7 +296,12 @@ class AugmentationConfig(Config):
 
 
 class FilterConfig(Config):
-    """Which crops are good enough to train on; any other is drawn again, and counted by reason."""
+    """Which crops are good enough to train on; any other is drawn again, and counted by reason.
+
+    Without a cache every crop is judged by itself, also for true peak and bandwidth, since nothing
+    else of its track is read. With one (``DataConfig.cache``), and by ``earvae shards``, these two
+    are judged over the whole track, as in the paper.
+    """
 
     silence_db: float = Field(-60.0, description="smallest peak, dB of full scale; ours")
     true_peak_db: float | None = Field(
@@ -329,6 +334,17 @@ class DataConfig(Config):
     crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
     batch_size: int = Field(8, ge=1, description="crops per device and forward pass")
     workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
+    cache: Literal["none", "ram", "device"] = Field(
+        "none",
+        description="where all tracks are held decoded, 4 bytes for each stereo sample, so that a "
+        "crop costs no decoding: nowhere, in memory, or on the device that trains; every process "
+        "holds its own. `filters` then judge true peak and bandwidth of whole tracks, as the "
+        "paper does, and not of crops",
+    )
+    short_tracks: Literal["leave_out", "pad"] = Field(
+        "leave_out",
+        description="what becomes of tracks shorter than a crop; `pad` = followed by silence",
+    )
     seed: int = Field(0, ge=0)
     filters: FilterConfig = FilterConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -206,21 +206,21 @@ def test_packing_twice_gives_the_same_bytes(music, packed, tmp_path):
 
 def test_an_interrupted_pack_goes_on_to_the_same_bytes(music, packed, tmp_path, monkeypatch):
     """Stopped in the third track: the shards before it are kept, not written again."""
-    original = shards._sha256
+    original = shards.sha256
 
     def interrupted(path):
         if path.name == "c.wav":
             raise KeyboardInterrupt
         return original(path)
 
-    monkeypatch.setattr(shards, "_sha256", interrupted)
+    monkeypatch.setattr(shards, "sha256", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pack_folder(music, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"shard-000000.tar", "index.unfinished"}
     before = (tmp_path / "shard-000000.tar").stat().st_ino
     seen = []
-    monkeypatch.setattr(shards, "_sha256", lambda path: seen.append(path.name) or original(path))
+    monkeypatch.setattr(shards, "sha256", lambda path: seen.append(path.name) or original(path))
     told = []
     pack_folder(music, tmp_path, tell=told.append)
     assert contents(tmp_path) == contents(packed)

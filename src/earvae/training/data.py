@@ -51,6 +51,11 @@ class Track:
         """Seconds."""
         return self.frames / self.rate
 
+    @property
+    def name(self) -> str:
+        """The path, as messages name it."""
+        return str(self.path)
+
     def open(self) -> soundfile.SoundFile:
         """The file. Raises OSError or SoundFileError."""
         return soundfile.SoundFile(self.path)
@@ -181,8 +186,9 @@ class CropDataset(Dataset):
 
     A source is drawn by its weight, then a track of it in proportion to its duration, then a
     place in the track. A draw that is broken or that ``config.filters`` refuses is counted, and
-    another of the same source is taken; after ``ATTEMPTS`` of them the crop is silence. A track
-    shorter than a crop is followed by zeros. Mono is duplicated.
+    another of the same source is taken; after ``ATTEMPTS`` of them the crop is silence. Tracks
+    shorter than a crop are left out, or followed by zeros (``config.short_tracks``). Mono is
+    duplicated.
 
     Item i is a dict of tensors: ``audio`` float32 [2, crop_samples]; ``source`` int64, the
     source's number; ``dropped`` int64 [len(DROP_REASONS)], draws refused, by reason;
@@ -190,7 +196,8 @@ class CropDataset(Dataset):
 
     Attributes: ``tracks``, of all sources; ``left_out``, a line for each file that is not used.
 
-    Raises ConfigError: a source without usable tracks, a bandwidth too near to half the rate.
+    Raises ConfigError: a source without usable tracks or without one as long as a crop, a
+    bandwidth too near to half the rate.
     """
 
     def __init__(self, config: DataConfig, sample_rate: int) -> None:
@@ -202,26 +209,52 @@ class CropDataset(Dataset):
             )
         self.config = config
         self.sample_rate = sample_rate
-        self.tracks: list[Track | Segment] = []
         self.left_out: list[str] = []
-        self.first: list[int] = []  # track of each source
-        self.ends: list[np.ndarray] = []  # for each source, where its tracks end, of 0...1
+        by_source = []
         for source in config.sources:
             tracks, left_out = list_tracks(source)
-            self.first.append(len(self.tracks))
-            self.ends.append(_cumulative([track.duration for track in tracks]))
-            self.tracks += tracks
             self.left_out += left_out
+            by_source.append(self._long_enough(source, tracks))
+        self._draw_from(by_source)
         self.source_ends = _cumulative([source.weight for source in config.sources])
+
+    def _draw_from(self, by_source: list[list[Track | Segment]]) -> None:
+        """Take these tracks of each source."""
+        self.tracks = [track for tracks in by_source for track in tracks]
+        counts = [len(tracks) for tracks in by_source]
+        self.first = [sum(counts[:number]) for number in range(len(counts))]  # track of a source
+        # For each source, where its tracks end, of 0...1.
+        self.ends = [_cumulative([track.duration for track in tracks]) for tracks in by_source]
+
+    def _long_enough(
+        self, source: SourceConfig, tracks: list[Track | Segment]
+    ) -> list[Track | Segment]:
+        """The tracks that hold a whole crop, or all where the config asks for padding."""
+        if self.config.short_tracks == "pad":
+            return tracks
+        seconds = self.config.crop_samples / self.sample_rate
+        kept = [t for t in tracks if t.frames >= round(seconds * t.rate)]
+        short = [t for t in tracks if t.frames < round(seconds * t.rate)]
+        self.left_out += [
+            f"{track.name}: {track.duration:.2f} s, shorter than a crop of {seconds:.2f} s"
+            for track in short
+        ]
+        if not kept:
+            raise ConfigError(
+                f"{source.tracks}: nothing as long as a crop of {seconds:.2f} s (the longest of "
+                f"{len(short)} is {max(t.duration for t in short):.2f} s); lower "
+                "data.crop_samples, or set data.short_tracks: pad to follow them by silence"
+            )
+        return kept
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         random = np.random.default_rng((self.config.seed, index))
-        source = _draw(self.source_ends, random)
+        source = draw_from(self.source_ends, random)
         audio = np.zeros((2, self.config.crop_samples), np.float32)
         dropped = np.zeros(len(DROP_REASONS), np.int64)
         augmented = np.zeros(len(AUGMENTATIONS), bool)
         for _ in range(ATTEMPTS):
-            track = self.tracks[self.first[source] + _draw(self.ends[source], random)]
+            track = self.tracks[self.first[source] + draw_from(self.ends[source], random)]
             place = random.random()
             try:
                 drawn = read_crop(track, place, self.config.crop_samples, self.sample_rate)
@@ -248,7 +281,8 @@ def _cumulative(weights: list[float]) -> np.ndarray:
     return sums / sums[-1]
 
 
-def _draw(ends: np.ndarray, random: np.random.Generator) -> int:
+def draw_from(ends: np.ndarray, random: np.random.Generator) -> int:
+    """A number in proportion to the steps of ``ends``, a cumulative distribution."""
     return min(int(np.searchsorted(ends, random.random(), side="right")), len(ends) - 1)
 
 
@@ -317,6 +351,13 @@ def reaches(audio: np.ndarray, bandwidth_hz: float, sample_rate: int) -> bool:
     clipped. Frames of digital silence do not count. Genuine crops so dull that their treble
     drowns in that noise are refused with the rest.
     """
+    return levels_reach(band_levels(audio, bandwidth_hz, sample_rate), sample_rate)
+
+
+def band_levels(audio: np.ndarray, bandwidth_hz: float, sample_rate: int) -> np.ndarray:
+    """Median power per hertz in the kilohertz above ``bandwidth_hz``, of each frame that is not
+    digital silence. ``audio`` is ``[channels, samples]``.
+    """
     padded = np.pad(audio, ((0, 0), (0, max(0, BANDWIDTH_FRAME - audio.shape[1]))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, BANDWIDTH_FRAME, axis=1)
     frames = frames[:, :: BANDWIDTH_FRAME // 2]  # [channels, frames, samples]
@@ -325,7 +366,11 @@ def reaches(audio: np.ndarray, bandwidth_hz: float, sample_rate: int) -> bool:
     power *= 2 / (sample_rate * np.square(window).sum())  # per hertz; full scale 1
     frequency = np.fft.rfftfreq(BANDWIDTH_FRAME, 1 / sample_rate)
     band = (frequency >= bandwidth_hz) & (frequency <= bandwidth_hz + 1000)
-    level = np.median(power[power.sum(axis=1) > 0][:, band], axis=1)
+    return np.median(power[power.sum(axis=1) > 0][:, band], axis=1)
+
+
+def levels_reach(level: np.ndarray, sample_rate: int) -> bool:
+    """Whether a fifth of the frames' levels (:func:`band_levels`) lies above the noise."""
     floor = 4 * DITHER_POWER * 2 / sample_rate
     return bool(level.size) and bool(np.quantile(level, 0.8) > floor)
 
@@ -340,26 +385,63 @@ def augment(
 
     With the default config, none.
     """
-    applied = dict.fromkeys(AUGMENTATIONS, False)
-    if config.bass_db != (0.0, 0.0):
-        audio = bass_shelf(audio, random.uniform(*config.bass_db), sample_rate)
-        applied["bass"] = True
-    if config.limit and random.random() < config.limit:
-        audio = soft_limit(audio, random.uniform(0.2, 0.4))
-        applied["limit"] = True
-    if config.mono and random.random() < config.mono:
+    changes = draw_changes(config, random)
+    if changes.bass_db is not None:
+        audio = bass_shelf(audio, changes.bass_db, sample_rate)
+    if changes.limit_rms is not None:
+        audio = soft_limit(audio, changes.limit_rms)
+    if changes.mono:
         audio = np.repeat(audio.mean(axis=0, keepdims=True), 2, axis=0)
-        applied["mono"] = True
-    if config.gain_db != (0.0, 0.0):
-        audio = audio * 10 ** (random.uniform(*config.gain_db) / 20)
-        applied["gain"] = True
-    if config.swap_channels and random.random() < config.swap_channels:
+    if changes.gain_db is not None:
+        audio = audio * 10 ** (changes.gain_db / 20)
+    if changes.swap_channels:
         audio = audio[::-1]
-        applied["swap_channels"] = True
-    if config.flip_polarity and random.random() < config.flip_polarity:
+    if changes.flip_polarity:
         audio = -audio
-        applied["flip_polarity"] = True
-    return np.ascontiguousarray(audio, dtype=np.float32), np.array(list(applied.values()))
+    return np.ascontiguousarray(audio, dtype=np.float32), changes.applied()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed in one crop, in the order in which it is done; the default is nothing."""
+
+    bass_db: float | None = None
+    limit_rms: float | None = None
+    mono: bool = False
+    gain_db: float | None = None
+    swap_channels: bool = False
+    flip_polarity: bool = False
+
+    def applied(self) -> np.ndarray:
+        """Which of ``AUGMENTATIONS`` these are, bool ``[len(AUGMENTATIONS)]``."""
+        made = {
+            "gain": self.gain_db is not None,
+            "swap_channels": self.swap_channels,
+            "flip_polarity": self.flip_polarity,
+            "mono": self.mono,
+            "bass": self.bass_db is not None,
+            "limit": self.limit_rms is not None,
+        }
+        return np.array([made[name] for name in AUGMENTATIONS])
+
+
+def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Changes:
+    """The random numbers of :func:`augment`. They do not depend on the audio."""
+    bass_db = limit_rms = gain_db = None
+    mono = swap = flip = False
+    if config.bass_db != (0.0, 0.0):
+        bass_db = random.uniform(*config.bass_db)
+    if config.limit and random.random() < config.limit:
+        limit_rms = random.uniform(0.2, 0.4)
+    if config.mono:
+        mono = random.random() < config.mono
+    if config.gain_db != (0.0, 0.0):
+        gain_db = random.uniform(*config.gain_db)
+    if config.swap_channels:
+        swap = random.random() < config.swap_channels
+    if config.flip_polarity:
+        flip = random.random() < config.flip_polarity
+    return Changes(bass_db, limit_rms, mono, gain_db, swap, flip)
 
 
 def bass_shelf(
@@ -402,10 +484,16 @@ class RangeSampler(Sampler[int]):
 
 
 def make_loader(
-    dataset: CropDataset, start: int, stop: int, rank: int = 0, world_size: int = 1
+    dataset: CropDataset,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """Batches of crops start…stop−1: the items' tensors, stacked. ``rank`` of ``world_size``
-    takes its consecutive share of every global batch.
+    takes its consecutive share of every global batch. ``pin_memory`` is for copies to a GPU that
+    nothing waits for.
     """
     config = dataset.config
     return DataLoader(
@@ -415,6 +503,7 @@ def make_loader(
         num_workers=config.workers,
         worker_init_fn=_start_worker,
         persistent_workers=False,
+        pin_memory=pin_memory,
     )
 
 

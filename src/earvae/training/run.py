@@ -22,7 +22,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from earvae.config import CompactConfig, ConfigError, SpectralConfig, StageConfig, TrainConfig
+from earvae.config import (
+    CompactConfig,
+    ConfigError,
+    DataConfig,
+    SpectralConfig,
+    StageConfig,
+    TrainConfig,
+)
 from earvae.discriminator import Discriminator
 from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
@@ -30,6 +37,7 @@ from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
+from earvae.training.batches import make_batches, open_crops
 from earvae.training.data import CropDataset, make_loader
 from earvae.training.ending import (
     INTERRUPTED,
@@ -297,7 +305,7 @@ def fit_stage(run: Run, state: State) -> None:
     if config.compile and fabric.device.type == "cuda":
         objective.compile_terms()
     state.balance = Balance(stage, fabric.device, state.saved_balance)
-    incoming = batches(fabric, config, state, last)
+    incoming = batches(fabric, config, state, last, run.progress)
     task = run.progress.add_task(title, total=stage.steps, completed=place.done, note="")
     clock = _Clock(config.model.sample_rate, fabric.world_size)
     while state.step < last:
@@ -368,7 +376,11 @@ def _save(run: Run, state: State, must: bool) -> None:
 
 
 def batches(
-    fabric: Fabric, config: TrainConfig, state: State, last: int
+    fabric: Fabric,
+    config: TrainConfig,
+    state: State,
+    last: int,
+    progress: Progress | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Batches for the steps from the state's to ``last``, on the device.
 
@@ -376,22 +388,20 @@ def batches(
     dies, the loader is started again at the batch that is due.
     """
     stage = locate(config.stages, state.step).stage
-    dataset = CropDataset(stage.data, config.model.sample_rate)
-    fabric.print(f"{len(dataset.tracks)} tracks, {len(dataset.left_out)} left out")
-    for line in dataset.left_out:
-        fabric.print(f"left out: {line}")
+    dataset = _opened(fabric, stage.data, config.model.sample_rate, progress)
     world = fabric.world_size
     start = crops_before(config.stages, state.step, world)
     stop = start + (last - state.step) * stage.crops(world)
     failures = 0
     while start < stop:
         try:
-            loader = iter(make_loader(dataset, start, stop, fabric.global_rank, world))
+            rank = fabric.global_rank
+            incoming = make_batches(dataset, start, stop, fabric.device, rank, world)
             leave_deaths_to_the_loader()
-            for batch in loader:
+            for batch in incoming:
                 start += stage.data.batch_size * world
                 failures = 0
-                yield fabric.to_device(batch)
+                yield batch
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             died = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
             if not died or failures == LOADER_FAILURES:
@@ -399,6 +409,28 @@ def batches(
             failures += 1
             state.pending["restarted_loaders"] += 1
             print("a decoding process died; starting it again", file=sys.stderr, flush=True)
+
+
+def _opened(
+    fabric: Fabric, data: DataConfig, sample_rate: int, progress: Progress | None
+) -> CropDataset:
+    """The crops of a stage, its cache filled under a bar, and what is left out printed."""
+    task = progress.add_task("decoding", total=None, note="") if progress else None
+
+    def tell(done: int, tracks: int) -> None:
+        if progress:
+            progress.update(task, completed=done, total=tracks)
+
+    if data.cache != "none":
+        fabric.print("decoding all tracks into memory")
+    copies = getattr(fabric.strategy, "num_processes", 1)
+    crops = open_crops(data, sample_rate, fabric.device, copies if data.cache == "ram" else 1, tell)
+    if progress:
+        progress.remove_task(task)
+    fabric.print(f"{len(crops.tracks)} tracks, {len(crops.left_out)} left out")
+    for line in crops.left_out:
+        fabric.print(f"left out: {line}")
+    return crops
 
 
 class _Clock:

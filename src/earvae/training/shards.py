@@ -35,7 +35,7 @@ import numpy as np
 import soundfile
 
 from earvae.audio import AudioFileError, AudioSource
-from earvae.config import ConfigError
+from earvae.config import ConfigError, FilterConfig
 
 FORMAT = "earvae-shards"
 VERSION = 1
@@ -66,6 +66,11 @@ class Segment:
     def duration(self) -> float:
         """Seconds."""
         return self.frames / self.rate
+
+    @property
+    def name(self) -> str:
+        """The place, as messages name it."""
+        return f"{self.shard} at byte {self.offset}"
 
     def open(self) -> soundfile.SoundFile:
         """The audio, in memory. Raises OSError or SoundFileError."""
@@ -180,10 +185,12 @@ def _size(path: str | Path) -> int:
 
 @dataclass(frozen=True)
 class Packed:
-    """What a folder of shards holds, and one line for every file left out."""
+    """What a folder of shards holds, one line for every file left out, and one for every file
+    that the filters refused."""
 
     index: dict
     left_out: list[str]
+    refused: list[str]
 
     @property
     def seconds(self) -> float:
@@ -213,6 +220,7 @@ def pack(
     segment_seconds: float = 30.0,
     shard_bytes: int = 1_000_000_000,
     tell: Callable[[str], None] = print,
+    filters: FilterConfig | None = None,
 ) -> Packed:
     """Pack audio files, in the order given, into shards and an index in ``folder``.
 
@@ -224,7 +232,8 @@ def pack(
 
     A shard ends with the first track that takes it to ``shard_bytes``. The same files give the
     same bytes. Files are named in the index by their path from ``root``. A file that cannot be
-    read to its end is left out whole.
+    read to its end is left out whole, and so is one that ``filters`` refuse: as in the paper they
+    judge a whole track.
 
     Shards appear under their names when they are complete, the index last. A pack that was
     interrupted goes on after its last complete shard, provided that files (names, sizes and
@@ -237,7 +246,7 @@ def pack(
     (folder / INDEX).unlink(missing_ok=True)
     names = [Path(os.path.relpath(path, root)).as_posix() for path in files]
     journal = folder / JOURNAL
-    identity = _identity(files, names, segment_seconds, shard_bytes)
+    identity = _identity(files, names, segment_seconds, shard_bytes, filters)
     records = _finished(journal, identity)
     journal.write_text("".join(f"{line}\n" for line in [identity, *map(json.dumps, records)]))
     position = records[-1]["next"] if records else 0
@@ -245,12 +254,12 @@ def pack(
         tell(f"goes on after {position} of {len(files)} tracks")
     while position < len(files):
         path = folder / SHARD.format(sum(record["bytes"] > 0 for record in records))
-        record = _write_shard(path, files, names, position, segment_seconds, shard_bytes)
+        record = _write_shard(path, files, names, position, segment_seconds, shard_bytes, filters)
         with journal.open("a") as file:
             file.write(json.dumps(record) + "\n")
         records.append(record)
         position = record["next"]
-        for line in record["left_out"]:
+        for line in record["left_out"] + record["refused"]:
             tell(f"left out: {line}")
         if record["bytes"]:
             tell(f"{path.name}: {position} of {len(files)} tracks")
@@ -263,14 +272,21 @@ def pack(
     temporary.write_text(json.dumps(index))
     os.replace(temporary, folder / INDEX)
     journal.unlink()
-    return Packed(index, [line for record in records for line in record["left_out"]])
+    left_out, refused = (
+        [line for record in records for line in record[kind]] for kind in ("left_out", "refused")
+    )
+    return Packed(index, left_out, refused)
 
 
 def _identity(
-    files: Sequence[Path], names: list[str], segment_seconds: float, shard_bytes: int
+    files: Sequence[Path],
+    names: list[str],
+    segment_seconds: float,
+    shard_bytes: int,
+    filters: FilterConfig | None,
 ) -> str:
     """Changes with whatever may change the shards."""
-    states: list = [VERSION, segment_seconds, shard_bytes]
+    states: list = [VERSION, segment_seconds, shard_bytes, filters and filters.model_dump()]
     for path, name in zip(files, names, strict=True):
         try:
             status = path.stat()
@@ -321,12 +337,15 @@ def _write_shard(
     position: int,
     segment_seconds: float,
     shard_bytes: int,
+    filters: FilterConfig | None,
 ) -> dict:
     """Write the tracks from ``position`` on into one shard; what it holds, and the next position.
 
     Its bytes are 0, and there is no file, if none of the tracks left could be read.
     """
-    record: dict = {"file": path.name, "bytes": 0, "sources": [], "samples": [], "left_out": []}
+    record: dict = {
+        "file": path.name, "bytes": 0, "sources": [], "samples": [], "left_out": [], "refused": [],
+    }  # fmt: skip
     temporary = path.with_name(f"{path.name}.unfinished")
     try:
         with temporary.open("wb") as shard:
@@ -334,11 +353,14 @@ def _write_shard(
                 start = shard.tell()
                 source = {"path": names[position]}
                 try:
-                    samples = _add_track(shard, files[position], source, position, segment_seconds)
-                except AudioFileError as error:
+                    samples = _add_track(
+                        shard, files[position], source, position, segment_seconds, filters
+                    )
+                except (AudioFileError, Refused) as error:
                     shard.seek(start)
                     shard.truncate()
-                    record["left_out"].append(str(error))
+                    kind = "refused" if isinstance(error, Refused) else "left_out"
+                    record[kind].append(str(error))
                 else:
                     number = len(record["sources"])
                     record["samples"] += [sample | {"source": number} for sample in samples]
@@ -355,22 +377,37 @@ def _write_shard(
     return record | {"next": position}
 
 
+class Refused(Exception):
+    """A track that the filters refuse; the message names it."""
+
+
 def _add_track(
-    shard: BinaryIO, path: Path, source: dict, position: int, segment_seconds: float
+    shard: BinaryIO,
+    path: Path,
+    source: dict,
+    position: int,
+    segment_seconds: float,
+    filters: FilterConfig | None,
 ) -> list[dict]:
     """Append a track's segments to a shard; what the index says of them.
 
-    ``source`` gets ``sha256`` and ``rounded``. Raises AudioFileError if the file is damaged.
+    ``source`` gets ``sha256`` and ``rounded``. Raises AudioFileError if the file is damaged,
+    Refused by the filters.
     """
+    from earvae.training.quality import TrackJudge  # which needs this module
+
     track = AudioSource(path)
-    source["sha256"] = _sha256(path)
+    source["sha256"] = sha256(path)
     source["rounded"] = False
     longest = max(1, round(segment_seconds * track.rate))
     frames = track.info.header_samples or longest
     pieces = -(-frames // longest)
     samples: list[dict] = []
     first = 0
+    judged = TrackJudge(filters, track.rate) if filters else None
     for block in track.blocks(-(-frames // pieces)):
+        if judged:
+            judged.add(block)
         try:
             suffix, data, rounded = encode(block, track.rate)
         except soundfile.SoundFileError as error:
@@ -378,16 +415,18 @@ def _add_track(
         key = f"{position:07d}-{len(samples):04d}"
         audio = {"frames": block.shape[1], "rate": track.rate, "channels": track.channels}
         origin = {"source": source["path"], "sha256": source["sha256"], "first_frame": first}
-        offset = _add_member(shard, key + suffix, data)
-        _add_member(shard, key + ".json", json.dumps(origin | audio).encode())
+        offset = add_member(shard, key + suffix, data)
+        add_member(shard, key + ".json", json.dumps(origin | audio).encode())
         place = {"member": key + suffix, "offset": offset, "size": len(data)}
         samples.append(place | {"crc32": zlib.crc32(data), "first_frame": first} | audio)
         source["rounded"] |= rounded
         first += block.shape[1]
+    if judged and (reason := judged.verdict()):
+        raise Refused(f"{path}: refused as a whole: {reason}")
     return samples
 
 
-def _add_member(shard: BinaryIO, name: str, data: bytes) -> int:
+def add_member(shard: BinaryIO, name: str, data: bytes) -> int:
     """Append a file to a tar; the offset of its first byte. No time, no owner."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
@@ -398,7 +437,7 @@ def _add_member(shard: BinaryIO, name: str, data: bytes) -> int:
     return offset
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -207,8 +207,8 @@ def load(run_dir: Path) -> dict | None:
 def refuse_other_config(saved: dict, config: TrainConfig, path: Path) -> None:
     """Raise ConfigError naming the keys in which a run may not differ from its checkpoint.
 
-    Free are ``MAY_CHANGE``, the number of workers, stages that have not begun, and the length of
-    the stage that the checkpoint is in (if it is not shorter than what is done).
+    Free are ``MAY_CHANGE``, the number of workers, the cache, stages that have not begun, and the
+    length of the stage that the checkpoint is in (if it is not shorter than what is done).
     """
     before: TrainConfig = parse(TrainConfig, json.loads(saved["config"]), str(path))
     place = locate(before.stages, saved["step"])
@@ -228,7 +228,8 @@ def _fixed_part(config: TrainConfig, stage: int) -> dict:
     values = json.loads(config.model_dump_json(exclude=MAY_CHANGE))
     values["stages"] = {str(i): s for i, s in enumerate(values["stages"][: stage + 1])}
     for block in values["stages"].values():
-        del block["data"]["workers"]
+        for key in ("workers", "cache"):  # where crops come from, not what they are
+            del block["data"][key]
     values["stages"].get(str(stage), {}).pop("steps", None)
     return values
 
