@@ -6,10 +6,11 @@ Checkpoints hold whole tensors, so a run may go on with another strategy or numb
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy, Strategy
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -17,12 +18,22 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from earvae.model.vae import EarVAE
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=5)  # a rank waits so long for the others, then it fails
+
 
 def chosen_strategy(name: str) -> str | Strategy:
-    """What Fabric takes for ``auto``, ``ddp``, ``fsdp`` or another of its own names."""
+    """What Fabric takes for ``ddp``, ``fsdp`` or another of its own names."""
     if name == "fsdp":
         # Fabric's mesh is [nodes, devices of a node]; see _shard for what becomes of it.
-        return ModelParallelStrategy(_shard, data_parallel_size="auto", tensor_parallel_size="auto")
+        return ModelParallelStrategy(
+            _shard,
+            data_parallel_size="auto",
+            tensor_parallel_size="auto",
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+    if name == "ddp":
+        # The model's buffers are constants: every rank has them already.
+        return DDPStrategy(timeout=COLLECTIVE_TIMEOUT, broadcast_buffers=False)
     return name
 
 
