@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from earvae.config import TrainConfig
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -16,6 +17,15 @@ from earvae.training.data import CropDataset, make_loader
 from earvae.training.log import RunLog
 
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)
+
+
+def figure_names(config: TrainConfig) -> list[str]:
+    """Names of the figures that :func:`validate` gives one number of, in any stage."""
+    bands = [f"{low}_{high}" for low, high in zip(BANDS_HZ, BANDS_HZ[1:], strict=False)]
+    names = ["total", "si_sdr", *(f"{kind}_{band}" for kind in ("sdr", "level") for band in bands)]
+    for stage in config.stages:
+        names += [term for term, weight in stage.objective.weights if weight]
+    return sorted({f"validation/{name}" for name in names})
 
 
 @torch.no_grad()
