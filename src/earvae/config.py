@@ -569,6 +569,15 @@ class TrainConfig(Config):
     log_every: int = Field(10, ge=1, description="steps")
     validate_every: int = Field(500, ge=1, description="steps")
     checkpoint_every: int = Field(250, ge=1, description="steps")
+    keep: int = Field(
+        1, ge=1, description="checkpoints; above 1, the last ones are kept under their step, too"
+    )
+    best_by: str | None = Field(
+        None,
+        description="validation figure, such as validation/si_sdr, by which the best averaged "
+        "weights are kept in the run's folder `best`; none = not kept",
+    )
+    best: Literal["highest", "lowest"] = Field("highest", description="which value is best")
 
     @model_validator(mode="before")
     @classmethod
@@ -594,6 +603,8 @@ class TrainConfig(Config):
             raise ValueError("stages: a name is used twice")
         if self.model is not None:
             self._check_crops(self.model.hop_length)
+        if self.best_by is not None and self.validation is None:
+            raise ValueError("best_by: needs `validation`, which gives the figures")
         return self
 
     def _check_crops(self, hop: int) -> None:

@@ -146,7 +146,7 @@ def test_a_full_disk_at_the_end_keeps_the_last_good_checkpoint(recipe, tmp_path,
     start(of_steps(recipe, 1), tmp_path)
     before = (tmp_path / training.CHECKPOINT).read_bytes()
     FullDisk(monkeypatch)
-    with pytest.raises(OSError, match="could not be written: .*No space left"):
+    with pytest.raises(training.TrainingError, match="could not be written: .*No space left"):
         start(of_steps(recipe, 2), tmp_path)
     assert (tmp_path / training.CHECKPOINT).read_bytes() == before
     assert not list(tmp_path.glob(".checkpoint*"))

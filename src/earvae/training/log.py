@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,16 @@ class RunLog:
             if isinstance(logger, TensorBoardLogger):
                 self._try(partial(_add_clips, logger, reconstruction, target, sample_rate, step))
 
+    def close(self) -> None:
+        """Let the loggers write what they still hold, if that takes no longer than five seconds."""
+        thread = threading.Thread(target=self._finalize, daemon=True)
+        thread.start()
+        thread.join(5)
+
+    def _finalize(self) -> None:
+        for logger in self.fabric.loggers:
+            self._try(partial(logger.finalize, "success"))
+
     def _append(self, values: dict) -> None:
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -63,10 +75,28 @@ class RunLog:
             return
         try:
             write()
-        except OSError as error:
+        except Exception as error:  # a logger may fail in any way, its threads too
             if not self.silenced:
-                print(f"logging failed and goes on without: {error}", file=sys.stderr)
+                reason = str(error.__cause__ or error).strip().splitlines() or [repr(error)]
+                print(f"logging failed and goes on without: {reason[0]}", file=sys.stderr)
             self.silenced = True
+
+
+class PlainProgress:
+    """Where there is no terminal for a bar: a line on standard error, at most once a minute."""
+
+    EVERY = 60.0  # seconds
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._enabled = fabric.is_global_zero and not Console(stderr=True).is_terminal
+        self._next = -math.inf
+
+    def tell(self, line: str) -> None:
+        """Print the line, unless the last one was printed less than a minute ago."""
+        now = time.monotonic()
+        if self._enabled and now >= self._next:
+            self._next = now + self.EVERY
+            print(line, file=sys.stderr, flush=True)
 
 
 def progress_bar(fabric: Fabric) -> Progress:

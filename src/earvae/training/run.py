@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger, TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -38,6 +39,7 @@ from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
 from earvae.training.batches import make_batches, open_crops
+from earvae.training.best import Best
 from earvae.training.data import CropDataset, make_loader
 from earvae.training.ending import (
     INTERRUPTED,
@@ -48,12 +50,13 @@ from earvae.training.ending import (
     leave_deaths_to_the_loader,
     told,
 )
-from earvae.training.log import RunLog, progress_bar
-from earvae.training.sharding import chosen_strategy
+from earvae.training.log import PlainProgress, RunLog, progress_bar
+from earvae.training.sharding import chosen_strategy, from_first_rank
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
     State,
+    TrainingError,
     averaged,
     load,
     refuse_other_config,
@@ -65,10 +68,6 @@ from earvae.training.weights import source_of_weights, with_model
 
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
 LOADER_FAILURES = 3  # in a row, without a batch between them
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; what it had is saved. The message says why and what to do."""
 
 
 def train(
@@ -97,15 +96,17 @@ def train(
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     config = with_model(config)
+    options = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": nodes,
+        "precision": precision,
+        "loggers": list(loggers),
+    }
     try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=chosen_strategy(strategy),
-            precision=precision,
-            loggers=list(loggers),
-        )
+        fabric = Fabric(strategy=chosen_strategy(strategy), **options)
+        if strategy == "auto" and isinstance(fabric.strategy, DDPStrategy):
+            fabric = Fabric(strategy=chosen_strategy("ddp"), **options)  # ours
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).split(". ")[0]
         raise ConfigError(
@@ -133,7 +134,10 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     saved = load(run_dir)
     if saved is not None:
         refuse_other_config(saved, config, run_dir / CHECKPOINT)
-    vae = initial_model(config, fit_code=saved is None).train()
+    if saved is None:
+        vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
+    else:
+        vae = initial_model(config, fit_code=False).train()
     discriminator = initial_discriminator(config).train() if config.adversarial else None
     if fabric.is_global_zero:
         _introduce(config, run_dir, vae, discriminator)
@@ -204,7 +208,9 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
         crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
         loader = make_loader(dataset, 0, crops)
-        audio = (batch["audio"][..., :whole] for batch in loader)
+        print(f"fitting the linear start on {crops} crops", file=sys.stderr)
+        shown = track(loader, "reading crops", console=Console(stderr=True), transient=True)
+        audio = (batch["audio"][..., :whole] for batch in shown)
         if isinstance(config.model, CompactConfig):
             fit_linear_start(vae.encoder, vae.decoder, audio)
         else:
@@ -239,6 +245,8 @@ class Run:
     log: RunLog
     validation: CropDataset | None
     progress: Progress
+    lines: PlainProgress
+    best: Best
     stop: Stop
     budget: Budget
 
@@ -254,13 +262,17 @@ def fit(
     """All stages from the state's step on. Returns 0 at the last step, INTERRUPTED after a
     signal or when the time is over. Raises TrainingError, which says where, for any failure.
     """
+    best = Best(fabric, config, run_dir)
     validation = None
     if config.validation is not None:
         validation = CropDataset(config.validation, config.model.sample_rate)
-    with progress_bar(fabric) as progress, Stop(workers) as stop:
-        log = RunLog(fabric, run_dir)
-        run = Run(fabric, config, run_dir, log, validation, progress, stop, budget)
-        while state.step < config.steps:
+    log = RunLog(fabric, run_dir)
+    with closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
+        lines = PlainProgress(fabric)
+        run = Run(
+            fabric, config, run_dir, log, validation, progress, lines, best, stop, budget
+        )  # fmt: skip
+        while state.step < config.steps and stop.reason is None:
             name = locate(config.stages, state.step).stage.name
             try:
                 fit_stage(run, state)
@@ -270,17 +282,12 @@ def fit(
                 raise TrainingError(
                     f"{_rank(fabric)}stage {name}, after step {state.step}: {told(error)}"
                 ) from error
-            if stop.reason is not None and state.step < config.steps:
-                signalled = stop.reason == "signal"
-                why = (
-                    "stopped by a signal" if signalled else f"{budget.minutes:.3g} minutes are over"
-                )
-                fabric.print(
-                    f"{why} after step {state.step} of {config.steps}; saved, start it again "
-                    "to go on"
-                )
-                return INTERRUPTED
-    return 0
+    if state.step == config.steps:
+        return 0
+    signalled = stop.reason == "signal"
+    why = "stopped by a signal" if signalled else f"{budget.minutes:.3g} minutes are over"
+    fabric.print(f"{why} after step {state.step} of {config.steps}; saved, start it again to go on")
+    return INTERRUPTED
 
 
 def _rank(fabric: Fabric) -> str:
@@ -297,6 +304,8 @@ def fit_stage(run: Run, state: State) -> None:
     last = state.step + stage.steps - place.done
     title = f"{stage.name} ({place.index + 1}/{len(config.stages)})"
     fabric.print(f"stage {title}: steps {state.step + 1} to {last}")
+    if config.compile:
+        fabric.print("the first step compiles the networks, which may take minutes")
     freeze(state.vae, stage)
     if isinstance(fabric.strategy, DDPStrategy):
         state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
@@ -332,16 +341,22 @@ def fit_stage(run: Run, state: State) -> None:
             figures |= {f"count/{name}": n for name, n in sorted(state.counters.items())}
             run.log.figures(figures, state.step)
             run.progress.update(task, completed=place.done + 1, note=_note(figures))
+            speed = figures["speed/audio_seconds_per_second"]
+            run.lines.tell(
+                f"stage {title}: step {place.done + 1} of {stage.steps}, {_note(figures)}, "
+                f"{speed:.1f} audio seconds a second"
+            )
             clock.restart()
         out_of_time = stopping and run.stop.reason == "time"
         due = state.step % config.validate_every == 0 or finished or out_of_time
         signalled = stopping and run.stop.reason == "signal" and not finished
         if run.validation and due and not signalled:
             with run.budget.measured("validation"):
-                validate(
+                measured = validate(
                     fabric, run.log, run.validation, config.validation_items, state.ema, objective,
                     state.step,
                 )  # fmt: skip
+                run.best.consider(state, measured)
             clock.restart()
         if state.step % config.checkpoint_every == 0 or finished or stopping:
             _save(run, state, must=stopping or state.step == config.steps)

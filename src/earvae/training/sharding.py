@@ -6,10 +6,13 @@ Checkpoints hold whole tensors, so a run may go on with another strategy or numb
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy, Strategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -17,13 +20,38 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from earvae.model.vae import EarVAE
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=5)  # a rank waits so long for the others, then it fails
+PREPARATION_TIMEOUT = timedelta(hours=3)  # ... and so long for what the first one prepares for all
+
 
 def chosen_strategy(name: str) -> str | Strategy:
-    """What Fabric takes for ``auto``, ``ddp``, ``fsdp`` or another of its own names."""
+    """What Fabric takes for ``ddp``, ``fsdp`` or another of its own names."""
     if name == "fsdp":
         # Fabric's mesh is [nodes, devices of a node]; see _shard for what becomes of it.
-        return ModelParallelStrategy(_shard, data_parallel_size="auto", tensor_parallel_size="auto")
+        return ModelParallelStrategy(
+            _shard,
+            data_parallel_size="auto",
+            tensor_parallel_size="auto",
+            timeout=COLLECTIVE_TIMEOUT,
+        )
+    if name == "ddp":
+        # The model's buffers are constants: every rank has them already.
+        return DDPStrategy(timeout=COLLECTIVE_TIMEOUT, broadcast_buffers=False)
     return name
+
+
+def from_first_rank(fabric: Fabric, prepare: Callable[[bool], nn.Module]) -> nn.Module:
+    """``prepare(True)`` on the first rank, ``prepare(False)`` on the others, which then get the
+    first one's parameters and buffers. They wait for it up to ``PREPARATION_TIMEOUT``.
+    """
+    if fabric.world_size == 1:
+        return prepare(True)
+    group = torch.distributed.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+    module = prepare(fabric.is_global_zero)
+    for value in module.state_dict().values():
+        torch.distributed.broadcast(value, src=0, group=group)
+    torch.distributed.destroy_process_group(group)
+    return module
 
 
 def gathered(content: Any) -> Any:

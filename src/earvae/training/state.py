@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +26,15 @@ from earvae.training.stages import locate
 CHECKPOINT = "checkpoint.pt"
 EMA = "ema"
 
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; what it had is saved. The message says why and what to do."""
+
+
 # What may change between the parts of one run: how it reports and how fast it goes.
 MAY_CHANGE = {
     "log_every", "validate_every", "checkpoint_every", "validation", "validation_items", "compile",
+    "keep", "best_by", "best",
 }  # fmt: skip
 
 
@@ -155,17 +162,25 @@ def averaged(vae: EarVAE) -> EarVAE:
 
 
 def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:
-    """Write the checkpoint under a temporary name and rename it; then the averaged weights.
+    """Write the checkpoint under a temporary name and rename it; then the averaged weights. With
+    ``config.keep`` above 1, the last states stay as ``checkpoint-<step>.pt`` as well.
 
-    Raises OSError on every rank if the first could not write; what was there before is kept.
+    Raises OSError on every rank if the first could not write, and TrainingError if the weights
+    are not finite; what was there before is kept.
     """
     state.gather_counts(fabric)
     content = state.state_dict(config)  # on every rank: each may hold a part of the tensors
     failure = None
+    if bad := not_finite(content):
+        raise TrainingError(
+            f"after step {state.step}: {bad} is not finite; nothing was saved, {run_dir} keeps its "
+            "last checkpoint. Lower the learning rate, or look at the weights it started from"
+        )
     if fabric.is_global_zero:
         try:
             _write(run_dir / CHECKPOINT, content)
-            _plain_model(config, content["ema"]).save_pretrained(run_dir / EMA)
+            _keep_numbered(run_dir, state.step, config.keep)
+            plain_model(config, content["ema"]).save_pretrained(run_dir / EMA)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             failure = f"{run_dir}: the checkpoint could not be written: {_first_line(error)}"
     failure = fabric.broadcast(failure)
@@ -173,13 +188,23 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
         raise OSError(failure)
 
 
+def not_finite(content: dict) -> str | None:
+    """The first tensor of the two generators and the discriminator that is not finite."""
+    for part in ("vae", "ema", "discriminator"):
+        for name, value in content.get(part, {}).items():
+            if not torch.isfinite(value).all():
+                return f"{part}.{name}"
+    return None
+
+
 def generator_of(saved: dict, averaged: bool = True) -> EarVAE:
     """The generator in a checkpoint, with averaged or raw weights, in evaluation mode."""
     config = parse(TrainConfig, json.loads(saved["config"]), CHECKPOINT)
-    return _plain_model(config, saved["ema" if averaged else "vae"])
+    return plain_model(config, saved["ema" if averaged else "vae"])
 
 
-def _plain_model(config: TrainConfig, weights: dict[str, Tensor]) -> EarVAE:
+def plain_model(config: TrainConfig, weights: dict[str, Tensor]) -> EarVAE:
+    """A generator of whole tensors, in evaluation mode."""
     vae = EarVAE(config.model)
     vae.load_state_dict(weights)
     return vae.eval()
@@ -243,6 +268,20 @@ def _differences(before: object, now: object, prefix: str = "") -> list[str]:
         inner = f"{prefix}.{key}" if prefix else key
         keys += _differences(before.get(key), now.get(key), inner)
     return keys
+
+
+def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
+    """The checkpoint just written under its number, too, and of those the last ``keep``."""
+    numbered = run_dir / f"checkpoint-{step:08d}.pt"
+    if keep > 1:
+        numbered.unlink(missing_ok=True)
+        try:
+            os.link(run_dir / CHECKPOINT, numbered)  # the same file: it takes no space
+        except OSError:
+            shutil.copyfile(run_dir / CHECKPOINT, numbered)
+    written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    for path in written[: max(0, len(written) - keep)] if keep > 1 else ():
+        path.unlink()
 
 
 def _write(path: Path, content: dict) -> None:

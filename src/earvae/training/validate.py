@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from earvae.config import TrainConfig
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -14,6 +17,15 @@ from earvae.training.data import CropDataset, make_loader
 from earvae.training.log import RunLog
 
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)
+
+
+def figure_names(config: TrainConfig) -> list[str]:
+    """Names of the figures that :func:`validate` gives one number of, in any stage."""
+    bands = [f"{low}_{high}" for low, high in zip(BANDS_HZ, BANDS_HZ[1:], strict=False)]
+    names = ["total", "si_sdr", *(f"{kind}_{band}" for kind in ("sdr", "level") for band in bands)]
+    for stage in config.stages:
+        names += [term for term, weight in stage.objective.weights if weight]
+    return sorted({f"validation/{name}" for name in names})
 
 
 @torch.no_grad()
@@ -32,13 +44,18 @@ def validate(
     (dB), ``validation/sdr_<low>_<high>`` (dB in that band), ``validation/level_<low>_<high>`` (dB
     of reconstruction over original); ``latent_mean``, ``latent_std`` and ``latent_kl``, a list
     with one figure a channel. Latents are the posterior mean.
+
+    Every rank makes the same number of forward passes, which for a sharded model are collective:
+    one that has no items left passes silence through, which does not count.
     """
     objective.eval()
     rate = vae.sample_rate
     loader = make_loader(dataset, 0, items, rank=fabric.global_rank, world_size=fabric.world_size)
+    passes = math.ceil(items / (dataset.config.batch_size * fabric.world_size))
     sums: dict[str, Tensor] = {}  # per figure: sum over the items it counts for, and their number
     first = True
     for batch in loader:
+        passes -= 1
         audio = fabric.to_device(batch["audio"])
         reconstruction, posterior = vae(audio)
         terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
@@ -55,6 +72,8 @@ def validate(
         if first:
             log.clips(reconstruction, audio, rate, step)
         first = False
+    for _ in range(passes):
+        vae(torch.zeros(1, 2, dataset.config.crop_samples, device=fabric.device))
     objective.train()
     _gather(fabric, sums)
     means: dict[str, float | list[float]] = {}

@@ -1,0 +1,212 @@
+"""Runs end: in their time, by signals and with a line after any failure, and leave no process."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from recipes import of_steps, start, state_of
+
+from earvae.config import TrainConfig
+from earvae.model.vae import EarVAE
+from earvae.training import run as training
+from earvae.training.ending import Budget, Stop, Workers, told
+
+# What happens at the third step, in place of it.
+FAULTS = {
+    "out of memory": 'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")',
+    # a mutex locked twice: neither Python nor a signal gets the main thread out of it
+    "hangs": (
+        'import ctypes; lock = ctypes.CDLL(None).pthread_mutex_lock; '
+        'mutex = ctypes.create_string_buffer(64); print("hangs", flush=True); '
+        'lock(mutex); lock(mutex)'
+    ),
+}  # fmt: skip
+PROGRAM = """
+import sys, torch
+from earvae.cli.main import main
+from earvae.training import ending, run
+ending.GRACE = {grace}
+step = run.train_step
+def faulty(fabric, config, place, state, *rest):
+    if state.step == 2:
+        import multiprocessing
+        print([process.pid for process in multiprocessing.active_children()], flush=True)
+        {fault}
+    return step(fabric, config, place, state, *rest)
+run.train_step = faulty
+sys.argv = ["earvae", "train", {recipe!r}, "--run", {run!r}, "--device", "cpu"]
+main()
+"""
+
+
+def faulty_run(recipe: dict, folder, fault: str, grace: float = 30.0) -> subprocess.Popen:
+    """``earvae train`` with a decoding process, and the fault at step 3."""
+    recipe = of_steps(recipe, 200) | {
+        "validation": None, "linear_code_crops": 0, "checkpoint_every": 2,
+        "data": recipe["data"] | {"workers": 1},
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    program = PROGRAM.format(
+        fault=FAULTS[fault],
+        grace=grace,
+        recipe=str(folder / "recipe.yaml"),
+        run=str(folder / "run"),
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def lines_until(process: subprocess.Popen, word: str) -> list[str]:
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if word in line:
+            return lines
+    raise AssertionError(process.stderr.read()[-2000:])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_out_of_memory_ends_the_process_and_its_workers_with_one_line(recipe, tmp_path):
+    process = faulty_run(recipe, tmp_path, "out of memory")
+    workers = json.loads(lines_until(process, "[")[-1])
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=10)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert (
+        errors.strip()
+        .splitlines()[-1]
+        .startswith("error: stage warm-up, after step 2: out of memory (CUDA out of memory.")
+    )
+    assert workers and not any(is_alive(pid) for pid in workers)
+    assert state_of(tmp_path / "run")["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "grace", "status"),
+    [
+        ([signal.SIGTERM], 1.0, 128 + signal.SIGTERM),
+        ([signal.SIGINT, signal.SIGINT], 60.0, 128 + signal.SIGINT),
+    ],
+)
+def test_signals_end_a_run_that_hangs(recipe, tmp_path, numbers, grace, status):
+    process = faulty_run(recipe, tmp_path, "hangs", grace)
+    workers = json.loads(lines_until(process, "hangs")[-2])
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.5)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == status
+    assert "ended without saving" in errors.strip().splitlines()[-1]
+    assert workers and not any(is_alive(pid) for pid in workers)
+    assert state_of(tmp_path / "run")["step"] == 2
+
+
+def test_a_run_ends_in_its_minutes_validated_and_saved_and_goes_on(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(Budget, "SPARE", 0.5)
+    config = TrainConfig(**of_steps(recipe, 100_000) | {"log_every": 1000, "validate_every": 10**6})
+    began = time.monotonic()
+    status = training.train(config, tmp_path, accelerator="cpu", minutes=2 / 60)
+    assert time.monotonic() - began < 2
+    assert status == training.INTERRUPTED
+    step = state_of(tmp_path)["step"]
+    assert step > 1
+    EarVAE.from_pretrained(tmp_path / "ema")
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == step and "validation/si_sdr" in last
+    assert start(of_steps(recipe, step + 1), tmp_path) == 0
+    assert state_of(tmp_path)["step"] == step + 1
+
+
+def test_steps_done_before_the_time_are_status_0(recipe, tmp_path):
+    config = TrainConfig(**of_steps(recipe, 1))
+    assert training.train(config, tmp_path, accelerator="cpu", minutes=10) == 0
+
+
+def test_the_time_reserved_is_that_of_what_comes_after_the_last_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    budget = Budget(1.0, started=0.0)
+    for what, seconds in (("step", 1), ("validation", 9), ("checkpoint", 2)):
+        with budget.measured(what):
+            now[0] += seconds
+    budget.expect("validation", 1000)  # what was measured counts
+    now[0] = 60 - 3 - 1.5 * 12 - 0.1
+    assert not budget.is_over()
+    now[0] += 0.2
+    assert budget.is_over()
+    assert not Budget(None, started=-1e9).is_over()
+
+
+def test_processes_of_the_caller_are_not_taken_for_workers():
+    context = multiprocessing.get_context("fork")
+    before = context.Process(target=time.sleep, args=(60,), daemon=True)
+    before.start()
+    workers = Workers()
+    after = context.Process(target=time.sleep, args=(60,), daemon=True)
+    after.start()
+    try:
+        workers.kill()
+        after.join(5)
+        assert after.exitcode == -signal.SIGKILL
+        assert before.is_alive()
+    finally:
+        before.kill()
+
+
+def test_a_second_signal_after_one_that_was_followed_is_harmless():
+    """Handlers and the watching thread are gone when the run has ended."""
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+    try:
+        with Stop(Workers()) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.reason == "signal" and not noted
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def caught_in_a_worker() -> RuntimeError:
+    return RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        'last):\n  File "worker.py", line 1, in loop\nRuntimeError: unable to allocate shared '
+        "memory(shm) for file </torch_1>: No space left on device (28)\n"
+    )
+
+
+def test_failures_are_told_in_one_line_with_what_to_do():
+    compiler = type("BackendCompilerFailed", (RuntimeError,), {"__module__": "torch._dynamo.exc"})
+    expected = {
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"): "batch_size",
+        MemoryError(): "out of memory (MemoryError)",
+        caught_in_a_worker(): "/dev/shm) is full",
+        compiler("backend='inductor' raised:\nInvalidCxx: No C++ compiler\n\nmore"): (
+            "InvalidCxx: No C++ compiler); `compile: false`"
+        ),
+        KeyError("sources"): "KeyError: 'sources'",
+    }  # fmt: skip
+    for error, part in expected.items():
+        line = told(error)
+        assert part in line and "\n" not in line, line
