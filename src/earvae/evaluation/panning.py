@@ -1,0 +1,59 @@
+"""Panned sounds: how far the quieter channel's level is off where one is well below the other."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from earvae.evaluation.octaves import band_bins, stft
+
+WINDOW, HOP = 2048, 1024  # samples
+APART_DB = 12.0
+LOUD_DB = -50.0  # of a full-scale sine, that the louder channel must have
+FLOOR_DB = -100.0  # levels below read as this: there is no error to a channel that is silent
+HANN_BINS = 1.5  # bins that the power of a sine is spread over
+
+
+def channel_levels(audio: Tensor, sample_rate: float) -> Tensor:
+    """Levels ``[bands, 2, frames]`` of Left and Right, ``[2, samples]``, in each octave band, in
+    dB: a full-scale sine has 0, nothing is below -100."""
+    power = torch.view_as_real(stft(audio.float(), WINDOW, HOP)).square().sum(-1)
+    bands = [power[..., bins].sum(-1) for bins in band_bins(WINDOW, sample_rate).values()]
+    return 10 * (torch.stack(bands) / HANN_BINS).clamp_(min=10 ** (FLOOR_DB / 10)).log10_()
+
+
+def panning_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict[str, float]:
+    """Mean error of the quieter channel's level in each band, of ``channel_levels`` of both.
+
+    ``panning_<band>`` in dB, reconstruction minus target, 0 is best: over the frames in which one
+    channel of the target is at least 12 dB below the other and the other is above -50 dB of a
+    full-scale sine. What leaks from the louder channel makes it positive. NaN where no frame is
+    such, so in every band of a mono track. Definition: SPEC.md, section 8.
+
+    Args:
+        ours: levels of the reconstruction.
+        theirs: of the target, the same shape.
+        sample_rate: Hz.
+    """
+    quieter, louder = theirs.aminmax(dim=1)
+    panned = (louder - quieter >= APART_DB) & (louder > LOUD_DB)
+    side = theirs.argmin(dim=1, keepdim=True)
+    error = ours.gather(1, side)[:, 0] - quieter
+    figures = {}
+    for row, band in enumerate(band_bins(WINDOW, sample_rate)):
+        values = error[row][panned[row]]
+        figures[f"panning_{band}"] = float(values.mean()) if len(values) else math.nan
+    return figures
+
+
+def panning_metrics(
+    reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100
+) -> dict[str, float]:
+    """``panning_figures`` of two signals ``[2, samples]``, full scale = 1.
+
+    Raises ValueError for signals shorter than 2048 samples.
+    """
+    ours, theirs = (channel_levels(x, sample_rate) for x in (reconstruction, target))
+    return panning_figures(ours, theirs, sample_rate)
