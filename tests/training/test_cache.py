@@ -80,8 +80,8 @@ def test_cached_crops_are_the_decoded_ones_to_the_rounding_of_16_bits(folder):
 def test_augmentation_over_a_batch_is_that_of_each_crop(folder, name):
     changes = EVERYTHING if name == "all" else {name: EVERYTHING[name]}
     options = {"augmentation": changes, "crop_samples": 4096}
-    decoded = items(CropDataset(config(folder / "..", **options), RATE), 0, 24)
-    held = items(cached(folder / "..", **options), 0, 24)
+    decoded = items(CropDataset(config(folder, **options), RATE), 0, 24)
+    held = items(cached(folder, **options), 0, 24)
     assert torch.equal(held["augmented"], decoded["augmented"]) and held["augmented"].any()
     # A gain of up to 2 × 2.8, or a limiter that lifts a crop to 0.4, enlarges the rounding.
     torch.testing.assert_close(held["audio"], decoded["audio"], atol=4e-4, rtol=0)

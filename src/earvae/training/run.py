@@ -29,7 +29,7 @@ from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.batches import make_batches, open_crops
-from earvae.training.data import CropDataset, make_loader
+from earvae.training.data import CropDataset
 from earvae.training.log import RunLog, progress_bar
 from earvae.training.sharding import chosen_strategy
 from earvae.training.stages import crops_before, freeze, locate
@@ -145,8 +145,8 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         whole = dataset.config.crop_samples // vae.hop_length * vae.hop_length
         if whole == 0:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
-        loader = make_loader(dataset, 0, config.linear_code_crops)
-        audio = (batch["audio"][..., :whole] for batch in loader)
+        crops = make_batches(dataset, 0, config.linear_code_crops, torch.device("cpu"))
+        audio = (batch["audio"][..., :whole] for batch in crops)
         fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
     return vae
 
