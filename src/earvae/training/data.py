@@ -69,9 +69,9 @@ def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list
     """The usable tracks of a source, and one line for each file left out.
 
     A folder is searched recursively; a manifest is JSON Lines whose ``file`` is relative to it;
-    an index of shards yields segments. Files are opened for their length, unless the manifest
-    tells ``duration``, ``rate`` and ``channels``; where a header does not tell it either, they are
-    read to their end.
+    an index of shards yields segments. Files are opened for their length, and their last sample is
+    read, unless the manifest tells ``duration``, ``rate`` and ``channels``. Those whose header does
+    not tell the truth are read to their end.
 
     Raises ConfigError, naming the source, if it is missing, is none of these, or holds no usable
     track.
@@ -120,9 +120,9 @@ def _inspect(path: Path) -> Track | str:
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         return f"{path}: not readable: {error}"
     track = Track(path, info.frames, info.samplerate, info.channels)
-    if 0 < track.frames < MOST_SAMPLES_PER_BYTE * size or track.channels > 2:
+    if track.channels > 2 or track.rate not in RATES or track.frames == 0:
         return _usable(track)
-    if track.rate not in RATES:
+    if 0 < track.frames < MOST_SAMPLES_PER_BYTE * size and _reachable(path, track.frames - 1):
         return _usable(track)
     try:
         return _usable(replace(track, frames=_counted(path)))
@@ -131,25 +131,29 @@ def _inspect(path: Path) -> Track | str:
         return line if line.startswith(str(path)) else f"{path}: not readable: {line}"
 
 
+def _reachable(path: Path, place: int) -> bool:
+    """Whether the sample at ``place`` can be read."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(place)
+            return len(file.read(1)) == 1
+    except (soundfile.SoundFileError, ValueError, AssertionError):
+        return False
+
+
 def _counted(path: Path) -> int:
-    """Samples of a file whose header does not tell them, as a stream's does not. It is read once
-    to its end. The last one is not counted: after a read soundfile seeks to its end, and the very
-    end of such a file cannot be sought.
+    """Samples of a file whose header does not tell them, as a stream's does not, or tells more
+    than there are. It is read once to its end. The last one is not counted: after a read soundfile
+    seeks to its end, and the very end of such a file cannot be sought.
 
     Raises AudioFileError if it is damaged, or if one cannot read at any place in it.
     """
     frames = sum(block.shape[1] for block in AudioSource(path).blocks()) - 1
-    try:
-        with soundfile.SoundFile(path) as file:
-            for place in (max(0, frames - 1), frames // 2):
-                file.seek(place)
-                if len(file.read(1)) != 1:
-                    raise ValueError
-    except (soundfile.SoundFileError, ValueError, AssertionError):
+    if not (_reachable(path, frames - 1) and _reachable(path, frames // 2)):
         raise AudioFileError(
             f"{path}: its header does not tell its length, and only its beginning can be reached; "
             "write it anew, for instance with `ffmpeg -i IN OUT.flac`"
-        ) from None
+        )
     return frames
 
 
