@@ -345,6 +345,12 @@ class DataConfig(Config):
         "leave_out",
         description="what becomes of tracks shorter than a crop; `pad` = followed by silence",
     )
+    crops_per_fetch: int = Field(
+        1,
+        ge=1,
+        description="neighbouring crops that are cut from one decoded stretch of this many crops' "
+        "length: less decoding, but fewer tracks in a batch. Without a cache only",
+    )
     seed: int = Field(0, ge=0)
     filters: FilterConfig = FilterConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -353,6 +359,8 @@ class DataConfig(Config):
     def _check(self) -> DataConfig:
         if not self.sources:
             raise ValueError("sources: at least one is needed")
+        if self.cache != "none" and self.crops_per_fetch > 1:
+            raise ValueError("crops_per_fetch: nothing is fetched from a cache; leave it out")
         return self
 
 

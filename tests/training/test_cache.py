@@ -80,8 +80,8 @@ def test_cached_crops_are_the_decoded_ones_to_the_rounding_of_16_bits(folder):
 def test_augmentation_over_a_batch_is_that_of_each_crop(folder, name):
     changes = EVERYTHING if name == "all" else {name: EVERYTHING[name]}
     options = {"augmentation": changes, "crop_samples": 4096}
-    decoded = items(CropDataset(config(folder / "..", **options), RATE), 0, 24)
-    held = items(cached(folder / "..", **options), 0, 24)
+    decoded = items(CropDataset(config(folder, **options), RATE), 0, 24)
+    held = items(cached(folder, **options), 0, 24)
     assert torch.equal(held["augmented"], decoded["augmented"]) and held["augmented"].any()
     # A gain of up to 2 × 2.8, or a limiter that lifts a crop to 0.4, enlarges the rounding.
     torch.testing.assert_close(held["audio"], decoded["audio"], atol=4e-4, rtol=0)
@@ -154,19 +154,20 @@ def test_whole_tracks_are_refused_by_true_peak_and_bandwidth_and_named(tmp_path)
     spectrum = np.fft.rfft(noise(2, seed=4), axis=0)
     spectrum[11_000 * 2 :] = 0
     soundfile.write(tmp_path / "dull.wav", np.fft.irfft(spectrum, axis=0), RATE, subtype="FLOAT")
-    soundfile.write(tmp_path / "cut.flac", noise(2, seed=5), RATE)
-    data = (tmp_path / "cut.flac").read_bytes()
-    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    soundfile.write(tmp_path / "spoilt.flac", noise(2, seed=5), RATE)
+    data = (tmp_path / "spoilt.flac").read_bytes()
+    spoilt = data[: len(data) // 2] + bytes(20_000) + data[len(data) // 2 + 20_000 :]
+    (tmp_path / "spoilt.flac").write_bytes(spoilt)  # its end can be read
     crops = cached(tmp_path, filters={"true_peak_db": 1.0, "bandwidth_hz": 14_000})
     assert [track.path.name for track in crops.tracks] == ["good.wav"]
     told = {line.split(": ")[0].split("/")[-1]: line for line in crops.left_out}
-    assert set(told) == {"hot.wav", "dull.wav", "cut.flac"}
+    assert set(told) == {"hot.wav", "dull.wav", "spoilt.flac"}
     assert told["hot.wav"].endswith("refused as a whole: true_peak")
     assert told["dull.wav"].endswith("refused as a whole: bandwidth")
-    assert "damaged" in told["cut.flac"]
+    assert "damaged" in told["spoilt.flac"]
     assert not items(crops, 0, 20)["dropped"].any()
     assert len(cached(tmp_path).tracks) == 3
-    with pytest.raises(ConfigError, match="no track is left; .*cut.flac: damaged"):
+    with pytest.raises(ConfigError, match="no track is left; .*dull.wav: refused as a whole"):
         cached(tmp_path, filters={"true_peak_db": -60})
 
 

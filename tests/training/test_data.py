@@ -1,6 +1,7 @@
 """Crops depend on seed, sources and index alone; bad draws are refused, counted and replaced."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import soxr
 import torch
 
 from earvae.config import AugmentationConfig, ConfigError, DataConfig, FilterConfig, SourceConfig
+from earvae.training import data as data_module
 from earvae.training.data import (
     ATTEMPTS,
     AUGMENTATIONS,
@@ -25,6 +27,7 @@ from earvae.training.data import (
     soft_limit,
     true_peak_db,
 )
+from earvae.training.ogg import pages_of
 
 RATE = 44_100
 
@@ -278,6 +281,132 @@ def test_a_source_that_cannot_be_used_is_named(tmp_path, monkeypatch, name, spli
     assert "\n" not in str(caught.value)
 
 
+# ------------------------------------------------------------------------------ lengths
+
+
+def with_total(path, total: int):
+    """A FLAC file whose header tells ``total`` samples: the last 36 bits before the checksum."""
+    data = bytearray(path.read_bytes())
+    told = int.from_bytes(data[18:26], "big")
+    data[18:26] = (told >> 36 << 36 | total).to_bytes(8, "big")
+    path.write_bytes(data)
+    return path
+
+
+def test_nine_good_files_and_one_of_unknown_length_train_on_music(tmp_path):
+    for number in range(9):
+        save(tmp_path / f"{number}.flac", noise(1, seed=number))
+    streamed = with_total(save(tmp_path / "streamed.flac", noise(1, seed=9)), 0)
+    assert soundfile.info(streamed).frames == 2**63 - 1
+    data = dataset(tmp_path)
+    assert [track.frames for track in data.tracks] == 9 * [RATE] + [RATE - 1]
+    assert not data.left_out
+    crops = [data[index] for index in range(60)]
+    assert all(crop["audio"].abs().max() > 0.3 for crop in crops)
+    assert not sum(crop["dropped"] for crop in crops).any()
+    whole = soundfile.read(save(tmp_path / "whole.flac", noise(1, seed=9)), dtype="float32")[0]
+    crop = read_crop(data.tracks[-1], 1.0, 5000, RATE)
+    assert np.array_equal(crop, whole[-5001:-1].T)
+
+
+@pytest.mark.parametrize("total", [RATE + 1, 10 * RATE, 2**36 - 1])
+def test_a_flac_that_tells_more_than_it_holds_is_left_out_by_name(tmp_path, total):
+    save(tmp_path / "good.flac", noise(1))
+    with_total(save(tmp_path / "bad.flac", noise(1, seed=1)), total)
+    tracks, left_out = listed(tmp_path)
+    assert [track.path.name for track in tracks] == ["good.flac"]
+    assert len(left_out) == 1 and f"bad.flac: cut off: {RATE} of {total} samples" in left_out[0]
+
+
+@pytest.mark.parametrize("told", [10**8, 2**62])
+def test_an_ogg_file_of_absurd_length_is_as_long_as_it_decodes(tmp_path, told):
+    path = save(tmp_path / "a.ogg", noise(1))
+    pages = list(pages_of(path.read_bytes()))
+    pages[-1] = replace(pages[-1], granule=told)
+    path.write_bytes(b"".join(page.pack() for page in pages))
+    assert soundfile.info(path).frames == told
+    (track,), left_out = listed(tmp_path)
+    assert not left_out and 0 <= track.frames - RATE < 1024  # less than a block is not trimmed
+    assert read_crop(track, 1.0, 5000, RATE)[:, :4000].all()
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001, 10**9])
+def test_rates_that_no_music_has_are_left_out_by_name(tmp_path, rate):
+    save(tmp_path / "good.wav", noise(1))
+    path = save(tmp_path / "bad.wav", noise(1))
+    data = bytearray(path.read_bytes())
+    data[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(data)
+    tracks, left_out = listed(tmp_path)
+    assert [track.path.name for track in tracks] == ["good.wav"]
+    assert len(left_out) == 1 and f"bad.wav: its header says {rate} Hz" in left_out[0]
+
+
+def test_tracks_shorter_than_a_crop_are_left_out_unless_asked_for(tmp_path):
+    """Each by its own rate: 0.1 s are 4410 samples here and 4800 there."""
+    save(tmp_path / "long.wav", noise(0.2))
+    save(tmp_path / "short.wav", noise(0.09))
+    save(tmp_path / "short48.wav", noise(0.09, rate=48_000), 48_000)
+    save(tmp_path / "enough48.wav", noise(0.1, rate=48_000), 48_000)
+    data = dataset(tmp_path, crop_samples=4410)
+    assert [track.path.name for track in data.tracks] == ["enough48.wav", "long.wav"]
+    assert [line.split("/")[-1] for line in data.left_out] == [
+        "short.wav: 0.09 s, shorter than a crop of 0.10 s",
+        "short48.wav: 0.09 s, shorter than a crop of 0.10 s",
+    ]
+    assert len(dataset(tmp_path, crop_samples=4410, short_tracks="pad").tracks) == 4
+    with pytest.raises(ConfigError, match=r"the longest of 4 is 0\.20 s.*short_tracks: pad"):
+        dataset(tmp_path, crop_samples=10_000)
+
+
+# ------------------------------------------------------------------------------ several at once
+
+
+def test_crops_fetched_together_lie_side_by_side_in_one_track(tmp_path):
+    """Of a ramp through the whole track, each begins where the one before ends."""
+    for number in (1, 2, 3):
+        ramp = number + np.linspace(0, 0.9, RATE)[:, None].repeat(2, 1)
+        save(tmp_path / f"{number}.wav", ramp / 4)
+    data = dataset(tmp_path, crop_samples=5000, crops_per_fetch=4)
+    crops = torch.stack([data[index]["audio"][0] for index in range(48)]).numpy() * 4
+    for block in crops.reshape(12, -1):
+        assert len({int(value) for value in block}) == 1
+        np.testing.assert_allclose(np.diff(block), 0.9 / (RATE - 1), atol=1e-5)
+    assert len({int(crop[0]) for crop in crops}) == 3
+
+
+def test_crops_fetched_together_do_not_depend_on_order_workers_or_ranks(folder):
+    options = {"batch_size": 4, "crops_per_fetch": 3, "augmentation": {"gain_db": (-6, 6)}}
+    data = dataset(folder, workers=0, **options)
+    whole = items(data, range(0, 24))
+    backwards = [dataset(folder, **options)[index]["audio"] for index in reversed(range(24))]
+    assert torch.equal(whole["audio"], torch.stack(backwards[::-1]))
+    assert same(whole, items(dataset(folder, workers=2, **options), range(0, 24)))
+    ranks = [list(make_loader(data, 0, 24, rank, 2)) for rank in (0, 1)]
+    assert same(whole, joined(batch for pair in zip(*ranks, strict=True) for batch in pair))
+
+
+def test_a_stretch_is_read_once_for_all_its_crops(folder, monkeypatch):
+    reads = []
+    original = data_module.read_crop
+    monkeypatch.setattr(
+        data_module, "read_crop", lambda *given: reads.append(given[2]) or original(*given)
+    )
+    data = dataset(folder, crops_per_fetch=4)
+    for index in range(16):
+        data[index]
+    assert reads == [20_000] * 4
+
+
+def test_a_stretch_that_is_refused_is_replaced_crop_by_crop(tmp_path):
+    save(tmp_path / "good.wav", noise(1))
+    save(tmp_path / "silence.wav", np.zeros((RATE, 2)))
+    data = dataset(tmp_path, crops_per_fetch=4)
+    crops = [data[index] for index in range(32)]
+    assert all(crop["audio"].abs().max() > 0.3 for crop in crops)
+    assert sum(int(crop["dropped"].sum()) for crop in crops) > 8
+
+
 # ------------------------------------------------------------------------------ refused draws
 
 
@@ -292,7 +421,7 @@ def test_bad_audio_is_drawn_again_and_counted(tmp_path, kind):
     elif kind == "truncated":
         bad = save(tmp_path / "bad.flac", noise(1, seed=6))
         bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 20])
-        entries[1]["file"] = "bad.flac"
+        entries[1] = {"file": "bad.flac", "duration": 1.0, "rate": RATE, "channels": 2}
     else:
         save(tmp_path / "bad.wav", noise(1, seed=6), 48_000)
         entries[1] |= {"duration": 1.0, "rate": RATE, "channels": 2}

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import soundfile
@@ -307,9 +308,9 @@ class CachedCrops(CropDataset):
         among ranks.
         """
         size = self.config.batch_size
-        indices = list(RangeSampler(start, stop, size, rank, world_size))
-        for first in range(0, len(indices), size):
-            yield self.batch(indices[first : first + size], device)
+        indices = iter(RangeSampler(start, stop, size, rank, world_size))
+        while some := list(islice(indices, size)):
+            yield self.batch(some, device)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from earvae.audio import RATES, AudioFileError, AudioSource
 from earvae.config import AugmentationConfig, ConfigError, DataConfig, FilterConfig, SourceConfig
 from earvae.training.held_out import TRAIN, VALIDATION, held_out
 from earvae.training.shards import Segment, is_remote, read_index
@@ -28,6 +29,10 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".a
 ATTEMPTS = 20  # draws for one crop before it is given up as silence
 RESAMPLER_MARGIN = 0.05  # seconds read on both sides so that filter edges fall outside the crop
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
+
+# Even at 6 kb/s a compressed file has 64 samples for each byte; a header that tells many more is
+# not believed.
+MOST_SAMPLES_PER_BYTE = 1000
 
 TRUE_PEAK_MARGIN = 64  # samples
 BANDWIDTH_FRAME = 1024  # samples
@@ -67,7 +72,8 @@ def list_tracks(source: SourceConfig) -> tuple[list[Track] | list[Segment], list
     A folder is searched recursively, and has the splits ``train`` and ``validation`` (``held_out``
     tells which track is in which); a manifest is JSON Lines whose ``file`` is relative to it and
     whose ``split`` says it; an index of shards yields segments. Files are opened for their length,
-    unless the manifest tells ``duration``, ``rate`` and ``channels``.
+    and their last sample is read, unless the manifest tells ``duration``, ``rate`` and
+    ``channels``. Those whose header does not tell the truth are read to their end.
 
     Raises ConfigError, naming the source, if it is missing, is none of these, or holds no usable
     track.
@@ -118,14 +124,52 @@ def _inspect(path: Path) -> Track | str:
     """The track in a file, or the line that says why it is left out."""
     try:
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+        size = path.stat().st_size
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         return f"{path}: not readable: {error}"
-    return _usable(Track(path, info.frames, info.samplerate, info.channels))
+    track = Track(path, info.frames, info.samplerate, info.channels)
+    if track.channels > 2 or track.rate not in RATES or track.frames == 0:
+        return _usable(track)
+    if 0 < track.frames < MOST_SAMPLES_PER_BYTE * size and _reachable(path, track.frames - 1):
+        return _usable(track)
+    try:
+        return _usable(replace(track, frames=_counted(path)))
+    except (AudioFileError, soundfile.SoundFileError) as error:
+        line = str(error)
+        return line if line.startswith(str(path)) else f"{path}: not readable: {line}"
+
+
+def _reachable(path: Path, place: int) -> bool:
+    """Whether the sample at ``place`` can be read."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(place)
+            return len(file.read(1)) == 1
+    except (soundfile.SoundFileError, ValueError, AssertionError):
+        return False
+
+
+def _counted(path: Path) -> int:
+    """Samples of a file whose header does not tell them, as a stream's does not, or tells more
+    than there are. It is read once to its end. The last one is not counted: after a read soundfile
+    seeks to its end, and the very end of such a file cannot be sought.
+
+    Raises AudioFileError if it is damaged, or if one cannot read at any place in it.
+    """
+    frames = sum(block.shape[1] for block in AudioSource(path).blocks()) - 1
+    if not (_reachable(path, frames - 1) and _reachable(path, frames // 2)):
+        raise AudioFileError(
+            f"{path}: its header does not tell its length, and only its beginning can be reached; "
+            "write it anew, for instance with `ffmpeg -i IN OUT.flac`"
+        )
+    return frames
 
 
 def _usable(track: Track) -> Track | str:
     if track.channels > 2:
         return f"{track.path}: {track.channels} channels; only mono and stereo are used"
+    if track.rate not in RATES:
+        return f"{track.path}: its header says {track.rate} Hz, which no music has"
     if track.frames < 1:
         return f"{track.path}: holds no audio"
     return track
@@ -190,6 +234,10 @@ class CropDataset(Dataset):
     shorter than a crop are left out, or followed by zeros (``config.short_tracks``). Mono is
     duplicated.
 
+    With ``config.crops_per_fetch`` k, items k·n to k·n + k − 1 are cut side by side from one
+    stretch that is decoded once. A batch then holds fewer tracks; k is the distance within which
+    items are not shuffled.
+
     Item i is a dict of tensors: ``audio`` float32 [2, crop_samples]; ``source`` int64, the
     source's number; ``dropped`` int64 [len(DROP_REASONS)], draws refused, by reason;
     ``augmented`` bool [len(AUGMENTATIONS)], which changes were made.
@@ -210,6 +258,7 @@ class CropDataset(Dataset):
         self.config = config
         self.sample_rate = sample_rate
         self.left_out: list[str] = []
+        self._stretch: tuple[int, int, np.ndarray] | None = None  # see _fetched
         by_source = []
         for source in config.sources:
             tracks, left_out = list_tracks(source)
@@ -249,18 +298,17 @@ class CropDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         random = np.random.default_rng((self.config.seed, index))
-        source = draw_from(self.source_ends, random)
+        source, shared = draw_from(self.source_ends, random), None
+        if self.config.crops_per_fetch > 1:
+            source, shared = self._fetched(index)
         audio = np.zeros((2, self.config.crop_samples), np.float32)
         dropped = np.zeros(len(DROP_REASONS), np.int64)
         augmented = np.zeros(len(AUGMENTATIONS), bool)
         for _ in range(ATTEMPTS):
-            track = self.tracks[self.first[source] + draw_from(self.ends[source], random)]
-            place = random.random()
-            try:
-                drawn = read_crop(track, place, self.config.crop_samples, self.sample_rate)
-            except (soundfile.SoundFileError, OSError, ValueError, AssertionError):
-                reason = "broken"  # soundfile asserts on some damaged files
-            else:
+            drawn = self._read(source, random) if shared is None else shared
+            shared = None  # refused, it is followed by draws of the item's own
+            reason = "broken"
+            if len(drawn):
                 reason = refused(drawn, self.config.filters, self.sample_rate)
             if reason is None:
                 audio, augmented = augment(
@@ -274,6 +322,35 @@ class CropDataset(Dataset):
             "dropped": torch.from_numpy(dropped),
             "augmented": torch.from_numpy(augmented),
         }
+
+    def _read(self, source: int, random: np.random.Generator, crops: int = 1) -> np.ndarray:
+        """A stretch of a track of a source, as long as ``crops`` or as the track; ``[0, 0]`` if it
+        is broken.
+        """
+        track = self.tracks[self.first[source] + draw_from(self.ends[source], random)]
+        place = random.random()
+        one = self.config.crop_samples
+        samples = max(one, min(crops * one, int(track.duration * self.sample_rate)))
+        try:
+            return read_crop(track, place, samples, self.sample_rate)
+        except (soundfile.SoundFileError, OSError, ValueError, AssertionError):
+            return np.zeros((0, 0), np.float32)  # soundfile asserts on some damaged files
+
+    def _fetched(self, index: int) -> tuple[int, np.ndarray]:
+        """The source and the crop of an item that shares a decoded stretch with its neighbours.
+
+        The number of their block decides the stretch, the item's number in it the place. Only
+        the last stretch is kept: a loader asks for neighbours one after another.
+        """
+        together = self.config.crops_per_fetch
+        block, number = divmod(index, together)
+        if self._stretch is None or self._stretch[0] != block:
+            random = np.random.default_rng((self.config.seed, block, together))
+            source = draw_from(self.source_ends, random)
+            self._stretch = (block, source, self._read(source, random, together))
+        _, source, stretch = self._stretch
+        start = (stretch.shape[1] - self.config.crop_samples) * number // (together - 1)
+        return source, stretch[:, max(0, start) :][:, : self.config.crop_samples]
 
 
 def _cumulative(weights: list[float]) -> np.ndarray:

@@ -40,7 +40,7 @@ from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
 from earvae.training.batches import make_batches, open_crops
 from earvae.training.best import Best
-from earvae.training.data import CropDataset, make_loader
+from earvae.training.data import CropDataset
 from earvae.training.ending import (
     INTERRUPTED,
     Budget,
@@ -207,9 +207,11 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
             raise ConfigError("data.crop_samples: smaller than one latent frame")
         held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
         crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
-        loader = make_loader(dataset, 0, crops)
+        batches = make_batches(dataset, 0, crops, torch.device("cpu"))
         print(f"fitting the linear start on {crops} crops", file=sys.stderr)
-        shown = track(loader, "reading crops", console=Console(stderr=True), transient=True)
+        total = -(-crops // dataset.config.batch_size)
+        console = Console(stderr=True)
+        shown = track(batches, "reading crops", total, console=console, transient=True)
         audio = (batch["audio"][..., :whole] for batch in shown)
         if isinstance(config.model, CompactConfig):
             fit_linear_start(vae.encoder, vae.decoder, audio)
