@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+import torch._dynamo.testing
 
 from earvae.config import ConfigError, ObjectiveConfig, parse
 from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLoss, PhaseLoss
@@ -289,3 +290,75 @@ def test_threads_take_whole_items_and_change_no_number():
     for total, gradient in results[1:]:
         torch.testing.assert_close(total, results[0][0], rtol=1e-6, atol=0)
         torch.testing.assert_close(gradient, results[0][1], rtol=1e-4, atol=1e-7)
+
+
+def test_weights_of_a_call_replace_those_of_the_config_by_name():
+    target, audio = music_like(), music_like() + noise(2, 2, 13_230)
+    loss = full_loss()
+    own = loss(audio, target).terms
+    given = {"group_delay": 3.0, "waveform": torch.tensor(0.25), "magnitude_log": torch.tensor(2.0)}
+    called = loss(audio, target, weights=given)
+    for name, weight in given.items():
+        assert called.weighted[name].item() == pytest.approx(float(weight) * own[name].item())
+    assert called.weighted["correlation_intra"] == own["correlation_intra"]  # its own weight, 1
+    assert called.total.item() == pytest.approx(sum(x.item() for x in called.weighted.values()))
+
+
+def test_unknown_weight_of_a_call_is_refused_and_a_term_turned_off_stays_off():
+    loss = PerceptualLoss(ObjectiveConfig(), 44_100)
+    audio = noise(1, 2, 4096)
+    with pytest.raises(ValueError, match="group_dela;"):
+        loss(audio, audio, weights={"group_dela": 1.0})
+    assert "waveform" not in loss(audio, audio, weights={"waveform": 1.0}).terms
+
+
+@pytest.mark.parametrize("weighting", ["k", "none"])
+def test_gradients_by_term_add_up_to_the_gradient_of_the_weighted_sum(weighting):
+    config = ObjectiveConfig(
+        resolutions=SMALL, weighting=weighting, weights={"waveform": 1.0, "magnitude_mel": 0.3}
+    )
+    loss = PerceptualLoss(config, 44_100)
+    target = music_like(0.05).double()
+    audio = (target + noise(*target.shape, dtype=torch.float64)).requires_grad_()
+    found = loss.term_gradients(audio, target)
+    assert set(found) == {*SPECTRAL, "waveform"}
+    assert audio.grad is None and not any(x.requires_grad for x in found.values())
+    loss(audio, target, posterior_kl=torch.tensor(3.0)).total.backward()
+    total = sum(config.weights.model_dump()[name] * slope for name, slope in found.items())
+    torch.testing.assert_close(total, audio.grad, rtol=1e-9, atol=1e-15)
+
+
+def test_gradients_by_term_see_the_same_drawn_resolutions():
+    config = ObjectiveConfig(resolutions=(512, 256, 128, 64), resolutions_per_step=1)
+    loss = PerceptualLoss(config, 44_100)
+    target, audio = noise(1, 2, 4000), noise(1, 2, 4000, seed=1).requires_grad_()
+    for seed in range(3):
+        audio.grad = None
+        loss(audio, target, generator=torch.Generator().manual_seed(seed)).total.backward()
+        found = loss.term_gradients(audio, target, torch.Generator().manual_seed(seed))
+        total = sum(config.weights.model_dump()[name] * slope for name, slope in found.items())
+        torch.testing.assert_close(total, audio.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_compiled_terms_equal_the_others_with_one_graph_for_each_resolution():
+    """Traced, not generated: that would take a minute."""
+    torch._dynamo.reset()
+    config = ObjectiveConfig(
+        resolutions=SMALL, resolutions_per_step=1, magnitude_channels="lr",
+        phase_weighting="amplitude", phase_wrap=False,
+    )  # fmt: skip
+    plain, fused = PerceptualLoss(config, 44_100), PerceptualLoss(config, 44_100)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    fused.compile_terms(backend=counter, fullgraph=True)
+    target = noise(1, 2, 1024)
+    for seed in range(6):
+        weights = {"group_delay": 0.1 * seed, "magnitude_log": torch.tensor(0.2 * seed)}
+        results = []
+        for loss in (plain, fused):
+            audio = noise(1, 2, 1024, seed=1).requires_grad_()
+            random = torch.Generator().manual_seed(seed)
+            total = loss(audio, target, generator=random, weights=weights).total
+            total.backward()
+            results.append((total.detach(), audio.grad))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+    assert counter.frame_count == len(SMALL)

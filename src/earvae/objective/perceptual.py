@@ -169,13 +169,14 @@ class PerceptualLoss(nn.Module):
                 (gradients["waveform"],) = torch.autograd.grad(distortion, leaf)
         return gradients
 
-    def compile_terms(self) -> None:
-        """Compile the spectral terms for training steps; pays on an accelerator.
+    def compile_terms(self, **options) -> None:
+        """Compile the spectral terms for training steps, on an accelerator.
 
         Each resolution is compiled when it is first used. Evaluation mode is not compiled.
+        ``options`` are those of ``torch.compile``.
         """
         if self.spectral is not None:
-            self.spectral.compile_terms()
+            self.spectral.compile_terms(**options)
 
     def _factors(self, weights: Weights | None) -> dict[str, float | Tensor]:
         unknown = set(weights or {}) - set(ObjectiveWeights.model_fields)

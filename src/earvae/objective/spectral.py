@@ -114,7 +114,10 @@ def _magnitude(
         for term in wanted:
             values[term] += share * terms[term].value
             plane, scale = terms[term].plane, terms[term].slope_scale(share * weights[term])
-            radial[name] = radial[name].addcmul_(plane, scale) if name in radial else plane * scale
+            # the first plane becomes the sum: nobody else needs it
+            radial[name] = (
+                radial[name].addcmul_(plane, scale) if name in radial else plane.mul_(scale)
+            )
     return radial
 
 
@@ -219,14 +222,15 @@ class SpectralTerms(nn.Module):
             transform.register_buffer("mel_filters", filters, persistent=False)
         self._compiled: Callable | None = None
 
-    def compile_terms(self) -> None:
+    def compile_terms(self, **options) -> None:
         """Compile the comparison, with one graph for each resolution and shape of batch.
 
-        Used in training mode only, whose batches all have one shape.
+        Used in training mode only, whose batches all have one shape. ``options`` are those of
+        ``torch.compile``.
         """
         limits = torch._dynamo.config  # above the default when a config has many resolutions
         limits.recompile_limit = max(limits.recompile_limit, 2 * len(self.transforms))
-        self._compiled = torch.compile(_compare_views, dynamic=False)
+        self._compiled = torch.compile(_compare_views, dynamic=False, **options)
 
     def forward(
         self,
