@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import traceback
 from enum import Enum
@@ -77,7 +79,10 @@ def train(
     earvae reconstruct song.flac -o out.wav --weights runs/smoke/ema
     """
     started = time.monotonic()
-    typer.echo(f"earvae train {config} --run {run}")  # what follows is slow to import
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"earvae train {config} --run {run}")  # what follows is slow to import
     from earvae.config import TrainConfig, read
 
     try:

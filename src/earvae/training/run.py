@@ -39,7 +39,7 @@ from earvae.training.ending import (
     leave_deaths_to_the_loader,
     told,
 )
-from earvae.training.log import PlainProgress, RunLog, progress_bar
+from earvae.training.log import PlainProgress, RunLog, progress_bar, quiet_writers
 from earvae.training.sharding import chosen_strategy, from_first_rank
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
@@ -47,6 +47,7 @@ from earvae.training.state import (
     EMA,
     State,
     TrainingError,
+    alone,
     averaged,
     load,
     refuse_other_config,
@@ -104,8 +105,9 @@ def train(
     try:
         fabric.launch()
         end_with_the_other_ranks(fabric, workers)
-        state = set_up(fabric, config, run_dir)
-        return fit(fabric, config, run_dir, state, budget, workers)
+        with alone(fabric, run_dir):
+            state = set_up(fabric, config, run_dir)
+            return fit(fabric, config, run_dir, state, budget, workers)
     except (ConfigError, TrainingError):
         raise
     except Exception as error:
@@ -233,7 +235,7 @@ def fit(
     if config.validation is not None:
         validation = CropDataset(config.validation, config.model.sample_rate)
     log = RunLog(fabric, run_dir)
-    with closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
+    with quiet_writers(), closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
         lines = PlainProgress(fabric)
         run = Run(
             fabric, config, run_dir, log, validation, progress, lines, best, stop, budget
