@@ -1,8 +1,10 @@
 """Runs end: in their time, by signals and with a line after any failure, and leave no process."""
 
+import ast
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import torch
 import yaml
 from recipes import of_steps, start, state_of
 
-from earvae.config import TrainConfig
+from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import run as training
 from earvae.training.ending import Budget, Stop, Workers, told
@@ -210,3 +212,51 @@ def test_failures_are_told_in_one_line_with_what_to_do():
     for error, part in expected.items():
         line = told(error)
         assert part in line and "\n" not in line, line
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe, tmp_path, monkeypatch):
+    """A second one is refused; the first goes on."""
+    original = training.train_step
+    refused = []
+
+    def meanwhile(*arguments):
+        if not refused:
+            with pytest.raises(
+                ConfigError, match="another process trains in this folder"
+            ) as caught:
+                start(recipe, tmp_path)
+            refused.append(caught)
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "train_step", meanwhile)
+    assert start(of_steps(recipe, 2), tmp_path) == 0
+    assert refused and state_of(tmp_path)["step"] == 2
+    assert start(of_steps(recipe, 3), tmp_path) == 0
+
+
+def test_the_first_line_comes_before_what_is_slow_to_import(tmp_path):
+    """A recipe that is not there: the run ends early, and the heavy modules come after the line."""
+    program = (
+        "import sys, typer; from earvae.cli import main; told = []\n"
+        "echo = typer.echo\n"
+        "def listen(text, **rest):\n"
+        "    told.append((text, 'torch' in sys.modules))\n"
+        "    echo(text, **rest)\n"
+        "typer.echo = listen\n"
+        "sys.argv = ['earvae', 'train', 'nothing.yaml', '--run', 'r']\n"
+        "try: main.app()\n"
+        "except SystemExit: print(told)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    told = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert told[0] == ("earvae train nothing.yaml --run r", False)
+    assert done.stderr.startswith("error: nothing.yaml: cannot be read")
+
+
+def test_without_a_terminal_a_line_a_minute_tells_where_the_run_is(recipe, tmp_path, capfd):
+    start(recipe, tmp_path)  # six steps, each logged, in less than a minute
+    lines = [line for line in capfd.readouterr().err.splitlines() if "audio seconds" in line]
+    assert len(lines) == 1
+    assert re.match(r"stage warm-up \(1/1\): step 1 of 6, loss \d+\.\d+, \d+\.\d audio", lines[0])

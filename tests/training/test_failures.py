@@ -10,6 +10,7 @@ import signal
 import pytest
 import soundfile
 import torch
+from lightning_fabric.loggers import CSVLogger
 from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
@@ -279,3 +280,45 @@ def test_devices_and_strategies_that_do_not_exist_are_one_line(recipe, tmp_path,
         training.train(TrainConfig(**recipe), tmp_path, **{"accelerator": "cpu"} | options)
     assert str(list(options.values())[0]) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_not_saved_over_good_ones(recipe, tmp_path, monkeypatch):
+    """An update can overflow although its gradient was finite."""
+    recipe = recipe | {"validation": None, "checkpoint_every": 1}
+    original = training.train_step
+
+    def overflowing(*arguments):
+        figures = original(*arguments)
+        state = arguments[3]
+        if state.step == 2:
+            with torch.no_grad():
+                state.ema.decoder.shape.weight[0, 0] = float("inf")
+        return figures
+
+    monkeypatch.setattr(training, "train_step", overflowing)
+    with pytest.raises(training.TrainingError, match="ema.decoder.shape.weight is not finite"):
+        start(recipe, tmp_path)
+    assert state_of(tmp_path)["step"] == 1
+
+
+class Broken(CSVLogger):
+    """A logger whose writing thread has died."""
+
+    def log_metrics(self, *_, **__):
+        raise RuntimeError("the queue is closed")
+
+    def finalize(self, *_):
+        raise RuntimeError("the queue is closed")
+
+
+def test_a_logger_that_fails_in_any_way_does_not_end_the_run(recipe, tmp_path, capfd):
+    config = TrainConfig(**recipe)
+    loggers = [Broken(tmp_path)]
+    assert training.train(config, tmp_path, accelerator="cpu", loggers=loggers) == 0
+    assert "".join(capfd.readouterr()).count("the queue is closed") == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 7
+
+
+def test_windows_has_no_sigchld(recipe, tmp_path, monkeypatch):
+    monkeypatch.delattr(signal, "SIGCHLD")
+    assert start(of_steps(recipe, 1), tmp_path) == 0

@@ -1,5 +1,6 @@
 """Several processes train as one does with the larger batch, and stop and go on together."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,14 @@ import time
 
 import pytest
 import yaml
-from recipes import assert_identical, assert_same_weights, from_a_saved_start, start, state_of
+from recipes import (
+    assert_identical,
+    assert_same_weights,
+    from_a_saved_start,
+    of_steps,
+    start,
+    state_of,
+)
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -23,13 +31,15 @@ def recipe_of(staged: dict, batch_size: int) -> dict:
     return staged | {"data": data, "stages": stages, "optimiser": optimiser}
 
 
-def launch(recipe: dict, folder, strategy: str, wait: bool = True) -> subprocess.Popen:
+def launch(
+    recipe: dict, folder, strategy: str, wait: bool = True, program=("-m", "earvae.cli.main")
+) -> subprocess.Popen:
     """``earvae train`` on two CPU processes, as a user would start it."""
     config = folder.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(recipe))
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "earvae.cli.main", "train", str(config), "--run", str(folder),
+            sys.executable, *program, "train", str(config), "--run", str(folder),
             "--device", "cpu", "--devices", "2", "--strategy", strategy, "--threads", "1",
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
@@ -80,3 +90,47 @@ def test_a_run_may_go_on_with_another_strategy(staged, tmp_path):
     launch(half, tmp_path / "run", "fsdp")
     launch(recipe, tmp_path / "run", "ddp")
     assert state_of(tmp_path / "run")["step"] == STEPS
+
+
+def test_ranks_with_unequal_batches_of_validation_stay_in_step(staged, tmp_path):
+    """Three items, one a batch: the first rank has two, the second one; a sharded model's forward
+    pass is collective."""
+    recipe = of_steps(staged, 1) | {
+        "validation": staged["data"] | {"batch_size": 1}, "validation_items": 3,
+    }  # fmt: skip
+    launch(recipe, tmp_path / "run", "fsdp")
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert "validation/si_sdr" in last
+
+
+ONE_RANK_FAILS = """
+import os
+from earvae.cli.main import main
+from earvae.training import run
+step = run.train_step
+def faulty(fabric, config, place, state, *rest):
+    if fabric.global_rank == 1 and state.step == 1:
+        print("pid", os.getpid(), flush=True)
+        raise KeyError("on purpose")
+    return step(fabric, config, place, state, *rest)
+run.train_step = faulty
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_failure_of_one_rank_ends_all_with_a_line(staged, tmp_path):
+    script = tmp_path / "one_rank_fails.py"
+    script.write_text(ONE_RANK_FAILS)
+    recipe = of_steps(staged, 3) | {"checkpoint_every": 1}
+    process = launch(recipe, tmp_path / "run", "ddp", wait=False, program=[str(script)])
+    for line in process.stdout:
+        if line.startswith("pid"):
+            break
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=20)  # both ranks hold this pipe
+    assert time.monotonic() - began < 10
+    assert process.returncode == 1
+    assert "error: rank 1: stage warm-up, after step 1: KeyError: 'on purpose'" in output
+    assert "Traceback" not in output
+    assert state_of(tmp_path / "run")["step"] == 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import traceback
 from enum import Enum
-from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,8 @@ def train(
     earvae reconstruct song.flac -o out.wav --weights runs/compact/ema
     """
     started = time.monotonic()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
     path = _recipe_file(config, recipe, data)
     run = run or Path("runs") / path.stem
     _tell(f"recipe {path}; run {run}")  # what follows is slow to import
@@ -194,6 +197,6 @@ def _chosen(path: Path, data: list[str] | None, weights: str | None) -> TrainCon
 
 def _tell(line: str) -> None:
     """Print a line, once for all processes of a run."""
-    ranks = (environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     if next((rank for rank in ranks if rank is not None), "0") == "0":
         typer.echo(line)

@@ -109,7 +109,7 @@ class Stop:
 
     def __init__(self, workers: Workers) -> None:
         self.reason: Reason | None = None
-        self._workers = workers
+        self.workers = workers
         self._grace = GRACE
         self._due = math.inf
 
@@ -148,12 +148,12 @@ class Stop:
         if self._due < math.inf:
             self._due = time.monotonic() + self._grace
 
-    def on_any_rank(self, fabric: Fabric) -> bool:
-        """Whether any rank has a reason, so that all stop at the same step; all note it."""
+    def on_any_rank(self, fabric: Fabric) -> Reason | None:
+        """The reason of any rank, the same answer on all, so that they stop at the same step."""
         if fabric.world_size > 1:
             number = torch.tensor(REASONS.index(self.reason), device=fabric.device)
             self.reason = REASONS[int(fabric.all_reduce(number, reduce_op="max"))]
-        return self.reason is not None
+        return self.reason
 
     def _note(self, _number: int, _frame: object) -> None:
         self.reason = "signal"
@@ -174,7 +174,7 @@ class Stop:
                 if number in (signal.SIGINT, signal.SIGTERM) and self._due == math.inf:
                     first, self._due = number, now + self._grace
                 if number == signal.SIGINT and now > interrupted + ONE_PRESS:
-                    end("interrupted again: ended without saving", 128 + number, self._workers)
+                    end("interrupted again: ended without saving", 128 + number, self.workers)
                 if number == signal.SIGINT:
                     interrupted = min(interrupted, now)
             if time.monotonic() > self._due:
@@ -182,7 +182,7 @@ class Stop:
                     f"{signal.Signals(first).name} was not followed within {self._grace:.0f} s: "
                     "ended without saving",
                     128 + first,
-                    self._workers,
+                    self.workers,
                 )
 
 

@@ -11,7 +11,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,22 @@ class RunLog:
                 reason = str(error.__cause__ or error).strip().splitlines() or [repr(error)]
                 print(f"logging failed and goes on without: {reason[0]}", file=sys.stderr)
             self.silenced = True
+
+
+@contextmanager
+def quiet_writers() -> Iterator[None]:
+    """TensorBoard's writing thread, when it fails, is heard at the next figure: no traceback."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard"):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class PlainProgress:

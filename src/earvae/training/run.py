@@ -44,19 +44,21 @@ from earvae.training.data import CropDataset
 from earvae.training.ending import (
     INTERRUPTED,
     Budget,
+    Reason,
     Stop,
     Workers,
     end_with_the_other_ranks,
     leave_deaths_to_the_loader,
     told,
 )
-from earvae.training.log import PlainProgress, RunLog, progress_bar
+from earvae.training.log import PlainProgress, RunLog, progress_bar, quiet_writers
 from earvae.training.sharding import chosen_strategy, from_first_rank
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
     State,
     TrainingError,
+    alone,
     averaged,
     load,
     refuse_other_config,
@@ -116,8 +118,9 @@ def train(
     try:
         fabric.launch()
         end_with_the_other_ranks(fabric, workers)
-        state = set_up(fabric, config, run_dir)
-        return fit(fabric, config, run_dir, state, budget, workers)
+        with alone(fabric, run_dir):
+            state = set_up(fabric, config, run_dir)
+            return fit(fabric, config, run_dir, state, budget, workers)
     except (ConfigError, TrainingError):
         raise
     except Exception as error:
@@ -269,15 +272,16 @@ def fit(
     if config.validation is not None:
         validation = CropDataset(config.validation, config.model.sample_rate)
     log = RunLog(fabric, run_dir)
-    with closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
+    with quiet_writers(), closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
         lines = PlainProgress(fabric)
         run = Run(
             fabric, config, run_dir, log, validation, progress, lines, best, stop, budget
         )  # fmt: skip
-        while state.step < config.steps and stop.reason is None:
+        stopped = False
+        while state.step < config.steps and not stopped:
             name = locate(config.stages, state.step).stage.name
             try:
-                fit_stage(run, state)
+                stopped = fit_stage(run, state)
             except (ConfigError, TrainingError):
                 raise
             except Exception as error:
@@ -296,9 +300,9 @@ def _rank(fabric: Fabric) -> str:
     return f"rank {fabric.global_rank}: " if fabric.world_size > 1 else ""
 
 
-def fit_stage(run: Run, state: State) -> None:
+def fit_stage(run: Run, state: State) -> bool:
     """The steps of the state's stage that are still to do, or as many as a signal and the time
-    leave.
+    leave; whether one of these stopped the run.
     """
     fabric, config = run.fabric, run.config
     place = locate(config.stages, state.step)
@@ -349,10 +353,8 @@ def fit_stage(run: Run, state: State) -> None:
                 f"{speed:.1f} audio seconds a second"
             )
             clock.restart()
-        out_of_time = stopping and run.stop.reason == "time"
-        due = state.step % config.validate_every == 0 or finished or out_of_time
-        signalled = stopping and run.stop.reason == "signal" and not finished
-        if run.validation and due and not signalled:
+        due = state.step % config.validate_every == 0 or finished or stopping == "time"
+        if run.validation and due and (finished or stopping != "signal"):
             with run.budget.measured("validation"):
                 measured = validate(
                     fabric, run.log, run.validation, config.validation_items, state.ema, objective,
@@ -363,20 +365,23 @@ def fit_stage(run: Run, state: State) -> None:
         if state.step % config.checkpoint_every == 0 or finished or stopping:
             _save(run, state, must=stopping or state.step == config.steps)
         if stopping:
-            return
+            run.stop.workers.kill()  # what they were about to decode is not waited for
+            return True
+    return False
 
 
-def _should_stop(run: Run, state: State, stage: StageConfig) -> bool:
-    """Whether a signal or the time ends the run after this step; all ranks answer alike."""
+def _should_stop(run: Run, state: State, stage: StageConfig) -> Reason | None:
+    """What ends the run after this step, if a signal or the time does; all ranks answer alike."""
     step = run.budget.seconds["step"]
     run.stop.steps_take(step)
-    if run.validation:  # a crop costs less there, where nothing is learnt
-        items = run.config.validation_items * run.config.validation.crop_samples
-        share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
-        run.budget.expect("validation", share * step)
-    run.budget.expect("checkpoint", state.size / run.budget.BYTES_PER_SECOND)
-    if run.budget.is_over():
-        run.stop.time_is_up()
+    if run.budget.minutes is not None:
+        if run.validation:  # a crop costs less there, where nothing is learnt
+            items = run.config.validation_items * run.config.validation.crop_samples
+            share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
+            run.budget.expect("validation", share * step)
+        run.budget.expect("checkpoint", state.size / run.budget.BYTES_PER_SECOND)
+        if run.budget.is_over():
+            run.stop.time_is_up()
     return run.stop.on_any_rank(run.fabric)
 
 

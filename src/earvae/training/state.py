@@ -7,8 +7,15 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import torch
 from lightning_fabric import Fabric
@@ -25,6 +32,7 @@ from earvae.training.stages import locate
 
 CHECKPOINT = "checkpoint.pt"
 EMA = "ema"
+LOCK = ".lock"
 
 
 class TrainingError(RuntimeError):
@@ -154,6 +162,29 @@ class State:
         self.step = saved["step"]
         self.counters = Counter(saved["counters"])
         self.saved_balance = saved.get("balance", {})
+
+
+@contextmanager
+def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
+    """Hold the run folder, so that a job started twice does not write over itself.
+
+    Raises ConfigError if another process holds it. The lock ends with the process. Where there
+    are no locks (Windows, some network disks), nothing is checked.
+    """
+    if fcntl is None or not fabric.is_global_zero:
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{run_dir}: another process trains in this folder; wait for it or use another one"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def averaged(vae: EarVAE) -> EarVAE:
