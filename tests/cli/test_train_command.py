@@ -92,6 +92,14 @@ def test_what_is_not_there_is_named(earvae, started, arguments):
     assert result.output.splitlines()[-1].startswith("error: nowhere")
 
 
+def test_a_run_of_a_minute_does_not_spend_it_on_the_linear_code(earvae, started, tmp_path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(TINY | {"linear_code_crops": 6000}))
+    earvae("train", tmp_path / "r.yaml")
+    earvae("train", tmp_path / "r.yaml", "--minutes", "1")
+    whole, short = (config.linear_code_crops for config, _ in started)
+    assert whole == 6000 and 100 < short <= 150
+
+
 def test_weights_that_are_not_there_are_named_before_a_run_begins(earvae, tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(TINY))
     arguments = ["--data", CLIPS, "--weights", tmp_path / "none", "--run", tmp_path / "run"]

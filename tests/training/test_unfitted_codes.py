@@ -32,3 +32,17 @@ def test_the_network_starts_alike_with_and_without_fitted_codes(recipe):
 def test_a_run_without_fitted_codes_trains(recipe, tmp_path):
     config = TrainConfig(**recipe | {"linear_code_crops": 0, "validation": None})
     assert training.train(config, tmp_path, accelerator="cpu") == 0
+
+
+def test_a_code_is_fitted_on_no_more_crops_than_the_music_holds(recipe, monkeypatch):
+    crops = []
+    original = training.fit_codes
+
+    def counted(encoder, decoder, audio, top_hz):
+        batches = list(audio)
+        crops.append(sum(len(batch) for batch in batches))
+        original(encoder, decoder, batches, top_hz)
+
+    monkeypatch.setattr(training, "fit_codes", counted)
+    training.initial_model(TrainConfig(**recipe | {"linear_code_crops": 6000}))
+    assert crops == [2 * 2 * 44_100 // (128 * 24)]  # two pieces of two seconds

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_RECIPE = "compact"
+CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at 0.08 s a crop
 
 
 class Precision(str, Enum):
@@ -142,7 +143,7 @@ def train(
         minutes -= (time.monotonic() - started) / 60
     try:
         status = training.train(
-            _chosen(path, data, weights),
+            _chosen(path, data, weights, minutes),
             run,
             precision=precision.value,
             accelerator=device,
@@ -180,7 +181,9 @@ def _recipe_file(given: Path | None, name: str | None, data: list[str] | None) -
     return given
 
 
-def _chosen(path: Path, data: list[str] | None, weights: str | None) -> TrainConfig:
+def _chosen(
+    path: Path, data: list[str] | None, weights: str | None, minutes: float | None
+) -> TrainConfig:
     """The recipe with what the command line replaces. Raises ConfigError."""
     from earvae.config import TrainConfig, parse, read
     from earvae.training.own_data import with_data
@@ -189,6 +192,9 @@ def _chosen(path: Path, data: list[str] | None, weights: str | None) -> TrainCon
     if weights is not None:
         values = config.model_dump(exclude_unset=True)
         config = parse(TrainConfig, values | {"initial_weights": weights, "model": None}, str(path))
+    if minutes is not None:  # or the fit of the linear code alone would take longer
+        crops = min(config.linear_code_crops, max(1, int(CODE_CROPS_A_MINUTE * minutes)))
+        config = config.model_copy(update={"linear_code_crops": crops})
     if data:
         config, line = with_data(config, data)
         _tell(f"data {', '.join(data)}; {line}")

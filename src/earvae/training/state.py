@@ -42,6 +42,7 @@ class TrainingError(RuntimeError):
 # What may change between the parts of one run: how it reports and how fast it goes.
 MAY_CHANGE = {
     "log_every", "validate_every", "checkpoint_every", "validation", "validation_items", "compile",
+    "linear_code_crops",  # counts at the start alone
     "keep", "best_by", "best",
 }  # fmt: skip
 
