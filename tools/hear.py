@@ -7,9 +7,9 @@
 
 ``--models`` runs models (sources of EarVAE.from_pretrained, or ``shipped``; NAME= may be left out)
 with mean latents over the excerpts that ``earvae evaluate`` takes: 30 s from the middle of each
-track. ``--masters`` takes a folder of folders, each with ``original.*`` and reconstructions that
-are named after their systems; mono and stereo tracks are summed up apart. Files are aligned by
-whole samples first.
+track, ``--jobs`` of them at a time, ``--most`` of them in all. ``--masters`` takes a folder of
+folders, each with ``original.*`` and reconstructions that are named after their systems; mono and
+stereo tracks are summed up apart. Files are aligned by whole samples first.
 
 Columns: the five figures (docs/paper.md), then by band, 0.2–1 / 1–2 / 2–4 / 4–8 / 8–16 kHz, up
 to where a measure reaches: F1 of spectral lines, lines kept and invented per line of the original,
@@ -26,7 +26,10 @@ import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -41,6 +44,7 @@ from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
     EvaluationError,
     Span,
+    Track,
     find_tracks,
     read_excerpt,
     read_stretch,
@@ -74,23 +78,43 @@ class Result:
 
 
 def results_of_models(
-    models: list[EarVAECodec], manifest: Path, split: str | None, seconds: float
+    sources: list[str], tracks: list[Track], seconds: float, jobs: int
 ) -> Iterator[Result]:
-    """Every excerpt through every model. Raises EvaluationError."""
-    tracks = find_tracks(manifest, split)
-    group = f"{manifest.name}, {split or 'all splits'}, {len(tracks)} excerpts of {seconds:g} s"
-    for track in progress(tracks, console=Console(stderr=True), description="excerpts"):
-        reference = read_excerpt(track, Span(seconds or None)).audio
-        hearing = Hearing(reference)
-        for model in models:
-            vae = model.vae
-            hop = round(vae.hop_length * SAMPLE_RATE / vae.sample_rate)
-            try:
-                figures = compared(model.round_trip(reference), hearing, hop)
-            except ValueError as error:  # one that diverged; the others go on
-                print(f"{model.name}, {track.name}: {error}", file=sys.stderr)
-                continue
-            yield Result(group, model.name, track.name, figures)
+    """Every excerpt through every model, in the order of the tracks; ``jobs`` at a time."""
+    group = f"{len(tracks)} excerpts of {seconds:g} s"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _load, (sources,)) as pool:
+        done = pool.map(partial(_excerpt_through_models, group, Span(seconds or None)), tracks)
+        bar = {"console": Console(stderr=True), "description": "excerpts", "total": len(tracks)}
+        for results, faults in progress(done, **bar):
+            for fault in faults:
+                print(fault, file=sys.stderr)
+            yield from results
+
+
+_models: list[EarVAECodec] = []  # of a worker process
+
+
+def _load(sources: list[str]) -> None:
+    torch.set_num_threads(1)  # several threads wait for each other on small transforms
+    _models.extend(model(source) for source in sources)
+
+
+@torch.no_grad()
+def _excerpt_through_models(group: str, span: Span, track: Track) -> tuple[list[Result], list[str]]:
+    """Results, and a line for each model or track that failed; the others go on."""
+    try:
+        hearing = Hearing(read_excerpt(track, span).audio)
+    except (AudioFileError, ValueError) as error:
+        return [], [f"{track.name}: {error}"]
+    results, faults = [], []
+    for codec in _models:
+        hop = round(codec.vae.hop_length * SAMPLE_RATE / codec.vae.sample_rate)
+        try:
+            figures = compared(codec.round_trip(hearing.target), hearing, hop)
+            results.append(Result(group, codec.name, track.name, figures))
+        except ValueError as error:  # one that diverged
+            faults.append(f"{codec.name}, {track.name}: {error}")
+    return results, faults
 
 
 def results_of_files(
@@ -184,6 +208,8 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, help="or a folder of music, for --models")
     parser.add_argument("--split", help="of a manifest; default: all")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each track; 0: all of it")
+    parser.add_argument("--most", type=int, metavar="N", help="every so many tracks, up to N")
+    parser.add_argument("--jobs", type=int, default=1, help="excerpts at a time, for --models")
     parser.add_argument("--csv", type=Path, metavar="OUT", help="figures of every excerpt")
     arguments = parser.parse_args()
     if bool(arguments.files) + bool(arguments.masters) + bool(arguments.models) != 1:
@@ -201,14 +227,20 @@ def main() -> None:
     elif arguments.masters:
         found = results_of_masters(arguments.masters)
     else:
-        models = [model(argument) for argument in arguments.models]
-        if len({each.name for each in models}) < len(models):
+        names = [argument.partition("=")[0] for argument in arguments.models]
+        if len(set(names)) < len(names):
             parser.error("two models have one name; give each its own: NAME=SOURCE")
-        found = results_of_models(models, arguments.manifest, arguments.split, arguments.seconds)
+        try:
+            tracks = find_tracks(arguments.manifest, arguments.split)
+        except EvaluationError as error:
+            raise SystemExit(str(error)) from None
+        tracks = tracks[:: -(-len(tracks) // arguments.most)] if arguments.most else tracks
+        found = results_of_models(arguments.models, tracks, arguments.seconds, arguments.jobs)
+    torch.set_num_threads(1)
     results, fault = [], None
     try:
         for result in found:
-            results.append(result)
+            results.append(result)  # one by one: kept if the next one fails
     except (AudioFileError, AlignmentError, EvaluationError, ValueError) as error:
         fault = str(error)
     for group in dict.fromkeys(result.group for result in results):
