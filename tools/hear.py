@@ -53,6 +53,7 @@ from earvae.evaluation.hearing import HOP, Hearing
 from earvae.evaluation.metrics import track_metrics
 from earvae.evaluation.models import EarVAECodec
 from earvae.evaluation.octaves import BANDS_HZ
+from earvae.model.vae import ModelSourceError
 
 FIVE = {"si_sdr": "SI-SDR", "mel": "Mel", "stft": "STFT", "icpc": "ICPC", "ccpc": "CCPC"}
 BY_BAND = {
@@ -123,7 +124,10 @@ def results_of_files(
     """Ready reconstructions of one reference. Raises AudioFileError and AlignmentError."""
     hearing = Hearing(reference)
     for file in files:
-        fitted = align(read(file), reference)
+        try:
+            fitted = align(read(file), reference)
+        except AlignmentError as error:
+            raise AlignmentError(f"{file}: {error}") from None
         if (fitted.first, fitted.last) == (0, reference.shape[1]):
             figures = compared(fitted.audio, hearing, HOP)
         else:  # compared where both are there
@@ -232,7 +236,9 @@ def main() -> None:
             parser.error("two models have one name; give each its own: NAME=SOURCE")
         try:
             tracks = find_tracks(arguments.manifest, arguments.split)
-        except EvaluationError as error:
+            for argument in arguments.models:  # a fault in a worker is no line to read
+                model(argument)
+        except (EvaluationError, ModelSourceError) as error:
             raise SystemExit(str(error)) from None
         tracks = tracks[:: -(-len(tracks) // arguments.most)] if arguments.most else tracks
         found = results_of_models(arguments.models, tracks, arguments.seconds, arguments.jobs)
