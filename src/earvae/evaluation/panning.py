@@ -13,6 +13,7 @@ WINDOW, HOP = 2048, 1024  # samples
 APART_DB = 12.0
 LOUD_DB = -50.0  # of a full-scale sine, that the louder channel must have
 FLOOR_DB = -100.0  # levels below read as this: there is no error to a channel that is silent
+LEAST_FRAMES = 20  # half a second; the mean of fewer says little
 HANN_BINS = 1.5  # bins that the power of a sine is spread over
 
 
@@ -29,8 +30,9 @@ def panning_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict[st
 
     ``panning_<band>`` in dB, reconstruction minus target, 0 is best: over the frames in which one
     channel of the target is at least 12 dB below the other and the other is above -50 dB of a
-    full-scale sine. What leaks from the louder channel makes it positive. NaN where no frame is
-    such, so in every band of a mono track. Definition: SPEC.md, section 8.
+    full-scale sine. What leaks from the louder channel makes it positive. NaN where fewer than 20
+    frames (half a second) are such, so in every band of a mono track. Definition: SPEC.md,
+    section 8, which leaves the scale and the silent channel open.
 
     Args:
         ours: levels of the reconstruction.
@@ -44,7 +46,9 @@ def panning_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict[st
     figures = {}
     for row, band in enumerate(band_bins(WINDOW, sample_rate)):
         values = error[row][panned[row]]
-        figures[f"panning_{band}"] = float(values.mean()) if len(values) else math.nan
+        figures[f"panning_{band}"] = (
+            float(values.mean()) if len(values) >= LEAST_FRAMES else math.nan
+        )
     return figures
 
 
