@@ -82,7 +82,8 @@ def main() -> None:
                     half, torch.float16
                 )
                 tar.add(half, name)
-                tar.add(options.out / name / "log.jsonl", f"{name}/log.jsonl")
+                if (options.out / name / "log.jsonl").is_file():
+                    tar.add(options.out / name / "log.jsonl", f"{name}/log.jsonl")
 
 
 def train(variant: str, seed: int, options: argparse.Namespace) -> None:

@@ -337,7 +337,10 @@ def changed(gathered: Tensor, draws: Sequence[Draw], sample_rate: int) -> Tensor
         (1.0 if c.gain_db is None else 10 ** (c.gain_db / 20)) * (-1 if c.flip_polarity else 1)
         for c in changes
     ]
-    rows = torch.tensor([[draw.scale for draw in draws], bass, target, mono, swap, gain])
+    # Only the limiter is not linear: the gain comes after it, elsewhere at once with the scale.
+    late = [g if t else 1.0 for g, t in zip(gain, target, strict=True)]
+    scale = [d.scale * g / after for d, g, after in zip(draws, gain, late, strict=True)]
+    rows = torch.tensor([scale, bass, target, mono, swap, late])
     columns = to_device(rows, gathered.device)[:, :, None, None]  # each [batch, 1, 1]
     audio = gathered * columns[0]
     if any(bass):
@@ -349,7 +352,7 @@ def changed(gathered: Tensor, draws: Sequence[Draw], sample_rate: int) -> Tensor
         audio = torch.where(columns[3] > 0, audio.mean(dim=1, keepdim=True), audio)
     if any(swap):
         audio = torch.where(columns[4] > 0, audio.flip(1), audio)
-    return audio * columns[5]
+    return audio * columns[5] if any(target) else audio
 
 
 def _bass_shelf(audio: Tensor, extra: Tensor, sample_rate: int) -> Tensor:
