@@ -105,21 +105,24 @@ def test_out_of_memory_ends_the_process_and_its_workers_with_one_line(recipe, tm
 
 
 @pytest.mark.parametrize(
-    ("numbers", "grace", "status"),
+    ("numbers", "grace", "status", "reader"),
     [
-        ([signal.SIGTERM], 1.0, 128 + signal.SIGTERM),
-        ([signal.SIGINT, signal.SIGINT], 60.0, 128 + signal.SIGINT),
+        ([signal.SIGTERM], 1.0, 128 + signal.SIGTERM, False),
+        ([signal.SIGINT, signal.SIGINT], 60.0, 128 + signal.SIGINT, True),
     ],
 )
-def test_signals_end_a_run_that_hangs(recipe, tmp_path, numbers, grace, status):
+def test_signals_end_a_run_that_hangs(recipe, tmp_path, numbers, grace, status, reader):
+    """Whether or not the terminal that it writes to is still there."""
     process = faulty_run(recipe, tmp_path, "hangs", grace)
     workers = json.loads(lines_until(process, "hangs")[-2])
+    if not reader:
+        process.stderr.close()
     for number in numbers:
         process.send_signal(number)
         time.sleep(0.5)
-    _, errors = process.communicate(timeout=10)
-    assert process.returncode == status
-    assert "ended without saving" in errors.strip().splitlines()[-1]
+    assert process.wait(timeout=10) == status
+    if reader:
+        assert "ended without saving" in process.stderr.read().strip().splitlines()[-1]
     assert workers and not any(is_alive(pid) for pid in workers)
     assert state_of(tmp_path / "run")["step"] == 2
 

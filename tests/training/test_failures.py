@@ -17,6 +17,7 @@ from earvae.config import ConfigError, TrainConfig
 from earvae.training import log
 from earvae.training import run as training
 from earvae.training import state as training_state
+from earvae.training.data import CropDataset
 
 
 def poison(monkeypatch, steps) -> None:
@@ -322,3 +323,17 @@ def test_a_logger_that_fails_in_any_way_does_not_end_the_run(recipe, tmp_path, c
 def test_windows_has_no_sigchld(recipe, tmp_path, monkeypatch):
     monkeypatch.delattr(signal, "SIGCHLD")
     assert start(of_steps(recipe, 1), tmp_path) == 0
+
+
+def full_memory(*_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+
+
+def test_an_error_in_a_decoding_process_is_told_and_not_tried_again(
+    recipe, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(CropDataset, "__getitem__", full_memory)
+    recipe = recipe | {"data": recipe["data"] | {"workers": 1}, "linear_code_crops": 0}
+    with pytest.raises(training.TrainingError, match="stage warm-up, after step 0.*/dev/shm"):
+        start(recipe | {"validation": None}, tmp_path)
+    assert "a decoding process died" not in capfd.readouterr().err

@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
+from lightning_fabric import Fabric
 from recipes import (
     assert_identical,
     assert_same_weights,
@@ -17,6 +19,9 @@ from recipes import (
     start,
     state_of,
 )
+
+from earvae.config import TrainConfig
+from earvae.training import run as training
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -134,3 +139,26 @@ def test_a_failure_of_one_rank_ends_all_with_a_line(staged, tmp_path):
     assert "error: rank 1: stage warm-up, after step 1: KeyError: 'on purpose'" in output
     assert "Traceback" not in output
     assert state_of(tmp_path / "run")["step"] == 1
+
+
+def first_fits(fabric, config, folder):
+    seen = []
+    original = training.initial_model
+
+    def initial_model(config, fit_code=True):
+        seen.append(fit_code)
+        return original(config, fit_code=fit_code)
+
+    training.initial_model = initial_model
+    state = training.set_up(fabric, config, folder)
+    torch.save((seen, state.vae.state_dict()), folder / f"rank{fabric.global_rank}.pt")
+
+
+def test_the_linear_code_is_fitted_on_the_first_rank_and_the_same_on_all(recipe, tmp_path):
+    config = TrainConfig(**recipe)
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
+    fabric.launch(first_fits, config, tmp_path)
+    (first, one), (second, two) = (torch.load(tmp_path / f"rank{n}.pt") for n in (0, 1))
+    assert (first, second) == ([True], [False])
+    assert_identical(dict(one), dict(two))
+    assert one["encoder.code.explained"].any()  # zeros until it is fitted

@@ -74,9 +74,11 @@ def main() -> None:
     except SystemExit as leaving:
         if leaving.code and "earvae.training.run" in sys.modules:
             # What torch left running, such as calls to other ranks, must not keep the process.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(leaving.code if isinstance(leaving.code, int) else 1)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(leaving.code if isinstance(leaving.code, int) else 1)
         raise
 
 

@@ -58,9 +58,11 @@ def leave_deaths_to_the_loader() -> None:
 
 def end(message: str, status: int, workers: Workers) -> NoReturn:
     """Print one line and end the process from any thread, whatever the others are doing."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    workers.kill()
-    os._exit(status)
+    try:
+        workers.kill()
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    finally:  # nobody may be left to read the line
+        os._exit(status)
 
 
 class Budget:

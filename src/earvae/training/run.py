@@ -425,10 +425,12 @@ def batches(
                 failures = 0
                 yield batch
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            died = not isinstance(error, RuntimeError) or "DataLoader worker" in str(error)
+            # An error that a live process hands over has no "(pid" in it and would come again.
+            died = not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
             if not died or failures == LOADER_FAILURES:
                 raise
             failures += 1
+            loader = None  # the next processes must not inherit it
             state.pending["restarted_loaders"] += 1
             print("a decoding process died; starting it again", file=sys.stderr, flush=True)
 
