@@ -430,7 +430,7 @@ def batches(
             if not died or failures == LOADER_FAILURES:
                 raise
             failures += 1
-            loader = None  # the next processes must not inherit it
+            incoming = None  # the next processes must not inherit it
             state.pending["restarted_loaders"] += 1
             print("a decoding process died; starting it again", file=sys.stderr, flush=True)
 

@@ -1,0 +1,60 @@
+"""Compiled networks settle: after the first steps nothing is compiled again."""
+
+from functools import partial
+
+import pytest
+import torch
+from recipes import MODEL, start
+
+from earvae.training import run as training
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile as it is up to the code it would make: all that decides what is compiled."""
+    for name in ("compile",):
+        monkeypatch.setattr(torch, name, partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile",
+        lambda self, **options: setattr(self, "_compiled_call_impl",
+                                        torch.compile(self._call_impl, **options)),
+    )  # fmt: skip
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch._dynamo.config.error_on_recompile = False
+
+
+COMPACT = {
+    "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [MODEL, COMPACT])
+def test_nothing_is_compiled_again_once_every_scale_was_drawn(
+    traced, recipe, model, tmp_path, monkeypatch
+):
+    """The discriminator learns and teaches by turns, at two of its three scales, in another order
+    at every step, on another stretch of the crops."""
+    recipe |= {
+        "model": model, "compile": True, "validation": None, "linear_code_crops": 0,
+        "discriminator": {
+            "resolutions": [256, 128, 64], "channels": 2, "resolutions_per_step": 2,
+            "crop_samples": 1024,
+        },
+        "stages": [
+            {"name": "both", "steps": 14, "adversarial": {"discriminator_only_steps": 1}}
+        ],
+    }  # fmt: skip
+    step = training.train_step
+    done = []
+
+    def watched(*arguments):
+        done.append(None)
+        torch._dynamo.config.error_on_recompile = len(done) > 8
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", watched)
+    assert start(recipe, tmp_path) == 0
+    assert len(done) == 14
