@@ -20,7 +20,8 @@ def linear_and_log(magnitude: Tensor, target: Tensor, level: Tensor) -> tuple[Te
     """mean |m - t| / level, with slope m sign(m - t); mean |ln m - ln t|, with slope sign(m - t).
 
     Args:
-        magnitude, target: m of the reconstruction and t of the target.
+        magnitude: m of the reconstruction; overwritten.
+        target: t, that of the target.
         level: the target's mean magnitude, [batch]; divides the linear term so that it does
             not change when both signals get louder.
     """
@@ -29,14 +30,14 @@ def linear_and_log(magnitude: Tensor, target: Tensor, level: Tensor) -> tuple[Te
     error = magnitude - target
     sign = error.sign()
     linear = error.abs_().mean(dim=(-3, -2, -1)) / level
-    return Term(linear, magnitude * sign, each / level), Term(log, sign, each)
+    return Term(linear, magnitude.mul_(sign), each / level), Term(log, sign, each)
 
 
 def mel(magnitude: Tensor, target: Tensor, filters: Tensor) -> Term:
     """mean |ln b - ln b_target| over mel bands b = sum(filter m).
 
     Args:
-        magnitude, target: as above.
+        magnitude, target: of the reconstruction and of the target.
         filters: [bins, bands], of ``widest_mel_filters``.
     """
     bands = magnitude @ filters

@@ -104,21 +104,30 @@ def _magnitude(
     level = (share * sum(levels)).clamp(min=method.level_floor)
     radial = {}
     for name, pair in used.items():
-        ours = pair.ours.power.sqrt()
-        terms: dict[str, Term] = {}
-        if wanted != [MEL]:
-            found = magnitude.linear_and_log(ours, pair.magnitude, level * pair.scale)
-            terms.update(zip(MAGNITUDE, found, strict=True))
-        if MEL in wanted:
-            terms[MEL] = magnitude.mel(ours, pair.magnitude, filters)
+        terms = _magnitude_terms(wanted, pair, filters, level * pair.scale)
         for term in wanted:
-            values[term] += share * terms[term].value
-            plane, scale = terms[term].plane, terms[term].slope_scale(share * weights[term])
+            value, plane, _ = terms[term]
+            values[term] += share * value
+            scale = terms[term].slope_scale(share * weights[term])
             # the first plane becomes the sum: nobody else needs it
             radial[name] = (
                 radial[name].addcmul_(plane, scale) if name in radial else plane.mul_(scale)
             )
+        del terms, plane  # their memory is at hand for the next pair
     return radial
+
+
+def _magnitude_terms(
+    wanted: list[str], pair: _Pair, filters: Tensor | None, level: Tensor
+) -> dict[str, Term]:
+    ours = pair.ours.power.sqrt()
+    terms = {}
+    if MEL in wanted:
+        terms[MEL] = magnitude.mel(ours, pair.magnitude, filters)
+    if wanted != [MEL]:  # last, as it overwrites the magnitude
+        found = magnitude.linear_and_log(ours, pair.magnitude, level)
+        terms.update(zip(MAGNITUDE, found, strict=True))
+    return terms
 
 
 def _phase(
@@ -152,6 +161,7 @@ def _phase(
             scale = term.slope_scale(weights["correlation_inter"])
             total[:, :1].addcmul_(term.plane, scale)  # it rises with Left's phase
             total[:, 1:].addcmul_(term.plane, scale, value=-1)  # and falls with Right's
+        term = None  # its memory is at hand for the next
         if names and names != ["correlation_intra"]:
             if method.phase_wrap:
                 difference = phase.wrapped_difference(turn)
@@ -168,6 +178,7 @@ def _phase(
                     values[term_name] += share * term.value
                     scale = term.slope_scale(share * weights[term_name])
                     phase.add_steps(total, term.plane, dim, scale)
+                    term = None
         angular[name] = total
     return angular
 
