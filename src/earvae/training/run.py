@@ -47,6 +47,7 @@ from earvae.training.validate import validate
 
 INTERRUPTED = 75  # exit status after a signal: saved, start again to go on (EX_TEMPFAIL)
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
+LEFT_OUT_TOLD = 50  # files that are named
 LOADER_FAILURES = 3  # in a row, without a batch between them
 
 
@@ -315,8 +316,10 @@ def _opened(
     if progress:
         progress.remove_task(task)
     fabric.print(f"{len(crops.tracks)} tracks, {len(crops.left_out)} left out")
-    for line in crops.left_out:
+    for line in crops.left_out[:LEFT_OUT_TOLD]:
         fabric.print(f"left out: {line}")
+    if (more := len(crops.left_out) - LEFT_OUT_TOLD) > 0:
+        fabric.print(f"left out: {more} more")
     return crops
 
 
