@@ -266,16 +266,17 @@ def test_filters_judge_whole_tracks_and_silence_is_passed_over(tmp_path):
     ]  # fmt: skip
 
 
-def test_damaged_files_are_left_out_by_name(tmp_path):
+def test_damaged_files_are_left_out_whole_and_by_name(tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     soundfile.write(source / "good.flac", tones(4, seed=1), RATE)
-    soundfile.write(source / "cut.flac", tones(4, seed=2), RATE)
-    data = (source / "cut.flac").read_bytes()
-    (source / "cut.flac").write_bytes(data[: len(data) // 10])
+    soundfile.write(source / "spoilt.flac", tones(4, seed=2), RATE)
+    data = (source / "spoilt.flac").read_bytes()
+    third = len(data) // 3
+    (source / "spoilt.flac").write_bytes(data[:third] + bytes(third) + data[2 * third :])
     result = packed(source, tmp_path / "out", seconds=1.0)
     assert [s["path"] for s in result.index["sources"]] == ["good.flac"]
-    assert len(result.left_out) == 1 and "cut.flac" in result.left_out[0]
+    assert len(result.left_out) == 1 and "spoilt.flac" in result.left_out[0]
 
 
 def test_nothing_to_pack_is_one_line(music, tmp_path):

@@ -79,13 +79,14 @@ def test_nothing_but_non_finite_batches_ends_the_run_with_its_weights_kept(
     assert all(torch.isfinite(t).all() for t in state["vae"].values())
 
 
-def test_a_truncated_flac_is_drawn_again_and_counted(recipe, tmp_path):
+def test_a_flac_spoilt_in_its_middle_is_drawn_again_and_counted(recipe, tmp_path):
     source = tmp_path / "music"
     shutil.copytree(recipe["data"]["sources"][0]["tracks"], source)
     audio, rate = soundfile.read(source / "0.wav")
-    soundfile.write(source / "cut.flac", audio, rate)
-    whole = (source / "cut.flac").read_bytes()
-    (source / "cut.flac").write_bytes(whole[: len(whole) // 10])
+    soundfile.write(source / "spoilt.flac", audio, rate)
+    whole = (source / "spoilt.flac").read_bytes()
+    third = len(whole) // 3
+    (source / "spoilt.flac").write_bytes(whole[:third] + bytes(third) + whole[2 * third :])
     data = recipe["data"] | {"sources": [{"tracks": str(source)}]}
     assert start(recipe | {"data": data, "validation": None}, tmp_path / "run") == 0
     state = state_of(tmp_path / "run")

@@ -133,6 +133,7 @@ def pack_excerpts(
         if used > (told + 1) * size / 10:
             told = int(10 * used / size)
             tell(f"{len(chosen)} excerpts, {used / 1e6:.1f} of {size / 1e6:g} MB")
+    chosen = [one for one in chosen if one.slot.track not in cutter.left_out]  # damaged further on
     left_out, refused = (
         [lines[number] for number in sorted(lines)] for lines in (cutter.left_out, cutter.refused)
     )

@@ -69,6 +69,7 @@ from earvae.training.validate import validate
 from earvae.training.weights import source_of_weights, with_model
 
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
+LEFT_OUT_TOLD = 50  # files that are named
 LOADER_FAILURES = 3  # in a row, without a batch between them
 
 
@@ -452,8 +453,10 @@ def _opened(
     if progress:
         progress.remove_task(task)
     fabric.print(f"{len(crops.tracks)} tracks, {len(crops.left_out)} left out")
-    for line in crops.left_out:
+    for line in crops.left_out[:LEFT_OUT_TOLD]:
         fabric.print(f"left out: {line}")
+    if (more := len(crops.left_out) - LEFT_OUT_TOLD) > 0:
+        fabric.print(f"left out: {more} more")
     return crops
 
 
