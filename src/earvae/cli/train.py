@@ -139,8 +139,6 @@ def train(
         one_line(f"training needs the package {error.name}: pip install 'earvae[train]'")
     if threads:
         torch.set_num_threads(threads)
-    if minutes is not None:
-        minutes -= (time.monotonic() - started) / 60
     try:
         status = training.train(
             _chosen(path, data, weights, minutes),
@@ -152,6 +150,7 @@ def train(
             strategy=strategy,
             loggers=[CSVLogger(run, name="csv", version="")] if log is Log.csv else None,
             minutes=minutes,
+            started=started,
         )
     except Exception as error:
         if debug:

@@ -69,25 +69,36 @@ class Budget:
     """The time of a run: ``minutes`` from ``started`` (``time.monotonic()``); None is without end.
 
     It is over while what has to come after the last step still fits: the next step, a validation
-    and a checkpoint, each as long as the last one was, and half as much again.
+    and a checkpoint, each half as long again as the last one, or thrice what is expected of it,
+    and a few seconds to leave.
     """
 
     MARGIN = 1.5
-    SPARE = 3.0  # seconds
+    CAUTION = 3.0  # about what was not measured yet
+    SPARE = 5.0  # seconds
     BYTES_PER_SECOND = 100e6  # of a checkpoint, before one was written
 
     def __init__(self, minutes: float | None, started: float) -> None:
         self.minutes = minutes
         self.end = math.inf if minutes is None else started + 60 * minutes
+        self.fastest_step = math.inf  # seconds
+        self._begun = False
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, float] = {}
 
     @contextmanager
     def measured(self, what: str) -> Iterator[None]:
-        """Note how long ``what`` takes: ``step``, ``validation`` or ``checkpoint``."""
+        """Note how long ``what`` takes: ``validation`` or ``checkpoint``."""
         started = time.monotonic()
         yield
         self.seconds[what] = time.monotonic() - started
+
+    def step_took(self, seconds: float) -> None:
+        """Note a step; not the first one, which waits for data and the compiler."""
+        if self._begun:
+            self.seconds["step"] = seconds
+            self.fastest_step = min(self.fastest_step, seconds)
+        self._begun = True
 
     def expect(self, what: str, seconds: float) -> None:
         """An estimate of what may not have been measured yet."""
@@ -97,7 +108,9 @@ class Budget:
         """Whether the run should stop now to end in time."""
         if self.minutes is None:
             return False
-        reserve = self.MARGIN * sum((self.expected | self.seconds).values()) + self.SPARE
+        guesses = [s for what, s in self.expected.items() if what not in self.seconds]
+        reserve = self.MARGIN * sum(self.seconds.values()) + self.CAUTION * sum(guesses)
+        reserve += self.SPARE
         return time.monotonic() + reserve > self.end
 
 

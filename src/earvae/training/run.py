@@ -7,6 +7,7 @@ objective, discriminator), which updates both sides. Everything that a resumed r
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -83,19 +84,20 @@ def train(
     strategy: str = "auto",
     loggers: Sequence[Logger] | None = None,
     minutes: float | None = None,
+    started: float | None = None,
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
     Writes ``checkpoint.pt`` (resumable), ``ema/`` (averaged weights, for
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
     TensorBoard events. With ``minutes``, it stops early enough to have validated and saved when
-    they are over, counted from this call; learning rates go by steps all the same. Returns 0 when
-    all steps are done, INTERRUPTED after SIGINT or SIGTERM, and when the time was over first (the
+    they are over, counted from ``started`` (``time.monotonic()``; None is now);
+    learning rates go by steps all the same. Returns 0 when all steps are done, INTERRUPTED after SIGINT or SIGTERM, and when the time was over first (the
     state is saved; the same call goes on). Raises ConfigError when the folder holds a run of
     another configuration or the devices asked for are not there, TrainingError for whatever else
     ends a run. No decoding process is left in any case.
     """
-    budget = Budget(minutes, time.monotonic())
+    budget = Budget(minutes, time.monotonic() if started is None else started)
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     config = with_model(config)
@@ -292,7 +294,7 @@ def fit(
     if state.step == config.steps:
         return 0
     signalled = stop.reason == "signal"
-    why = "stopped by a signal" if signalled else f"{budget.minutes:.3g} minutes are over"
+    why = "stopped by a signal" if signalled else f"{budget.minutes:g} minutes are over"
     fabric.print(f"{why} after step {state.step} of {config.steps}; saved, start it again to go on")
     return INTERRUPTED
 
@@ -326,10 +328,11 @@ def fit_stage(run: Run, state: State) -> bool:
     clock = _Clock(config.model.sample_rate, fabric.world_size)
     while state.step < last:
         place = locate(config.stages, state.step)
-        with run.budget.measured("step"):
-            figures = train_step(fabric, config, place, state, objective, clock.timed(incoming))
+        began = time.monotonic()
+        figures = train_step(fabric, config, place, state, objective, clock.timed(incoming))
+        seconds = time.monotonic() - began
         finished = state.step == last
-        stopping = _should_stop(run, state, stage)
+        stopping = _should_stop(run, state, stage, seconds)
         reporting = state.step % config.log_every == 0 or finished
         if reporting and state.non_finite_in_a_row >= NON_FINITE_LIMIT:
             save(fabric, config, run.folder, state)
@@ -371,15 +374,19 @@ def fit_stage(run: Run, state: State) -> bool:
     return False
 
 
-def _should_stop(run: Run, state: State, stage: StageConfig) -> Reason | None:
-    """What ends the run after this step, if a signal or the time does; all ranks answer alike."""
-    step = run.budget.seconds["step"]
-    run.stop.steps_take(step)
+def _should_stop(run: Run, state: State, stage: StageConfig, seconds: float) -> Reason | None:
+    """What ends the run after this step, which took ``seconds``, if a signal or the time does;
+    all ranks answer alike.
+    """
+    run.stop.steps_take(seconds)
+    run.budget.step_took(seconds)
     if run.budget.minutes is not None:
-        if run.validation:  # a crop costs less there, where nothing is learnt
+        if (
+            run.validation and run.budget.fastest_step < math.inf
+        ):  # a crop costs less there, where nothing is learnt
             items = run.config.validation_items * run.config.validation.crop_samples
             share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
-            run.budget.expect("validation", share * step)
+            run.budget.expect("validation", share * run.budget.fastest_step)
         run.budget.expect("checkpoint", state.size / run.budget.BYTES_PER_SECOND)
         if run.budget.is_over():
             run.stop.time_is_up()
