@@ -201,7 +201,6 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    torch.backends.cudnn.benchmark = True
     where = options.device
     if options.device == "cuda":
         where = torch.cuda.get_device_name()
