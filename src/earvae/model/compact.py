@@ -27,7 +27,7 @@ from earvae.model.transform import FrameTransform
 
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
-FIRST_LEVEL = -6.0  # of a new decoder's own part, natural log: it must not drown its linear layer
+FIRST_LEVEL = -6.0  # of a decoder's own part where no music tells it, natural log
 FIRST_SCALE = -3.0  # of a new posterior: std = softplus(-3) = 0.05
 
 
@@ -130,9 +130,13 @@ class Bands(nn.Module):
     def measure(self, frames: Tensor) -> Tensor:
         """Log RMS of Left's and Right's bands, ``[..., 2·hop]`` Mid and Side to ``[..., levels]``;
         scaled to ±1 for levels down to QUIET."""
+        return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
+
+    def power(self, frames: Tensor) -> Tensor:
+        """Mean power of Left's and Right's bands, ``[..., 2·hop]`` Mid and Side to
+        ``[..., levels]``."""
         power = self.mid_side(frames).unflatten(-1, (self.blocks, -1)).square()
-        mean = power @ (self.weights / self.weights.sum(dim=1, keepdim=True)).T
-        return (mean / QUIET**2 + 1).log().flatten(-2) / 10 - 1
+        return (power @ (self.weights / self.weights.sum(dim=1, keepdim=True)).T).flatten(-2)
 
     def spread(self, levels: Tensor) -> Tensor:
         """``[..., levels]`` interpolated to every coefficient, ``[..., 2·hop]``."""
@@ -167,21 +171,24 @@ def _lowest(transform: FrameTransform, config: CompactConfig) -> Tensor:
 def fit_linear_start(
     encoder: CompactEncoder, decoder: CompactDecoder, audio: Iterable[Tensor]
 ) -> None:
-    """Start both linear layers as the principal components of frames of training music.
+    """Start both linear layers as the principal components of frames of training music, and the
+    decoder's levels as the mean ones of what these leave.
 
     ``audio``: batches ``[batch, 2, frames·hop]``. The latents then have unit variance. No mean is
-    taken off: the MDCT of music has none.
+    taken off: the MDCT of music has none. Raises ValueError if all is silent.
     """
-    covariance, count = torch.zeros(()), 0
-    for batch in audio:
-        frames = encoder.transform(batch).flatten(0, 1).double()  # [frames, 2·hop]
-        covariance, count = covariance + (frames.T @ frames).cpu(), count + len(frames)
-    if not covariance.any():
+    frames = torch.cat([encoder.transform(batch).flatten(0, 1) for batch in audio])
+    if not frames.any():
         raise ValueError("no audible frame to start the linear layers from")
-    power, vectors = torch.linalg.eigh(covariance / count)
+    covariance = torch.zeros((), dtype=torch.float64)
+    for some in frames.split(4096):  # [frames, 2·hop]
+        covariance = covariance + some.double().T @ some.double() / len(frames)
+    power, vectors = torch.linalg.eigh(covariance)
     strongest = power.argsort(descending=True)[: encoder.config.latent_channels]
     basis, std = vectors[:, strongest], power[strongest].clamp_min(1e-12).sqrt()
     largest = basis.abs().argmax(dim=0, keepdim=True)  # positive, so that the fit is repeatable
     basis = basis * basis.gather(0, largest).sign()
     encoder.linear.weight.copy_((basis / std).T)
     decoder.linear.weight.copy_(basis * std)
+    left = frames - decoder.linear(encoder.linear(frames))
+    decoder.level.bias.copy_(decoder.bands.power(left).mean(dim=0).clamp_min(QUIET**2).log() / 2)
