@@ -79,8 +79,9 @@ def train(
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
     TensorBoard events. With ``minutes``, it stops early enough to have validated and saved when
     they are over, counted from ``started`` (``time.monotonic()``; None is now);
-    learning rates go by steps all the same. Returns 0 when all steps are done, INTERRUPTED after SIGINT or SIGTERM, and when the time was over first (the
-    state is saved; the same call goes on). Raises ConfigError when the folder holds a run of
+    learning rates go by steps all the same. Returns 0 when all steps are done, INTERRUPTED after
+    SIGINT or SIGTERM, and when the time was over first (the state is saved; the same call goes
+    on). Raises ConfigError when the folder holds a run of
     another configuration or the devices asked for are not there, TrainingError for whatever else
     ends a run. No decoding process is left in any case.
     """
