@@ -41,7 +41,8 @@ class ResidualUnit(Chain):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
+        # Under autocast the sum is of float32, as the parameters are: rounding would add up.
+        return x.to(self.layers[0].alpha.dtype) + self.layers(x)
 
 
 class EncoderBlock(Chain):
