@@ -24,6 +24,10 @@ PANELS = {
     "discriminator: accuracy": ("discriminator/accuracy",),
     "generator: adversarial terms": ("raw/adversarial", "raw/feature_matching"),
     "training: log magnitude": ("raw/magnitude_log",),
+    "training: phase terms": (
+        "raw/correlation_intra", "raw/instantaneous_frequency", "raw/group_delay",
+    ),
+    "audio seconds a second": ("speed/audio_seconds_per_second",),
     "gradient norms before clipping": ("gradient_norm/generator", "gradient_norm/discriminator"),
 }  # fmt: skip
 SMOOTHING = 0.9  # of every curve that is logged at each step
@@ -48,8 +52,13 @@ def main() -> None:
     parser.add_argument("--output", "-o", type=Path, required=True)
     arguments = parser.parse_args()
     logs = {folder.name: read_log(folder) for folder in arguments.runs}
-    figure, axes = pyplot.subplots(2, 4, figsize=(15, 6), layout="constrained")
-    for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
+    there = {name for lines in logs.values() for line in lines for name in line}
+    panels = {title: names for title, names in PANELS.items() if there & set(names)}
+    columns = -(-len(panels) // 2)
+    figure, axes = pyplot.subplots(2, columns, figsize=(3.75 * columns, 6), layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for number, (run, lines) in enumerate(logs.items()):
             for index, name in enumerate(names):
                 points = [(d["step"], d[name]) for d in lines if d.get(name) is not None]

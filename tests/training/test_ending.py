@@ -256,7 +256,7 @@ def test_the_first_line_comes_before_what_is_slow_to_import(tmp_path):
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     told = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert told[0] == ("earvae train nothing.yaml --run r", False)
+    assert told[0] == ("recipe nothing.yaml; run r", False)
     assert done.stderr.startswith("error: nothing.yaml: cannot be read")
 
 

@@ -24,9 +24,11 @@ CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at
 
 
 class Precision(str, Enum):
-    """Arithmetic of the networks; the objective always computes in float32."""
+    """Arithmetic of the networks; tf32 is float32 with products of ten bits, on GPUs that have
+    it. The objective computes in float32, but for tf32."""
 
     full = "32-true"
+    tf32 = "tf32"
     bf16 = "bf16-mixed"
 
 

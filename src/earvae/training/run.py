@@ -88,6 +88,9 @@ def train(
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
+    ``precision``: ``32-true``, ``bf16-mixed``, or ``tf32``, which is the first with products of ten
+    bits on GPUs that have them; without it torch would use such products in convolutions.
+
     Writes ``checkpoint.pt`` (resumable), ``ema/`` (averaged weights, for
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
     TensorBoard events. With ``minutes``, it stops early enough to have validated and saved when
@@ -101,6 +104,10 @@ def train(
     if loggers is None:
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     config = with_model(config)
+    ten_bits = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = ten_bits
+    if ten_bits:
+        precision = "32-true"
     options = {
         "accelerator": accelerator,
         "devices": devices,
