@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from earvae import StreamingDecoder, StreamingEncoder, codec
-from earvae.config import OobleckConfig, SpectralConfig
+from earvae.config import CompactConfig, OobleckConfig, SpectralConfig
 from earvae.engine import accelerate
 from earvae.model.vae import EarVAE
 from earvae.streaming import BLOCK_FRAMES, StreamingError
@@ -19,7 +19,17 @@ TOLERANCE = 1e-5  # of the peak
 
 
 def compact() -> EarVAE:
-    """The compact architecture in small: a hop of 16, contexts of 9 and 6 frames."""
+    """The compact architecture in small: a hop of 16, contexts of 7 and 4 frames."""
+    torch.manual_seed(0)
+    config = CompactConfig(
+        hop_length=16, mdct_length=8, latent_channels=16, width=16, encoder_blocks=2,
+        decoder_blocks=1,
+    )  # fmt: skip
+    return EarVAE(config).eval()
+
+
+def spectral() -> EarVAE:
+    """The one before it in small: a hop of 16, contexts of 9 and 6 frames."""
     torch.manual_seed(0)
     config = SpectralConfig(
         hop_length=16,
@@ -51,6 +61,7 @@ COMPACT = compact()
 MODELS = {
     "compact": COMPACT,
     "compact accelerated": accelerate(COMPACT),
+    "spectral": spectral(),
     "convolutional": convolutional(2, 4, std_floor=0.1),
     "convolutional accelerated": accelerate(convolutional(2, 4), "exact"),
     "odd strides": convolutional(3, 5),

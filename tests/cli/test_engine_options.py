@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
 import earvae.engine
-from earvae import EarVAE, SpectralConfig
+from earvae import CompactConfig, EarVAE, SpectralConfig
 from earvae.cli import options
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -48,14 +50,16 @@ def commands(tmp_path, earvae, music):
     }
 
 
-@pytest.fixture
-def compact(tmp_path):
-    """A folder with a small model of the compact architecture."""
-    config = SpectralConfig(latent_channels=8, hop_length=64, mdct_length=32, linear_channels=4,
-                            linear_classes=4, width=8, encoder_blocks=1,
-                            decoder_blocks=1)  # fmt: skip
-    EarVAE(config).save_pretrained(tmp_path / "compact")
-    return tmp_path / "compact"
+SMALL = {"latent_channels": 8, "hop_length": 64, "mdct_length": 32, "width": 8,
+         "encoder_blocks": 1, "decoder_blocks": 1}  # fmt: skip
+ONE_ENGINE = [CompactConfig(**SMALL), SpectralConfig(**SMALL, linear_channels=4, linear_classes=4)]
+
+
+@pytest.fixture(params=ONE_ENGINE, ids=lambda config: config.architecture)
+def one_engine(request, tmp_path):
+    """A folder with a small model of an architecture that has one engine."""
+    EarVAE(request.param).save_pretrained(tmp_path / request.param.architecture)
+    return tmp_path / request.param.architecture
 
 
 VERBS = ("reconstruct", "decode", "encode", "library", "shards")
@@ -90,9 +94,20 @@ def test_what_does_not_go_together_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_compact_model_has_no_bfloat16(commands, earvae, compact, verb):
-    command = [*commands[verb], "--weights", compact, "--engine", "fast"]
-    refused(earvae(*command, "--precision", "bf16"), "not for the compact model")
+def test_an_architecture_with_one_engine_has_no_bfloat16(commands, earvae, one_engine, verb):
+    command = [*commands[verb], "--weights", one_engine, "--engine", "fast"]
+    complaint = f"not for the architecture '{one_engine.name}'"
+    refused(earvae(*command, "--precision", "bf16"), complaint)
+
+
+@pytest.mark.parametrize("engine", ["auto", "exact", "fast"])
+def test_any_engine_of_an_architecture_with_one_is_plain(commands, earvae, one_engine, engine):
+    _, source, _, other = commands["reconstruct"]
+    plain = other.with_name("plain.wav")
+    for path, name in ((plain, "plain"), (other, engine)):
+        done = earvae("reconstruct", source, "-o", path, "--weights", one_engine, "--engine", name)
+        assert done.exit_code == 0, done.output
+    assert np.array_equal(soundfile.read(plain)[0], soundfile.read(other)[0])
 
 
 def refused(result, complaint: str) -> None:

@@ -7,17 +7,20 @@ from pathlib import Path
 import torch
 
 from earvae import EarVAE
-from earvae.config import OobleckConfig
+from earvae.config import CompactConfig, OobleckConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def model(name: str) -> EarVAE:
-    """The shipped model, a golden one, or one of Stable Audio's layout with random weights."""
+    """The shipped model, a golden one, or one with random weights: of Stable Audio's layout, or of
+    the compact architecture."""
     if name == "shipped":
         return EarVAE.from_pretrained()
     if name == "two_snakes":
         return two_snakes()
+    if name == "compact":
+        return EarVAE(CompactConfig(hop_length=64, mdct_length=32, latent_channels=8, width=8))
     return EarVAE.from_pretrained(GOLDEN / f"{name}_state_dict.safetensors")
 
 

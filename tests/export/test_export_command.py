@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from small_models import GOLDEN, two_snakes
+from small_models import GOLDEN, model, two_snakes
 from typer.testing import CliRunner
 
 from earvae.cli.main import app
@@ -47,6 +47,18 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
     assert earvae("--onnx", tmp_path / "file", "--weights", TINY).exit_code == 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "diffusers"])
+def test_an_architecture_without_that_form_is_one_line_that_says_what_to_do(tmp_path, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    model("compact").save_pretrained(tmp_path / "compact")
+    result = earvae(f"--{kind}", tmp_path / "out", "--weights", tmp_path / "compact")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'out'}: ")
+    assert "architecture is 'compact'" in line and "use earvae itself" in line
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):

@@ -171,6 +171,12 @@ def test_a_layer_without_onnx_form_is_named():
         encoder_graph(vae)
 
 
+def test_an_architecture_without_onnx_form_is_named_and_nothing_is_written(tmp_path):
+    with pytest.raises(UnsupportedLayerError, match="architecture is 'compact', .* use earvae"):
+        export_onnx(model("compact"), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_folders_that_are_no_whole_model_are_refused(tmp_path, exported):
     with pytest.raises(RunnerError, match=r"no encoder\.onnx"):
         Runner(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from earvae.config import OobleckConfig
+from earvae.config import OobleckConfig, TrainConfig
 from earvae.model.layers import (
     SnakeBeta,
     WeightNormConv1d,
@@ -18,6 +19,7 @@ from earvae.model.layers import (
 )
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.published import expected_shapes, load_published
+from earvae.model.vae import EarVAE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVEN, ODD = (2, 4, 4, 4, 8), (2, 4, 4, 5, 6)
@@ -168,3 +170,59 @@ def test_chunk_with_context_equals_the_whole_and_with_less_does_not(name, short_
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference over the expected peak."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+# --------------------------------------------------------------------------- recomputation
+
+
+@pytest.fixture
+def twins() -> tuple[EarVAE, EarVAE]:
+    """One model of the paper's architecture twice; the second computes activations again."""
+    torch.manual_seed(0)
+    plain = EarVAE(small_config((2, 4)))
+    again = copy.deepcopy(plain)
+    again.encoder.recompute = again.decoder.recompute = True
+    return plain, again
+
+
+def test_activations_are_kept_unless_asked_otherwise(twins):
+    assert not (twins[0].encoder.recompute or twins[0].decoder.recompute)
+    assert TrainConfig.model_fields["recompute"].default is False
+
+
+def test_recomputed_activations_give_the_same_output_and_gradients(twins):
+    audio, noise = torch.randn(2, 2, 8 * 20), torch.randn(2, 4, 20)
+    found = []
+    for vae in twins:
+        own = audio.clone().requires_grad_()
+        fake, posterior = vae(own, noise)
+        (fake.square().sum() + posterior.kl()).backward()
+        found.append([fake.detach(), own.grad, *(p.grad for p in vae.parameters())])
+    assert len(found[0]) > 50
+    for plain, again in zip(*found, strict=True):
+        assert again.abs().sum() > 0
+        torch.testing.assert_close(again, plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("training, runs", [(True, 2), (False, 1)])
+def test_a_block_runs_once_more_for_the_gradient_and_only_then(twins, training, runs):
+    calls = []
+    for part in (twins[1].encoder, twins[1].decoder):
+        part.layers[1].register_forward_pre_hook(lambda layer, given: calls.append(layer))
+    with torch.set_grad_enabled(training):
+        fake, _ = twins[1](torch.randn(1, 2, 80))
+    if training:
+        fake.sum().backward()
+    assert len(calls) == 2 * runs
+
+
+def test_recomputation_is_no_part_of_the_weights_and_copies_keep_it(twins):
+    plain, again = twins
+    assert again.state_dict().keys() == plain.state_dict().keys()
+    assert again.identity == plain.identity
+    copied = copy.deepcopy(again)
+    assert copied.decoder.recompute and not copy.deepcopy(plain).decoder.recompute
+    audio = torch.randn(1, 2, 80)
+    assert torch.equal(copied(audio)[0], plain(audio)[0])
+    copied.decoder.recompute = False
+    assert again.decoder.recompute  # a copy's setting is its own

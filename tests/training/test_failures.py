@@ -241,9 +241,10 @@ def test_what_is_done_cannot_be_shortened(staged, tmp_path, monkeypatch):
     assert state_of(tmp_path)["step"] == 3 + 4 + 1
 
 
-def test_reporting_and_workers_may_change(recipe, tmp_path):
+def test_reporting_workers_and_memory_may_change(recipe, tmp_path):
     start(of_steps(recipe, 1), tmp_path)
     changed = of_steps(recipe, 2) | {"log_every": 2, "validate_every": 1, "checkpoint_every": 1}
+    changed |= {"shares_every": 7, "recompute": True}
     assert start(changed | {"data": recipe["data"] | {"workers": 1}}, tmp_path) == 0
     assert state_of(tmp_path)["step"] == 2
 

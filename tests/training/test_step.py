@@ -1,12 +1,16 @@
+import copy
 import math
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
 from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
-from earvae.training.step import Share, learning_rate, posterior_noise
+from earvae.training.state import State
+from earvae.training.step import Share, apply, learning_rate, posterior_noise, read_figures
 
 SMALL = SpectralConfig(
     hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, linear_classes=4,
@@ -36,6 +40,51 @@ def test_the_noise_of_an_item_follows_from_seed_step_and_its_place_in_the_batch(
     assert torch.equal(noise(0, 1, (2, 2, 6)), whole[2:4])
     for other in (noise(0, 2, (0, 6, 6)), noise(1, 1, (0, 6, 6))):
         assert not torch.equal(other, whole)
+
+
+def test_figures_become_numbers_with_one_transfer_for_all_tensors(monkeypatch):
+    transfers = []
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: transfers.append(t) or original(t))
+    figures = {"loss": torch.tensor(0.1), "clipped": torch.tensor(3), "learning_rate": 1e-4,
+               "norm": torch.tensor(1e-40, dtype=torch.float64)}  # fmt: skip
+    found = read_figures(figures)
+    assert found == {"loss": float(torch.tensor(0.1)), "clipped": 3.0, "learning_rate": 1e-4,
+                     "norm": 1e-40}  # fmt: skip
+    assert all(type(value) is float for value in found.values()) and len(transfers) == 1
+    assert read_figures({"learning_rate": 1e-4}) == {"learning_rate": 1e-4}
+
+
+def test_steps_left_out_are_counted_in_all_and_in_a_row():
+    state = State(vae=None, ema=None, optimiser=None)
+    rows = []
+    for finite in (True, False, False, True, False):
+        state.note_finite(torch.tensor(finite))
+        rows.append(state.non_finite_in_a_row)
+    assert rows == [0, 1, 2, 0, 1]
+    assert not state.counters["non_finite_steps"]  # not read from the device yet
+    fabric = Fabric(accelerator="cpu", devices=1)
+    state.gather_counts(fabric)
+    state.gather_counts(fabric)
+    assert state.counters["non_finite_steps"] == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_average(bad):
+    vae, optimised = nn.Linear(3, 1), torch.ones(1, 3)
+    average = copy.deepcopy(vae).requires_grad_(False)
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=0.1)
+    state = State(vae=vae, ema=average, optimiser=optimiser)
+    before = copy.deepcopy(vae.state_dict())
+    for factor, moves in ((bad, False), (1.0, True)):
+        (vae(optimised) * factor).sum().backward()
+        finite = torch.stack([p.grad.isfinite().all() for p in vae.parameters()]).all()
+        apply(optimiser, finite)
+        state.update_average(0.9, finite)
+        optimiser.zero_grad()
+        for name in before:
+            assert torch.equal(vae.state_dict()[name], before[name]) != moves
+            assert torch.equal(average.state_dict()[name], before[name]) != moves
 
 
 def test_one_backward_reaches_every_trained_parameter():

@@ -9,8 +9,8 @@ Engines, by what they promise against the plain model in float32:
 - ``auto``: the fastest that is equal in float32.
 
 ``exact`` and ``fast`` are for the paper's architecture on CPUs. On other devices the first is
-``plain`` and the second ``plain`` under bfloat16 autocast. The compact model has one engine,
-``plain``: it computes too little to gain, and bfloat16 costs its linear code 40 dB.
+``plain`` and the second ``plain`` under bfloat16 autocast. The compact architectures have one
+engine, ``plain``: they compute too little to gain, and bfloat16 costs the fixed linear code 40 dB.
 docs/inference.md has the measurements.
 """
 
@@ -117,7 +117,11 @@ def choose(
         raise EngineError(f"precision bf16: engine {engine} promises float32; use fast or plain")
     if not isinstance(vae.config, configs.OobleckConfig):
         if precision == "bf16":
-            raise EngineError("precision bf16: not for the compact model, whose bass would suffer")
+            name = vae.config.architecture
+            raise EngineError(
+                f"precision bf16: not for the architecture {name!r}, whose only engine is plain in "
+                "float32; use fp32"
+            )
         return "plain", "fp32"
     half = has_bfloat16(device)
     if precision == "bf16" and not half:

@@ -41,7 +41,7 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
         What differs there, a line each; empty if nothing does.
 
     Raises:
-        NotConvertibleError: the compact architecture, a transformer, or an encoder whose first
+        NotConvertibleError: a compact architecture, a transformer, or an encoder whose first
             width is not twice the latent channels.
         OSError: the folder cannot be written.
     """
@@ -75,7 +75,8 @@ def _check(vae: EarVAE) -> None:
     if not isinstance(config, OobleckConfig):
         raise NotConvertibleError(
             f"the model's architecture is {config.architecture!r}: AutoencoderOobleck is the "
-            "paper's convolutional one, and has no place for transform frames"
+            "paper's convolutional one, and has no place for transform frames; use earvae itself, "
+            "or a model of that architecture"
         )
     if config.transformer is not None:
         raise NotConvertibleError(

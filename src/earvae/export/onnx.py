@@ -34,7 +34,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from earvae.config import CLASS_LATENTS
+from earvae.config import CLASS_LATENTS, CompactConfig
 from earvae.export import runner
 from earvae.model.adaptive import AdaptiveCode
 from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
@@ -65,7 +65,7 @@ HALF_LIMIT = float(np.finfo(np.float16).max)
 
 
 class UnsupportedLayerError(TypeError):
-    """A layer that this module has no ONNX form for; the message names it."""
+    """A layer or architecture that this module has no ONNX form for; the message names it."""
 
 
 def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Path]:
@@ -80,6 +80,11 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     Files are written under temporary names and renamed; a ``transformer.onnx`` of an earlier model
     is removed if this one has none. Raises UnsupportedLayerError or OSError.
     """
+    if isinstance(vae.config, CompactConfig):
+        raise UnsupportedLayerError(
+            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
+            "use earvae itself, with PyTorch, to encode and decode with it"
+        )
     folder = Path(folder)
     write = {"encoder": encoder_graph, "decoder": decoder_graph}
     if vae.transformers is not None:

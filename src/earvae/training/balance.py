@@ -20,7 +20,7 @@ from torch import Tensor
 
 from earvae.config import BalanceConfig, StageConfig
 
-SMALLEST = 1e-12  # gradient norm: a term without a gradient must not get an endless weight
+SMALLEST = 1e-12  # gradient norm below which a measurement tells nothing of a term
 
 
 class Balance:
@@ -48,7 +48,8 @@ class Balance:
     def note(self, fabric: Fabric, gradients: Mapping[str, Tensor]) -> None:
         """Take measured gradients of the raw terms, ``[batch, 2, samples]``.
 
-        A norm is that of the gradient of an item's own loss, averaged over items and ranks.
+        A norm is that of the gradient of an item's own loss, averaged over items and ranks. With a
+        ``balance``, a term whose gradient is zero (silence) or not finite keeps the norm it had.
         """
         names = list(gradients)
         each = [
@@ -58,12 +59,16 @@ class Balance:
         norms = fabric.all_reduce(torch.stack(each), reduce_op="mean")
         norms = norms.nan_to_num(0.0, 0.0, 0.0)
         self.measured += 1
-        memory = self.config.memory if self.config else 0.0
-        share = max(1 - memory, 1 / self.measured)
+        self.news = True
+        if self.config is None:
+            self.norms = dict(zip(names, norms.unbind(), strict=True))
+            return
+        share = max(1 - self.config.memory, 1 / self.measured)
         for name, norm in zip(names, norms.unbind(), strict=True):
             before = self.norms.get(name, norm)
+            before = torch.where(before > SMALLEST, before, norm)
+            norm = torch.where(norm > SMALLEST, norm, before)
             self.norms[name] = before + share * (norm - before)
-        self.news = True
 
     def figures(self) -> dict[str, Tensor]:
         """The shares to log, and the weights if they are not fixed; empty if nothing was measured
@@ -78,15 +83,19 @@ class Balance:
         return found
 
     def weights(self) -> dict[str, Tensor | float]:
-        """The factor of every term by name, ``kl`` among them."""
+        """The factor of every term by name, ``kl`` among them.
+
+        A term of which no measurement has told anything yet gets 0: its share would need an
+        endless weight, which would drown the others as soon as it has a gradient.
+        """
         if self.config is None or not self.norms:
             return dict(self.fixed)
         shares = {name: self.config.shares[name] for name in self.norms}
         scale = self.config.total / sum(shares.values())
-        found = {
-            name: share * scale / self.norms[name].clamp_min(SMALLEST)
-            for name, share in shares.items()
-        }
+        found = {}
+        for name, share in shares.items():
+            norm = self.norms[name]
+            found[name] = share * scale / norm.clamp_min(SMALLEST) * (norm > SMALLEST)
         return self.fixed | found
 
     def shares(self) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ class TrainingError(RuntimeError):
 # What may change between the parts of one run: how it reports and how fast it goes.
 MAY_CHANGE = {
     "log_every", "validate_every", "checkpoint_every", "validation", "validation_items", "compile",
+    "recompute",  # the same gradients, in less memory
     "linear_code_crops",  # counts at the start alone
     "keep", "best_by", "best",
 }  # fmt: skip
@@ -264,8 +265,9 @@ def load(run_dir: Path) -> dict | None:
 def refuse_other_config(saved: dict, config: TrainConfig, path: Path) -> None:
     """Raise ConfigError naming the keys in which a run may not differ from its checkpoint.
 
-    Free are ``MAY_CHANGE``, the number of workers, the cache, stages that have not begun, and the
-    length of the stage that the checkpoint is in (if it is not shorter than what is done).
+    Free are ``MAY_CHANGE``, the number of workers, the cache, how often shares of the gradient are
+    logged, stages that have not begun, and the length of the stage that the checkpoint is in (if
+    it is not shorter than what is done).
     """
     before: TrainConfig = parse(TrainConfig, json.loads(saved["config"]), str(path))
     place = locate(before.stages, saved["step"])
@@ -287,6 +289,7 @@ def _fixed_part(config: TrainConfig, stage: int) -> dict:
     for block in values["stages"].values():
         for key in ("workers", "cache"):  # where crops come from, not what they are
             del block["data"][key]
+        del block["shares_every"]
     values["stages"].get(str(stage), {}).pop("steps", None)
     return values
 

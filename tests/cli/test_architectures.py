@@ -1,0 +1,48 @@
+"""The verbs with a model of each architecture of ours, from its folder."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sound_files import load
+
+from earvae import CompactConfig, EarVAE, SpectralConfig, codec
+
+SMALL = {"latent_channels": 8, "hop_length": 64, "mdct_length": 32, "width": 8,
+         "encoder_blocks": 1, "decoder_blocks": 1}  # fmt: skip
+CONFIGS = [CompactConfig(**SMALL), SpectralConfig(**SMALL, linear_channels=4, linear_classes=4)]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.architecture)
+def vae(request, tmp_path) -> EarVAE:
+    """A small model of the architecture, saved as the folder ``model``."""
+    torch.manual_seed(0)
+    EarVAE(request.param).save_pretrained(tmp_path / "model")
+    return EarVAE.from_pretrained(tmp_path / "model")
+
+
+def test_encode_and_decode_and_reconstruct_give_what_the_codec_gives(tmp_path, earvae, music, vae):
+    source, model = music(tmp_path / "a.wav", subtype="FLOAT"), ("--weights", tmp_path / "model")
+    latents = tmp_path / "a.safetensors"
+    for command in (
+        ("encode", source, "-o", latents),
+        ("decode", latents, "-o", tmp_path / "d.wav"),
+        ("reconstruct", source, "-o", tmp_path / "r.wav"),
+    ):
+        result = earvae(*command, *model)
+        assert result.exit_code == 0, result.output
+    audio, _ = load(source)
+    expected = codec.reconstruct(vae, torch.from_numpy(audio).float()[None])[0].numpy()
+    for name in ("d.wav", "r.wav"):
+        found, rate = load(tmp_path / name)
+        assert rate == 44_100 and found.shape == expected.shape
+        assert np.abs(found - expected).max() < 2e-4  # 16 bits and their dither
+
+
+def test_info_names_the_architecture_and_the_model(tmp_path, earvae, vae):
+    found = json.loads(earvae("info", tmp_path / "model", "--json").stdout)
+    assert (found["architecture"], found["identity"]) == (vae.config.architecture, vae.identity)
+    assert (found["hop_length"], found["latent_channels"]) == (64, 8)

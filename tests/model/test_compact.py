@@ -1,0 +1,254 @@
+"""The compact architecture: its start, its reach, its levels by channel, its files."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from earvae.config import CompactConfig
+from earvae.model.compact import QUIET, Bands, CompactDecoder, CompactEncoder, fit_linear_start
+from earvae.model.envelope import band_weights
+from earvae.model.transform import FrameTransform
+from earvae.model.vae import EarVAE
+
+SMALL = CompactConfig(
+    hop_length=64, mdct_length=32, latent_channels=8, width=16, encoder_blocks=1, decoder_blocks=1
+)
+
+
+@pytest.fixture
+def vae() -> EarVAE:
+    torch.manual_seed(0)
+    return EarVAE(SMALL).eval()
+
+
+def music_of_rank(rank: int, frames: int = 400) -> torch.Tensor:
+    """Two signals whose frames lie in ``rank`` dimensions of falling strength,
+    ``[2, 2, frames·hop]``."""
+    random = torch.Generator().manual_seed(rank)
+    strengths = 0.8 ** torch.arange(rank)
+    shapes = torch.randn(rank, 2 * SMALL.hop_length, generator=random)
+    values = strengths * torch.randn(2, frames, rank, generator=random)
+    return 0.1 * FrameTransform(SMALL.hop_length, SMALL.mdct_length).inverse(values @ shapes)
+
+
+def linear_alone(vae: EarVAE) -> EarVAE:
+    """Without what the blocks of either side add."""
+    with torch.no_grad():
+        for layer in (vae.encoder.output, vae.decoder.shape):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    return vae
+
+
+# --------------------------------------------------------------------------- lengths, reach
+
+
+@pytest.mark.parametrize("samples", [1, 63, 64, 65, 1000])
+@torch.no_grad()
+def test_a_frame_is_a_hop_and_audio_is_padded_to_whole_ones(vae, samples):
+    frames = math.ceil(samples / 64)
+    posterior = vae.encode(torch.randn(3, 2, samples))
+    assert posterior.mean.shape == posterior.std.shape == (3, 8, frames)
+    assert vae.decode(posterior.mode()).shape == (3, 2, 64 * frames)
+
+
+@pytest.mark.parametrize("blocks, kernel", [(0, 7), (1, 7), (3, 3), (2, 1)])
+@pytest.mark.parametrize("mdct_length", [32, 64])
+@torch.no_grad()
+def test_context_frames_is_exactly_how_far_one_frame_reaches(blocks, kernel, mdct_length):
+    """A NaN spreads to every output that depends on it, however weakly."""
+    changes = {"kernel": kernel, "mdct_length": mdct_length}
+    changes |= {"encoder_blocks": blocks, "decoder_blocks": blocks}
+    config = CompactConfig(**SMALL.model_dump() | changes)
+    encoder, decoder = CompactEncoder(config), CompactDecoder(config)
+    hop, frames, middle = config.hop_length, 41, 20
+    audio = torch.zeros(1, 2, frames * hop)
+    audio[..., middle * hop : (middle + 1) * hop] = torch.nan
+    latents = torch.zeros(1, config.latent_channels, frames)
+    latents[..., middle] = torch.nan
+    reached = [
+        (encoder(audio).isnan().any(1)[0], encoder.context_frames),
+        (decoder(latents).isnan().any(1)[0].view(frames, hop).any(1), decoder.context_frames),
+    ]
+    for frames_with_nan, context in reached:
+        found = frames_with_nan.nonzero()[:, 0] - middle
+        assert (found.min(), found.max()) == (-context, context)
+
+
+# --------------------------------------------------------------------------- the linear start
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+@torch.no_grad()
+def test_after_the_start_the_linear_path_alone_keeps_music_of_few_dimensions(vae, rank):
+    audio = music_of_rank(rank)
+    fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
+    found = linear_alone(vae).decode(vae.encode(audio).mode())
+    assert (found - audio).abs().max() < 1e-4 * audio.abs().max()
+
+
+@torch.no_grad()
+def test_after_the_start_the_latents_have_unit_variance_and_do_not_go_together(vae):
+    audio = music_of_rank(20)
+    fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
+    latents = linear_alone(vae).encode(audio).mode().transpose(1, 2).flatten(0, 1)
+    covariance = latents.T @ latents / len(latents)
+    torch.testing.assert_close(covariance, torch.eye(8), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_the_first_levels_are_those_of_what_the_linear_path_leaves(vae):
+    """Against the best approximation of rank 8 by a singular value decomposition."""
+    audio = music_of_rank(20)
+    fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
+    frames = vae.encoder.transform(audio).flatten(0, 1).double().numpy()
+    left, strengths, right = np.linalg.svd(frames, full_matrices=False)
+    strengths[:8] = 0
+    mid, side = np.split((left * strengths) @ right, 2, axis=1)
+    ears = np.concatenate([mid + side, mid - side], axis=1) / np.sqrt(2)
+    power = (ears**2).mean(axis=0).reshape(4, 32)  # two blocks of Left, two of Right
+    weights = band_weights(32, 44_100).double().numpy()
+    by_band = power @ weights.T / weights.sum(axis=1)
+    expected = torch.from_numpy(np.log(by_band).flatten() / 2).float()
+    assert by_band.min() > 100 * QUIET**2
+    torch.testing.assert_close(vae.decoder.level.bias, expected, atol=1e-3, rtol=0)
+
+
+def test_levels_where_nothing_is_left_start_at_the_quiet_one(vae):
+    fit_linear_start(vae.encoder, vae.decoder, [music_of_rank(3)])
+    expected = torch.full_like(vae.decoder.level.bias, math.log(QUIET))
+    torch.testing.assert_close(vae.decoder.level.bias.detach(), expected)
+
+
+def test_a_start_from_silence_is_refused(vae):
+    with pytest.raises(ValueError, match="no audible frame"):
+        fit_linear_start(vae.encoder, vae.decoder, [torch.zeros(2, 2, 640)])
+
+
+@torch.no_grad()
+def test_without_a_start_the_linear_path_keeps_the_lowest_frequencies(vae):
+    """Eight latents: the lowest bin of two blocks of Mid and of Side, then the next."""
+    audio = torch.randn(1, 2, 64 * 10)
+    frames = vae.encoder.transform(audio)
+    found = vae.encoder.transform(linear_alone(vae).decode(vae.encode(audio).mode()))
+    kept = torch.zeros(4, 32)
+    kept[:, :2] = 1
+    torch.testing.assert_close(found, frames * kept.flatten(), atol=1e-5, rtol=0)
+
+
+# --------------------------------------------------------------------------- levels, channels
+
+
+def test_mid_and_side_are_left_and_right_turned_and_turned_back():
+    bands, frames = Bands(SMALL), torch.randn(2, 5, 128)
+    turned = bands.mid_side(frames)
+    torch.testing.assert_close(turned.norm(dim=-1), frames.norm(dim=-1))
+    torch.testing.assert_close(bands.mid_side(turned), frames)
+    audio = torch.randn(1, 2, 640)
+    plain = FrameTransform(64, 32)
+    left = plain.mdct(audio[:, 0]).view(1, 10, 64)  # [batch, frames, two blocks]
+    torch.testing.assert_close(bands.mid_side(plain(audio))[..., :64], left, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("loud", [0, 1])
+def test_levels_tell_the_silent_ear_of_a_sound_at_one_side(loud):
+    bands = Bands(SMALL)
+    audio = torch.zeros(1, 2, 640)
+    audio[:, loud] = 0.1 * torch.randn(1, 640)
+    measured = bands.measure(FrameTransform(64, 32)(audio)).chunk(2, dim=-1)
+    assert measured[loud].min() > -0.5
+    torch.testing.assert_close(measured[1 - loud], torch.full_like(measured[0], -1.0))
+
+
+def test_levels_change_places_with_the_channels():
+    bands, transform = Bands(SMALL), FrameTransform(64, 32)
+    audio = torch.randn(1, 2, 640) * torch.tensor([[1.0], [0.01]])
+    left, right = bands.measure(transform(audio)).chunk(2, dim=-1)
+    swapped = bands.measure(transform(audio.flip(1)))
+    assert (left - right).min() > 0.3
+    torch.testing.assert_close(swapped, torch.cat([right, left], dim=-1), atol=1e-4, rtol=0)
+
+
+def test_a_level_is_read_as_a_logarithm_down_to_quiet():
+    """−1 for silence, +1 for e¹⁰ times QUIET, which is beyond full scale."""
+    bands = Bands(SMALL)
+    for value, expected in ((0.0, -1.0), (QUIET, math.log(2) / 10 - 1), (QUIET * math.e**10, 1.0)):
+        frames = bands.mid_side(torch.full((1, 128), value))  # all of Left and Right
+        measured = bands.measure(frames)
+        torch.testing.assert_close(measured, torch.full_like(measured, expected), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
+    """The blocks' shape has no Side; Right's level is 6 natural units (52 dB) below Left's."""
+    decoder = vae.decoder
+    for parameter in (decoder.linear.weight, decoder.level.weight, decoder.shape.weight[64:],
+                      decoder.shape.bias[64:]):  # fmt: skip
+        parameter.zero_()
+    left, right = decoder.level.bias.chunk(2)
+    left.zero_()
+    right.fill_(-12 * math.atanh(0.5))  # 12·tanh(−atanh(1/2)) = −6
+    audio = decoder(torch.randn(2, 8, 10))
+    assert audio[:, 0].std() > 1e-3
+    torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0])
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-38, 1e-20, 1e-7])
+def test_quiet_input_and_its_gradient_stay_finite(vae, level):
+    audio = (level * torch.randn(1, 2, 640)).requires_grad_()
+    fake, posterior = vae(audio, torch.zeros(1, 8, 10))
+    (fake.square().sum() + posterior.kl()).backward()
+    assert fake.isfinite().all() and posterior.parameters.isfinite().all()
+    assert audio.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in vae.parameters())
+
+
+def test_one_backward_reaches_every_parameter(vae):
+    fake, posterior = vae(0.1 * torch.randn(2, 2, 1280), torch.randn(2, 8, 20))
+    (fake.square().sum() + posterior.kl()).backward()
+    for name, parameter in vae.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+# --------------------------------------------------------------------------- files, size
+
+
+@torch.no_grad()
+def test_saving_and_loading_keeps_every_number(vae, tmp_path):
+    vae.save_pretrained(tmp_path)
+    again = EarVAE.from_pretrained(tmp_path)
+    assert again.config == SMALL and again.identity == vae.identity
+    audio = torch.randn(1, 2, 640)
+    assert torch.equal(again(audio)[0], vae(audio)[0])
+
+
+@torch.no_grad()
+def test_half_precision_rounds_the_weights_and_nothing_else(vae, tmp_path):
+    vae.save_pretrained(tmp_path, dtype=torch.float16)
+    again = EarVAE.from_pretrained(tmp_path)
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, vae.state_dict()[name].half().float()), name
+    audio = 0.1 * torch.randn(1, 2, 640)
+    ours, theirs = again(audio)[0], vae(audio)[0]
+    assert 0 < (ours - theirs).abs().max() < 1e-2 * theirs.abs().max()
+
+
+def test_the_default_has_less_than_16_million_parameters_and_half_a_file_below_32_mb(tmp_path):
+    vae = EarVAE(CompactConfig())
+    assert (vae.latent_channels, vae.hop_length, vae.sample_rate) == (64, 1024, 44_100)
+    assert sum(parameter.numel() for parameter in vae.parameters()) < 16_000_000
+    vae.save_pretrained(tmp_path, dtype=torch.float16)
+    assert (tmp_path / "model.safetensors").stat().st_size < 32_000_000
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"mdct_length": 48}, "divide hop_length"),
+    ({"hop_length": 66, "mdct_length": 33}, "even"),
+    ({"latent_channels": 129}, "2·hop_length"),
+    ({"kernel": 6}, "odd"),
+])  # fmt: skip
+def test_a_configuration_that_cannot_be_built_is_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        CompactConfig(**SMALL.model_dump() | changes)

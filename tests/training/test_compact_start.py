@@ -1,0 +1,54 @@
+"""A run of the compact architecture: how it starts, trains and goes on."""
+
+import pytest
+import torch
+from recipes import assert_identical, interrupt_at, start, state_of
+
+from earvae.config import TrainConfig
+from earvae.training import run as training
+
+COMPACT = {
+    "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def compact(recipe):
+    return recipe | {"model": COMPACT, "validation": None}
+
+
+def test_its_linear_layers_start_from_music_and_the_rest_as_without_it(compact):
+    fitted, unfitted = (
+        training.initial_model(TrainConfig(**compact | {"linear_code_crops": crops})).state_dict()
+        for crops in (8, 0)
+    )
+    changed = {name for name in fitted if not torch.equal(fitted[name], unfitted[name])}
+    assert changed == {"encoder.linear.weight", "decoder.linear.weight", "decoder.level.bias"}
+    # the principal components are orthogonal, and one side undoes the other
+    product = fitted["encoder.linear.weight"] @ fitted["decoder.linear.weight"]
+    torch.testing.assert_close(product, torch.eye(8), atol=1e-4, rtol=0)
+
+
+def test_everything_is_trained_and_a_resumed_run_equals_the_whole_one(
+    compact, tmp_path, monkeypatch
+):
+    assert start(compact, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert start(compact, tmp_path / "parts") == training.INTERRUPTED
+    assert start(compact, tmp_path / "parts") == 0
+    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    for key in ("vae", "ema", "optimiser"):
+        assert_identical(whole[key], parts[key])
+    before = training.initial_model(TrainConfig(**compact)).state_dict()
+    for name, tensor in whole["vae"].items():
+        assert not torch.equal(tensor, before[name]), name
+
+
+def test_a_frozen_encoder_stays_as_it_was(compact, tmp_path):
+    stages = [{"name": "decoder", "steps": 2, "freeze": ["encoder"]}]
+    assert start(compact | {"stages": stages}, tmp_path) == 0
+    before = training.initial_model(TrainConfig(**compact)).state_dict()
+    for name, tensor in state_of(tmp_path)["vae"].items():
+        assert torch.equal(tensor, before[name]) == name.startswith("encoder."), name
