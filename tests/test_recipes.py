@@ -18,7 +18,13 @@ def test_a_name_that_no_recipe_has_lists_those_there_are():
 
 
 def test_the_recipes_that_the_documents_promise_are_there():
-    promised = {"compact", "finetune", "finetune_published", "paper_44k", "paper_48k", "smoke",
+    promised = {
+        "compact",
+        "finetune",
+        "finetune_published",
+        "paper_44k",
+        "paper_48k",
+        "smoke",
         "spectral",
     }
     assert promised <= set(recipes.names())
