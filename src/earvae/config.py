@@ -564,14 +564,15 @@ class TrainConfig(Config):
     linear_code_crops: int = Field(
         1_500,
         ge=0,
-        description="training crops the compact model's linear code is fitted on; 0 = not fitted, "
-        "it keeps the first values of a frame (the lowest bins of Mid) as they are",
+        description="training crops that a small model's linear start (or the spectral one's linear "
+        "code) is fitted on; 0 = not fitted, the lowest bins stand in",
     )
     linear_code_top_hz: float = Field(
         4_000,
         gt=0,
-        description="the compact model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
+        description="the spectral model's linear code is exactly zero above this. It loses no "
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md); the compact "
+        "one has no such code",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")
@@ -596,7 +597,7 @@ class TrainConfig(Config):
         shared = {name: values[name] for name in SHARED if values.get(name) is not None}
         rest = {name: value for name, value in values.items() if name not in SHARED}
         if rest.get("model") is None and rest.get("initial_weights") is None:
-            rest["model"] = SpectralConfig()
+            rest["model"] = CompactConfig()
         stages = rest.get("stages")
         if isinstance(stages, (list, tuple)):
             rest["stages"] = [merged(shared, stage) for stage in stages]

@@ -28,6 +28,7 @@ from earvae.model.transform import FrameTransform
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 FIRST_LEVEL = -6.0  # of a decoder's own part where no music tells it, natural log
+LEAST_POWER = 1e-8  # of a latent's component at the start, of the strongest's
 FIRST_SCALE = -3.0  # of a new posterior: std = softplus(-3) = 0.05
 
 
@@ -185,7 +186,9 @@ def fit_linear_start(
         covariance = covariance + some.double().T @ some.double() / len(frames)
     power, vectors = torch.linalg.eigh(covariance)
     strongest = power.argsort(descending=True)[: encoder.config.latent_channels]
-    basis, std = vectors[:, strongest], power[strongest].clamp_min(1e-12).sqrt()
+    # Music of fewer dimensions than latents leaves some without power: they must not be amplified.
+    std = power[strongest].clamp_min(float(power.max()) * LEAST_POWER).sqrt()
+    basis = vectors[:, strongest]
     largest = basis.abs().argmax(dim=0, keepdim=True)  # positive, so that the fit is repeatable
     basis = basis * basis.gather(0, largest).sign()
     encoder.linear.weight.copy_((basis / std).T)
