@@ -159,12 +159,9 @@ def test_nothing_is_compiled_again_after_the_third_step(cuda, tmp_path):
     _, step = steps_of(cuda, tmp_path, "bf16-mixed", compile=True, discriminator=discriminator)
     for _ in range(8):  # until every scale has been drawn
         step()
-    torch._dynamo.config.error_on_recompile = True
-    try:
+    with torch._dynamo.config.patch(error_on_recompile=True, fail_on_recompile_limit_hit=True):
         for _ in range(8):
             step()
-    finally:
-        torch._dynamo.config.error_on_recompile = False
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -20,9 +20,10 @@ def traced(monkeypatch):
                                         torch.compile(self._call_impl, **options)),
     )  # fmt: skip
     torch._dynamo.reset()
-    yield
+    # too many variants of one code are otherwise left uncompiled without a word
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, error_on_recompile=False):
+        yield
     torch._dynamo.reset()
-    torch._dynamo.config.error_on_recompile = False
 
 
 COMPACT = {
