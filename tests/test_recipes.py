@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from earvae import recipes
-from earvae.config import ConfigError, TrainConfig, read
+from earvae.config import ConfigError, ObjectiveConfig, TrainConfig, read
 from earvae.model.published import load_published
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,3 +42,24 @@ def test_a_crop_of_the_papers_recipes_is_a_second_and_a_half_of_whole_frames(nam
     for stage in config.stages:
         assert stage.data.crop_samples == frames * config.model.hop_length
         assert stage.data.crop_samples / config.model.sample_rate == pytest.approx(1.5, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["paper_44k", "paper_48k", "finetune_published"])
+def test_the_papers_recipes_have_the_released_terms_and_no_others(name):
+    released = ObjectiveConfig.released()
+    for stage in read(TrainConfig, recipes.path_of(name)).stages:
+        ours = stage.balanced_objective()
+        for field in ("weighting", "magnitude_channels", *(f for f in ObjectiveConfig.model_fields
+                                                           if f.startswith("phase_"))):  # fmt: skip
+            assert getattr(ours, field) == getattr(released, field), field
+        assert {n for n, w in ours.weights if w} == {n for n, w in released.weights if w}
+
+
+@pytest.mark.parametrize("name", ["paper_44k", "paper_48k", "finetune_published", "compact"])
+def test_no_term_is_dead_and_none_drowns_the_rest(name):
+    """Each that is on has 5 to 50 % of the gradient's norm, in every stage."""
+    for stage in read(TrainConfig, recipes.path_of(name)).stages:
+        on = stage.term_weights().keys() - {"kl"}
+        shares = {term: stage.balance.shares[term] for term in on}
+        for term, share in shares.items():
+            assert 0.05 <= share / sum(shares.values()) <= 0.5, term

@@ -4,9 +4,10 @@
     python tools/gpu_kit.py RECIPE --data pack/index.json --minutes 8 --out OUT        # over there
     python tools/gpu_kit.py RECIPE --data pack/index.json --minutes 1 --device cpu --out /tmp/dry
 
-``--tests`` and ``--bench`` run the GPU's tests and benchmarks/training.py first. The run ends in
-time whatever happens. OUT then holds its log, and ``state.pt.00`` … of at most 15 MB each:
-averaged weights and discriminator in half precision. At home,
+``--tests`` and ``--bench`` run the GPU's tests and benchmarks/training.py first, which take their
+own time. The run itself ends in time, or is killed half a minute later. OUT then holds its log, and
+``state.pt.00`` … of at most 15 MB each: averaged weights and discriminator in half precision. At
+home,
 
     cat OUT/state.pt.* > runs/back/checkpoint.pt && earvae export-weights runs/back -o runs/back/ema
 
@@ -19,6 +20,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -44,6 +46,8 @@ def main() -> int:
     parser.add_argument("--bench", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    for piece in options.out.glob("state.pt.*"):  # of an earlier run: pieces are joined by name
+        piece.unlink()
     if options.tests:
         follow(
             [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"], options.out / "tests.txt"
@@ -57,7 +61,7 @@ def main() -> int:
     command += ["--device", options.device, "--precision", options.precision, "--log", "csv"]
     if options.data:
         command += ["--data", options.data]
-    status = follow(command, options.out / "train.txt")
+    status = follow(command, options.out / "train.txt", 60 * options.minutes + 30)
     if (options.run / CHECKPOINT).is_file():
         pack_state(options.run / CHECKPOINT, options.out)
     if (options.run / "log.jsonl").is_file():
@@ -65,18 +69,22 @@ def main() -> int:
     return 0 if status in (0, 75) else status
 
 
-def follow(command: list[str], log: Path) -> int:
-    """Run a command, its output both here and in ``log``; the status."""
+def follow(command: list[str], log: Path, seconds: float | None = None) -> int:
+    """Run a command for at most ``seconds``, its output both here and in ``log``; the status."""
     started = time.monotonic()
     print("$", *command, flush=True)
     with log.open("w") as file:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        watch = threading.Timer(seconds or 1e6, process.kill)
+        watch.daemon = True
+        watch.start()
         for line in process.stdout:
             print(line, end="", flush=True)
             file.write(line)
         status = process.wait()
+        watch.cancel()
     print(f"status {status} after {time.monotonic() - started:.0f} s", flush=True)
     return status
 

@@ -450,7 +450,9 @@ class BalanceConfig(Config):
     not reach the reconstruction. Those of the discriminator wait for a stage that has one.
     """
 
-    shares: dict[str, float] = Field(description="of each term, relative to each other")
+    shares: dict[str, float] = Field(
+        description="of each term, relative to each other; 0 turns one off that is shared"
+    )
     total: float = Field(
         1.0, gt=0, description="sum of the weighted norms, of one item's gradient by its audio"
     )
@@ -467,11 +469,15 @@ class BalanceConfig(Config):
                 nearest = get_close_matches(name, known, 1)
                 hint = f"; did you mean {nearest[0]}?" if nearest else ""
                 raise ValueError(f"shares: there is no term {name}{hint}")
-            if not share > 0:
-                raise ValueError(f"shares: {name} must be above 0; leave out what is to be off")
-        if not self.shares.keys() - set(ADVERSARIAL):
+            if share < 0:
+                raise ValueError(f"shares: {name} must not be below 0, which turns a term off")
+        if not any(share for name, share in self.shares.items() if name not in ADVERSARIAL):
             raise ValueError("shares: needs a term of the objective")
         return self
+
+    def has(self, name: str) -> bool:
+        """Whether the term is on."""
+        return self.shares.get(name, 0) > 0
 
 
 Part = Literal["encoder", "transformers", "decoder"]
@@ -507,7 +513,7 @@ class StageConfig(Config):
         if self.adversarial:
             given = {name: getattr(self.adversarial, name) for name in ADVERSARIAL}
             if self.balance:
-                given = {name: float(name in self.balance.shares) for name in ADVERSARIAL}
+                given = {name: float(self.balance.has(name)) for name in ADVERSARIAL}
             weights |= given
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -516,7 +522,7 @@ class StageConfig(Config):
         if self.balance is None:
             return self.objective
         names = set(ObjectiveWeights.model_fields) - {"kl"}
-        weights = {name: float(name in self.balance.shares) for name in names}
+        weights = {name: float(self.balance.has(name)) for name in names}
         weights = ObjectiveWeights(kl=self.objective.weights.kl, **weights)
         return self.objective.model_copy(update={"weights": weights})
 
@@ -531,8 +537,8 @@ SHARED = ("data", "objective", "balance", "shares_every", "optimiser")
 class TrainConfig(Config):
     """A training run: its stages one after another (paper, section 3).
 
-    A file may give ``data``, ``objective`` and ``optimiser`` once, beside ``stages``; every
-    stage starts from these and says only what differs.
+    A file may give ``data``, ``objective``, ``balance``, ``shares_every`` and ``optimiser`` once,
+    beside ``stages``; every stage starts from these and says only what differs.
     """
 
     model: ModelConfig | None = Field(
@@ -564,15 +570,14 @@ class TrainConfig(Config):
     linear_code_crops: int = Field(
         1_500,
         ge=0,
-        description="training crops that a small model's linear start (or the spectral one's linear "
-        "code) is fitted on; 0 = not fitted, the lowest bins stand in",
+        description="training crops that a small model's linear start, or the spectral one's code, "
+        "is fitted on; 0 = not fitted, the lowest bins stand in",
     )
     linear_code_top_hz: float = Field(
         4_000,
         gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md); the compact "
-        "one has no such code",
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")
@@ -612,6 +617,8 @@ class TrainConfig(Config):
             raise ValueError("stages: a name is used twice")
         if self.model is not None:
             self._check_crops(self.model.hop_length)
+        if self.validation is not None and self.validation.cache != "none":
+            raise ValueError("validation.cache: crops to validate on are decoded; leave it out")
         if self.best_by is not None and self.validation is None:
             raise ValueError("best_by: needs `validation`, which gives the figures")
         return self

@@ -70,16 +70,34 @@ def test_without_a_balance_the_weights_stand_and_the_shares_are_told(fabric):
 
 
 @pytest.mark.parametrize("memory, expected", [
-    (0.9, [4.0, 3.0, 4.0]),  # the plain mean of the first ten: 4, (4 + 2) / 2, (4 + 2 + 6) / 3
-    (0.5, [4.0, 3.0, 4.5]),  # half of the past from the second on: 3 / 2 + 6 / 2
-    (0.0, [4.0, 2.0, 6.0]),  # the last one alone
+    (0.9, [4.0, 3.0, 11 / 3]),  # the plain mean of the first ten: 4, (4 + 2) / 2, (4 + 2 + 5) / 3
+    (0.5, [4.0, 3.0, 4.0]),  # half of the past from the second on: 3 / 2 + 5 / 2
+    (0.0, [4.0, 2.0, 5.0]),  # the last one alone
 ])  # fmt: skip
 def test_norms_are_a_moving_average_over_measurements(fabric, memory, expected):
     balance = Balance(stage(balance={"shares": {"waveform": 1}, "memory": memory}), CPU)
-    for norm, average in zip((4.0, 2.0, 6.0), expected, strict=True):
+    for norm, average in zip((4.0, 2.0, 5.0), expected, strict=True):
         balance.note(fabric, gradients(waveform=norm))
         assert float(balance.norms["waveform"]) == pytest.approx(average)
         assert float(balance.weights()["waveform"]) == pytest.approx(1 / average)
+
+
+def test_shares_in_the_log_are_those_of_the_gradients_just_measured(fabric):
+    """Not of their averages, from which the weights follow: those would always be as stated."""
+    balance = Balance(stage(balance={"shares": {"waveform": 1, "magnitude_log": 1}}), CPU)
+    balance.note(fabric, gradients(waveform=1.0, magnitude_log=1.0))
+    balance.note(fabric, gradients(waveform=1.8, magnitude_log=1.0))  # on average 1.4
+    figures = balance.figures()
+    assert float(figures["share/waveform"]) == pytest.approx((1.8 / 1.4) / (1.8 / 1.4 + 1))
+
+
+def test_a_gradient_that_grows_suddenly_does_not_drown_the_others(fabric):
+    """As that of a new discriminator does: a hundred times in six measurements."""
+    balance = Balance(stage(balance={"shares": {"waveform": 1, "magnitude_log": 1}}), CPU)
+    for measured in range(30):
+        norm = 1e-3 * min(100.0, 100 ** (max(0, measured - 12) / 6))
+        balance.note(fabric, gradients(waveform=norm, magnitude_log=1.0))
+        assert float(balance.figures()["share/waveform"]) < 2 / 3
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
@@ -111,8 +129,8 @@ def test_it_measures_at_the_first_step_and_every_so_many(fabric):
     ({"wave_form": 1}, "there is no term wave_form; did you mean waveform?"),
     ({"waveform": 1, "feature_maching": 1}, "did you mean feature_matching?"),
     ({"waveform": 1, "kl": 1}, "there is no term kl"),
-    ({"waveform": 0}, "waveform must be above 0; leave out what is to be off"),
-    ({"waveform": -1}, "waveform must be above 0"),
+    ({"waveform": 0}, "needs a term of the objective"),
+    ({"waveform": -1}, "waveform must not be below 0"),
     ({"waveform": float("nan")}, "finite number"),
     ({"adversarial": 1}, "needs a term of the objective"),
     ({}, "needs a term of the objective"),
@@ -120,6 +138,13 @@ def test_it_measures_at_the_first_step_and_every_so_many(fabric):
 def test_shares_that_mean_nothing_are_refused(shares, complaint):
     with pytest.raises(ValueError, match=complaint.replace("?", r"\?")):
         BalanceConfig(shares=shares)
+
+
+def test_a_stage_turns_a_shared_term_off_with_a_share_of_0():
+    off = stage(balance={"shares": SHARES | {"waveform": 0}})
+    assert off.term_weights().keys() == stage(balance={"shares": SHARES}).term_weights().keys() - {
+        "waveform"
+    }
 
 
 def test_the_discriminators_terms_wait_for_a_stage_that_has_one():

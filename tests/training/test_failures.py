@@ -339,3 +339,11 @@ def test_an_error_in_a_decoding_process_is_told_and_not_tried_again(
     with pytest.raises(training.TrainingError, match="stage warm-up, after step 0.*/dev/shm"):
         start(recipe | {"validation": None}, tmp_path)
     assert "a decoding process died" not in capfd.readouterr().err
+
+
+def test_what_a_later_stage_lacks_is_told_before_the_first_step(recipe, tmp_path):
+    missing = {"sources": [{"tracks": str(tmp_path / "nowhere")}]}
+    recipe |= {"stages": [recipe["stages"][0], {"name": "later", "steps": 1, "data": missing}]}
+    with pytest.raises(ConfigError, match=r"nowhere: no such folder.*stage later"):
+        start(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -1,6 +1,7 @@
 """What a run keeps: its last checkpoints, and the weights that were best by a figure."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -27,6 +28,13 @@ def test_a_run_can_go_back_to_a_kept_checkpoint(recipe, tmp_path):
     (tmp_path / "checkpoint-00000004.pt").replace(tmp_path / "checkpoint.pt")
     start(recipe, tmp_path)
     assert_identical(end["vae"], state_of(tmp_path)["vae"])
+
+
+def test_a_kept_checkpoint_copied_over_the_last_leaves_the_others_as_they_are(recipe, tmp_path):
+    recipe = recipe | {"validation": None, "checkpoint_every": 2, "keep": 3}
+    start(recipe, tmp_path)
+    shutil.copyfile(tmp_path / "checkpoint-00000002.pt", tmp_path / "checkpoint.pt")
+    assert torch.load(tmp_path / "checkpoint-00000006.pt", weights_only=True)["step"] == 6
 
 
 def test_one_checkpoint_is_kept_by_default(recipe, tmp_path):

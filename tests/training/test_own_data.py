@@ -46,6 +46,14 @@ def test_every_stage_trains_on_the_folder_and_validates_on_what_is_held_out_of_i
     assert config.stages[1].adversarial.discriminator_only_steps == 2  # and the rest stays
 
 
+def test_a_folder_of_short_songs_beside_one_of_long_ones_is_not_validated_on(tmp_path, tiny):
+    long, short = songs(tmp_path / "long", 6, 0.2), songs(tmp_path / "short", 6, 0.05)
+    config, _ = with_data(tiny, [str(long), str(short)])
+    crop = config.validation.crop_samples
+    assert [Path(source.tracks).name for source in config.validation.sources] == ["long"]
+    assert 0.05 * 44_100 < crop <= 0.2 * 44_100
+
+
 def test_of_fewer_than_five_songs_none_is_held_out_and_that_is_said(tmp_path, tiny):
     folder = songs(tmp_path / "music", 4)
     config, line = with_data(tiny, [str(folder)])

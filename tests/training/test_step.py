@@ -9,6 +9,7 @@ from torch import nn
 from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
+from earvae.training.sharding import load_optimiser
 from earvae.training.state import State
 from earvae.training.step import Share, apply, learning_rate, posterior_noise, read_figures
 
@@ -103,3 +104,17 @@ def test_one_backward_reaches_every_trained_parameter():
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
     assert posterior.mean.shape == (2, 8, 20)
+
+
+def test_an_optimiser_is_fused_as_this_run_has_it_and_not_as_it_was_saved():
+    """A run may go on on other devices, or sharded."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    saved = torch.optim.AdamW([parameter], fused=True, lr=0.5)
+    parameter.grad = torch.ones(3)
+    saved.step()
+    ours = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], fused=False)
+    load_optimiser(ours, saved.state_dict())
+    assert ours.param_groups[0]["fused"] is False and ours.param_groups[0]["lr"] == 0.5
+    assert torch.equal(
+        next(iter(ours.state.values()))["exp_avg"], saved.state[parameter]["exp_avg"]
+    )

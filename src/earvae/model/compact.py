@@ -193,5 +193,8 @@ def fit_linear_start(
     basis = basis * basis.gather(0, largest).sign()
     encoder.linear.weight.copy_((basis / std).T)
     decoder.linear.weight.copy_(basis * std)
-    left = frames - decoder.linear(encoder.linear(frames))
-    decoder.level.bias.copy_(decoder.bands.power(left).mean(dim=0).clamp_min(QUIET**2).log() / 2)
+    power = torch.zeros_like(decoder.level.bias)
+    for some in frames.split(4096):
+        left = some - decoder.linear(encoder.linear(some))
+        power += decoder.bands.power(left).sum(dim=0) / len(frames)
+    decoder.level.bias.copy_(power.clamp_min(QUIET**2).log() / 2)

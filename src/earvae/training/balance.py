@@ -20,6 +20,7 @@ from torch import Tensor
 
 from earvae.config import BalanceConfig, StageConfig
 
+SUDDEN = 2.0  # growth of a norm from one measurement to the next that is followed at once
 SMALLEST = 1e-12  # gradient norm below which a measurement tells nothing of a term
 
 
@@ -39,7 +40,7 @@ class Balance:
         saved = saved if saved and saved["stage"] == stage.name else {"norms": {}, "measured": 0}
         self.norms: dict[str, Tensor] = {n: v.to(device) for n, v in saved["norms"].items()}
         self.measured: int = saved["measured"]
-        self.news = False
+        self.latest: dict[str, Tensor] = {}  # as measured last, until they are logged
 
     def due(self, done: int) -> bool:
         """Whether the step after ``done`` steps of the stage measures; the first one always."""
@@ -59,24 +60,26 @@ class Balance:
         norms = fabric.all_reduce(torch.stack(each), reduce_op="mean")
         norms = norms.nan_to_num(0.0, 0.0, 0.0)
         self.measured += 1
-        self.news = True
+        self.latest = dict(zip(names, norms.unbind(), strict=True))
         if self.config is None:
-            self.norms = dict(zip(names, norms.unbind(), strict=True))
             return
         share = max(1 - self.config.memory, 1 / self.measured)
-        for name, norm in zip(names, norms.unbind(), strict=True):
+        for name, norm in self.latest.items():
             before = self.norms.get(name, norm)
             before = torch.where(before > SMALLEST, before, norm)
             norm = torch.where(norm > SMALLEST, norm, before)
-            self.norms[name] = before + share * (norm - before)
+            # A discriminator that begins to learn doubles its gradient in a few steps: at once, so
+            # that it does not drown the rest until the average has followed.
+            average = before + share * (norm - before)
+            self.norms[name] = torch.where(norm > SUDDEN * before, norm, average)
 
     def figures(self) -> dict[str, Tensor]:
         """The shares to log, and the weights if they are not fixed; empty if nothing was measured
         since they were last asked for."""
-        if not self.news:
+        if not self.latest:
             return {}
-        self.news = False
         found = {f"share/{name}": share for name, share in self.shares().items()}
+        self.latest = {}
         if self.config is not None:
             weights = self.weights()
             found |= {f"weight/{name}": weights[name] for name in self.norms}
@@ -99,9 +102,10 @@ class Balance:
         return self.fixed | found
 
     def shares(self) -> dict[str, Tensor]:
-        """Each measured term's part of all weighted gradient norms; they sum to 1."""
+        """Each term's part of all weighted gradient norms, which sum to 1: of the norms just
+        measured, with the weights now in force. So with a ``balance`` they show what it misses."""
         weights = self.weights()
-        weighted = {name: weights[name] * norm for name, norm in self.norms.items()}
+        weighted = {name: weights[name] * norm for name, norm in self.latest.items()}
         total = sum(weighted.values()).clamp_min(SMALLEST)
         return {name: value / total for name, value in weighted.items()}
 

@@ -40,14 +40,14 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
     if config.validation is None:
         return parse(TrainConfig, values, "--data"), "this recipe has no validation"
     rate = config.model.sample_rate if config.model else UNKNOWN_RATE
-    longest = max(place.longest for place in found) * rate
+    held = [place for place in found if place.validation is not None]
     crop = config.validation.crop_samples
-    if crop > longest:
+    if held and crop > min(place.longest for place in held) * rate:
         crop = config.stages[0].data.crop_samples
-    held_out = [place.validation for place in found if place.validation is not None]
-    if not held_out or crop > longest:
+    held_out = [place.validation for place in held if place.longest * rate >= crop]
+    if not held_out:
         values["validation"] = None
-        reason = "no track held out is as long as a crop" if held_out else _why_none(places)
+        reason = "no track held out is as long as a crop" if held else _why_none(places)
         return parse(TrainConfig, values, "--data"), f"no validation: {reason}"
     values["validation"] |= {"sources": [_plain(s) for s in held_out], "crop_samples": crop}
     return parse(TrainConfig, values, "--data"), "validation on tracks kept out of training"

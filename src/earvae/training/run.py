@@ -54,6 +54,7 @@ from earvae.training.ending import (
 )
 from earvae.training.log import PlainProgress, RunLog, progress_bar, quiet_writers
 from earvae.training.sharding import chosen_strategy, from_first_rank
+from earvae.training.shards import is_remote
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
@@ -129,14 +130,34 @@ def train(
         fabric.launch()
         end_with_the_other_ranks(fabric, workers)
         with alone(fabric, run_dir):
+            best, validation = look_ahead(fabric, config, run_dir)
             state = set_up(fabric, config, run_dir)
-            return fit(fabric, config, run_dir, state, budget, workers)
+            return fit(fabric, config, run_dir, state, best, validation, budget, workers)
     except (ConfigError, TrainingError):
         raise
     except Exception as error:
         raise TrainingError(f"{_rank(fabric)}before the first step: {told(error)}") from error
     finally:
         workers.kill()
+
+
+def look_ahead(
+    fabric: Fabric, config: TrainConfig, run_dir: Path
+) -> tuple[Best, CropDataset | None]:
+    """What would otherwise fail late: the best weights' figure, the crops to validate on, and
+    whether the sources of all stages are there. Raises ConfigError.
+    """
+    for stage in config.stages:
+        for source in stage.data.sources:
+            if not is_remote(source.tracks) and not Path(source.tracks).expanduser().exists():
+                raise ConfigError(
+                    f"{source.tracks}: no such folder, manifest or index of shards "
+                    f"(stage {stage.name})"
+                )
+    best = Best(fabric, config, run_dir)
+    if config.validation is None:
+        return best, None
+    return best, CropDataset(config.validation, config.model.sample_rate)
 
 
 def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
@@ -271,16 +292,14 @@ def fit(
     config: TrainConfig,
     run_dir: Path,
     state: State,
+    best: Best,
+    validation: CropDataset | None,
     budget: Budget,
     workers: Workers,
 ) -> int:
     """All stages from the state's step on. Returns 0 at the last step, INTERRUPTED after a
     signal or when the time is over. Raises TrainingError, which says where, for any failure.
     """
-    best = Best(fabric, config, run_dir)
-    validation = None
-    if config.validation is not None:
-        validation = CropDataset(config.validation, config.model.sample_rate)
     log = RunLog(fabric, run_dir)
     with quiet_writers(), closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
         lines = PlainProgress(fabric)
@@ -365,7 +384,7 @@ def fit_stage(run: Run, state: State) -> bool:
             )
             clock.restart()
         due = state.step % config.validate_every == 0 or finished or stopping == "time"
-        if run.validation and due and (finished or stopping != "signal"):
+        if run.validation and due and stopping != "signal":
             with run.budget.measured("validation"):
                 measured = validate(
                     fabric, run.log, run.validation, config.validation_items, state.ema, objective,
@@ -385,7 +404,8 @@ def _should_stop(run: Run, state: State, stage: StageConfig, seconds: float) -> 
     """What ends the run after this step, which took ``seconds``, if a signal or the time does;
     all ranks answer alike.
     """
-    run.stop.steps_take(seconds)
+    writing = state.size / run.budget.BYTES_PER_SECOND
+    run.stop.steps_take(max(seconds, writing, *run.budget.seconds.values(), 0.0))
     run.budget.step_took(seconds)
     if run.budget.minutes is not None:
         if (

@@ -86,7 +86,11 @@ def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
         index: {name: _like(parameters[index], value) for name, value in values.items()}
         for index, values in saved["state"].items()
     }
-    optimiser.load_state_dict(saved | {"state": state})
+    groups = [
+        group | {"fused": own["fused"]}  # of this run's devices, not of those it was saved on
+        for group, own in zip(saved["param_groups"], optimiser.param_groups, strict=True)
+    ]
+    optimiser.load_state_dict(saved | {"state": state, "param_groups": groups})
 
 
 def _shard(vae: EarVAE, mesh: DeviceMesh) -> EarVAE:

@@ -160,7 +160,7 @@ class State:
         load_optimiser(self.optimiser, saved["optimiser"])
         if self.discriminator is not None and "discriminator" in saved:
             self.discriminator.load_state_dict(saved["discriminator"])
-            self.discriminator_optimiser.load_state_dict(saved["discriminator_optimiser"])
+            load_optimiser(self.discriminator_optimiser, saved["discriminator_optimiser"])
         self.step = saved["step"]
         self.counters = Counter(saved["counters"])
         self.saved_balance = saved.get("balance", {})
@@ -309,11 +309,13 @@ def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
     """The checkpoint just written under its number, too, and of those the last ``keep``."""
     numbered = run_dir / f"checkpoint-{step:08d}.pt"
     if keep > 1:
-        numbered.unlink(missing_ok=True)
+        # A copy and no link, for the one may be copied over the other.
+        temporary = run_dir / f".{numbered.name}.{os.getpid()}"
         try:
-            os.link(run_dir / CHECKPOINT, numbered)  # the same file: it takes no space
-        except OSError:
-            shutil.copyfile(run_dir / CHECKPOINT, numbered)
+            shutil.copyfile(run_dir / CHECKPOINT, temporary)
+            os.replace(temporary, numbered)
+        finally:
+            temporary.unlink(missing_ok=True)
     written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
     for path in written[: max(0, len(written) - keep)] if keep > 1 else ():
         path.unlink()

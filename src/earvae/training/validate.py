@@ -24,7 +24,7 @@ def figure_names(config: TrainConfig) -> list[str]:
     bands = [f"{low}_{high}" for low, high in zip(BANDS_HZ, BANDS_HZ[1:], strict=False)]
     names = ["total", "si_sdr", *(f"{kind}_{band}" for kind in ("sdr", "level") for band in bands)]
     for stage in config.stages:
-        names += [term for term, weight in stage.objective.weights if weight]
+        names += [term for term, weight in stage.balanced_objective().weights if weight]
     return sorted({f"validation/{name}" for name in names})
 
 
