@@ -61,7 +61,7 @@ def cases():
                     yield name, weighting, wrap, channels
 
 
-@pytest.mark.parametrize(("name", "weighting", "wrap", "channels"), cases())
+@pytest.mark.parametrize(("name", "weighting", "wrap", "channels"), list(cases()))
 def test_gradient_of_each_term_is_that_of_finite_differences(name, weighting, wrap, channels):
     config = options(
         resolutions=(64, 32), log_floor=1e-9, phase_weighting=weighting, phase_wrap=wrap,
