@@ -165,6 +165,14 @@ def test_pattern_over_two_hops_is_found_and_one_of_another_period_is_not():
         assert low < values["repetition_4-8"] < high
 
 
+@pytest.mark.parametrize("period", [HOP, 2 * HOP])
+def test_pattern_that_changes_its_sign_with_every_period_is_found(period):
+    pattern = noise(7)[:, :period]
+    pattern = torch.cat([pattern, -pattern], dim=1).repeat(1, SAMPLES // (2 * period) + 1)
+    values = repetition_metrics(pattern[:, :SAMPLES], noise(6), HOP)
+    assert values["repetition_4-8"] > 0.9
+
+
 def test_rhythm_of_the_target_itself_is_no_repetition():
     """What the original repeats, the reconstruction may."""
     figures = repetition_metrics(repeated_frame() + 0.01 * noise(9), repeated_frame(), HOP)

@@ -43,12 +43,13 @@ def repetition_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict
     """Self-similarity at multiples of the codec's hop beyond the target's, in each band.
 
     ``repetition_<band>``, −2 to 2, 0 is best: the difference of the two signals' normalised
-    autocorrelations, mean over the lags of one, two, three and four periods; the larger of its
-    values for periods of one hop and of two. A pattern repeated in every frame gives 1 less what
-    the target has. A steady tone that lost the noise around it is more alike at some lags and
-    more unlike at others, which the mean evens out. NaN where the target's band is silent; a
-    reconstruction that is silent there repeats nothing. Follows SPEC.md, section 8, which looks
-    at a lag of 2048 samples alone.
+    autocorrelations, mean over the lags of one, two, three and four periods, as it is and with
+    the odd ones turned round; the largest of these for periods of one hop and of two. A pattern
+    repeated in every frame gives 1 less what the target has, and so does one that changes its
+    sign from one period to the next, which buzzes as well. A steady tone that lost the noise
+    around it is more alike at some lags and more unlike at others, which the mean evens out. NaN
+    where the target's band is silent; a reconstruction that is silent there repeats nothing.
+    Follows SPEC.md, section 8, which looks at a lag of 2048 samples alone.
 
     Args:
         ours: ``self_similarity`` of the reconstruction at ``lags_of(hop)``.
@@ -56,7 +57,9 @@ def repetition_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict
         sample_rate: Hz.
     """
     beyond = ours.nan_to_num(0.0) - theirs
-    means = beyond.unflatten(1, (len(PERIODS), len(MULTIPLES))).mean(-1)
+    beyond = beyond.unflatten(1, (len(PERIODS), len(MULTIPLES)))  # [bands, periods, multiples]
+    turned = beyond * beyond.new_tensor([(-1.0) ** multiple for multiple in MULTIPLES])
+    means = torch.cat([beyond.mean(-1), turned.mean(-1)], dim=1)
     names = band_bins(PADDED, sample_rate)
     return {f"repetition_{band}": float(row.amax()) for band, row in zip(names, means, strict=True)}
 
