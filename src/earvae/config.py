@@ -565,7 +565,7 @@ class TrainConfig(Config):
     recompute: bool = Field(
         False,
         description="compute the paper's layers again for the gradient in place of keeping their "
-        "activations: several times less memory for a third more work",
+        "activations: less memory for a third more arithmetic",
     )
     linear_code_crops: int = Field(
         1_500,

@@ -86,7 +86,7 @@ class Stack(Chain):
 
     Attributes:
         recompute: in training, keep only what goes from layer to layer and compute the rest again
-            for the gradient: several times less memory for a third more work.
+            for the gradient, one block at a time: less memory for a third more arithmetic.
     """
 
     recompute = False

@@ -405,12 +405,11 @@ def _should_stop(run: Run, state: State, stage: StageConfig, seconds: float) -> 
     all ranks answer alike.
     """
     writing = state.size / run.budget.BYTES_PER_SECOND
-    run.stop.steps_take(max(seconds, writing, *run.budget.seconds.values(), 0.0))
+    run.stop.steps_take(max(seconds, writing, *run.budget.seconds.values()))
     run.budget.step_took(seconds)
     if run.budget.minutes is not None:
-        if (
-            run.validation and run.budget.fastest_step < math.inf
-        ):  # a crop costs less there, where nothing is learnt
+        # A crop costs less in validation, where nothing is learnt.
+        if run.validation and run.budget.fastest_step < math.inf:
             items = run.config.validation_items * run.config.validation.crop_samples
             share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
             run.budget.expect("validation", share * run.budget.fastest_step)
