@@ -1,0 +1,283 @@
+"""Music to work on: folders, manifests in JSON Lines, and files named by themselves.
+
+Training, encoding, packing and evaluation all find their music here, in one order, by one set of
+suffixes, with the same splits; what is left out is counted and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from earvae.errors import EarvaeError
+
+SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
+)
+"""Of files that folders are searched for. A file named by itself is tried whatever its suffix."""
+
+OTHER_MUSIC = frozenset(
+    ".m4a .m4b .aac .alac .wma .ape .wv .mka .webm .mp4 .mov .mkv .ac3 .dts .dsf .dff".split()
+)
+"""Of files with sound that libsndfile does not read: left out, but by name."""
+
+MANIFEST = ".jsonl"
+TRAIN, VALIDATION = "train", "validation"
+HELD_OUT = 0.05  # share of a folder's tracks that is its validation split
+FEWEST = 5  # tracks of a folder that has a validation split: of fewer, each is needed to train on
+SHOWN = 3  # names in a line
+
+
+class TracksError(EarvaeError):
+    """Music that cannot be found as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class MusicFile:
+    """A file that is, by its suffix or its manifest, music. Nothing of it was read.
+
+    ``name`` is its path below the folder (or the manifest's folder) with forward slashes; names
+    that are not valid Unicode are held as Python's file system functions hold them. The other
+    fields are what a manifest line tells, None where it does not.
+    """
+
+    path: str
+    name: str
+    split: str | None = None
+    duration: float | None = None  # seconds
+    rate: int | None = None  # Hz
+    channels: int | None = None
+
+
+@dataclass
+class Music:
+    """What was found: ``files`` in order, and what was not taken.
+
+    ``problems`` has a line for each folder, file or manifest line that was asked for and cannot
+    be used: a command that goes on without them ends with status 1. ``left_out`` are the paths
+    that are not asked for as far as one can tell, by reason.
+    """
+
+    files: list[MusicFile] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def left_out_lines(self) -> list[str]:
+        """One line a reason: how many, and the first names."""
+        lines = []
+        for reason, paths in self.left_out.items():
+            more = ", …" if len(paths) > SHOWN else ""
+            names = ", ".join(printable(path) for path in paths[:SHOWN])
+            lines.append(f"left out, {reason}: {len(paths)} ({names}{more})")
+        return lines
+
+
+def find(
+    inputs: Iterable[str | Path], leave_out: str | Path | None = None, split: str | None = None
+) -> Music:
+    """The music of folders, of manifests (``.jsonl``), and files named by themselves, in order.
+
+    Folders are searched in the order of their names, files before folders; links to folders are
+    followed, each real folder once. Hidden files and folders are left out, and so is the folder
+    ``leave_out`` (where results go). A manifest line is a JSON object with ``file`` (relative to
+    the manifest) and perhaps ``split``, ``duration``, ``rate`` and ``channels``.
+
+    ``split`` takes a part: lines of a manifest that say so, or of a folder ``train`` or
+    ``validation`` (:func:`held_out`). Raises TracksError: an input that does not exist, a split
+    of something that has none.
+    """
+    music = Music()
+    for entry in map(Path, inputs):
+        before, problems = len(music.files), len(music.problems)
+        if entry.is_dir():
+            music.files += _of_folder(entry, leave_out, split, music)
+        elif not entry.exists():
+            raise TracksError(f"{printable(entry)}: no such file, folder or manifest")
+        elif entry.suffix == MANIFEST:
+            listed, bad = read_manifest(entry)
+            music.files += [file for file in listed if split in (None, file.split)]
+            music.problems += bad
+        elif split is not None:
+            raise TracksError(
+                f"{printable(entry)}: a single file has no splits; name a folder or a manifest "
+                f"({MANIFEST}), or leave the split out"
+            )
+        else:
+            music.files.append(MusicFile(str(entry), entry.name))
+        if (before, problems) == (len(music.files), len(music.problems)):
+            what = f"files of split {split!r}" if split else "audio files"
+            music.problems.append(f"{printable(entry)}: holds no {what}")
+    return music
+
+
+def read_manifest(manifest: str | Path) -> tuple[list[MusicFile], list[str]]:
+    """The files of a manifest in JSON Lines, and one line for each of its lines that is none.
+
+    Only line feeds end a line. Files need not exist. Raises TracksError if it cannot be read.
+    """
+    manifest = Path(manifest)
+    files: list[MusicFile] = []
+    problems: list[str] = []
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    files.append(_of_line(manifest, line))
+                except (ValueError, RecursionError) as error:
+                    problems.append(f"{printable(manifest)}: line {number}: {error}")
+    except OSError as error:
+        raise TracksError(f"{printable(manifest)}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise TracksError(f"{printable(manifest)}: is not UTF-8 text; write it anew") from None
+    return files, problems
+
+
+def held_out(names: Sequence[str]) -> list[bool]:
+    """For each name in a folder, whether it is of the validation split: a twentieth, at least one,
+    of five or more.
+
+    Chosen by a hash of the name alone, so that more tracks in the folder hardly change what was
+    held out before. Tracks that differ in the suffix alone share their fate: they are one song.
+    """
+    places = [_place(posixpath.splitext(name)[0]) for name in names]
+    if len(set(places)) < FEWEST:
+        return [False] * len(places)
+    limit = max(HELD_OUT, min(places))
+    return [place <= limit for place in places]
+
+
+def printable(name: str | Path) -> str:
+    """A name that any JSON reader and any terminal take, also where it is not valid Unicode."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _of_folder(
+    folder: Path, leave_out: str | Path | None, split: str | None, music: Music
+) -> list[MusicFile]:
+    if split not in (None, TRAIN, VALIDATION):
+        raise TracksError(
+            f"{printable(folder)}: has the splits {TRAIN} and {VALIDATION}, as any folder; "
+            f"{split!r} is none of them"
+        )
+    names = list(_search(folder, leave_out, music))
+    if split is not None:
+        wanted = split == VALIDATION
+        names = [name for name, out in zip(names, held_out(names), strict=True) if out is wanted]
+    return [MusicFile(os.path.join(folder, name.replace("/", os.sep)), name) for name in names]
+
+
+def _search(folder: Path, leave_out: str | Path | None, music: Music) -> Iterator[str]:
+    """Names of music below a folder. Not recursive: folders may be nested a thousand deep."""
+    seen = set() if leave_out is None else {_identity(leave_out)}
+    waiting = [""]  # folders below this one, the next one last
+    while waiting:
+        below = waiting.pop()
+        place = os.path.join(folder, below)
+        try:
+            if (identity := _identity(place)) in seen:
+                if leave_out is None or identity != _identity(leave_out):
+                    _leave_out(music, "a link to a folder that was searched already", place)
+                continue
+            seen.add(identity)
+            with os.scandir(place) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            music.problems.append(
+                f"{printable(place)}: folder cannot be read: {error.strerror or error}"
+            )
+            continue
+        folders = []
+        for entry in entries:
+            suffix = posixpath.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                if suffix in SUFFIXES or _is_folder(entry):
+                    _leave_out(music, "hidden", entry.path)
+            elif _is_folder(entry):
+                folders.append(f"{below}{entry.name}/")
+            elif suffix in OTHER_MUSIC:
+                _leave_out(music, f"{suffix} is not read here (convert it to FLAC)", entry.path)
+            elif suffix not in SUFFIXES:
+                continue  # covers, texts, playlists
+            elif _is_file(entry):
+                yield below + entry.name
+            else:
+                music.problems.append(
+                    f"{printable(entry.path)}: is a broken link, a pipe or a device, not a file"
+                )
+        waiting += reversed(folders)
+
+
+def _of_line(manifest: Path, line: str) -> MusicFile:
+    """A file as its manifest line tells it. Raises ValueError with the reason."""
+    try:
+        entry = json.loads(line)
+        file = entry["file"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError("is not a JSON object with a `file`") from None
+    if not isinstance(file, str) or not file:
+        raise ValueError("`file` is not a path")
+    try:
+        os.fsencode(file)
+    except UnicodeEncodeError:
+        raise ValueError("`file` holds half a character (a lone surrogate)") from None
+    if "\0" in file:
+        raise ValueError("`file` holds a NUL character")
+    path = os.path.join(manifest.parent, file)
+    name = os.path.relpath(path, manifest.parent).replace(os.sep, "/")
+    split, duration = entry.get("split"), entry.get("duration")
+    return MusicFile(
+        path,
+        name,
+        split if isinstance(split, str) else None,
+        float(duration) if _number(duration) and 0 < duration < 1e9 else None,
+        _count(entry.get("rate")),
+        _count(entry.get("channels")),
+    )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(value: object) -> int | None:
+    return value if _number(value) and isinstance(value, int) and value > 0 else None
+
+
+def _leave_out(music: Music, reason: str, path: str) -> None:
+    music.left_out.setdefault(reason, []).append(path)
+
+
+def _identity(path: str | Path) -> object:
+    """The same for all names of one folder, links included."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:  # a folder that will be made
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _place(name: str) -> float:
+    """A number from 0 to 1, evenly spread over names."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
