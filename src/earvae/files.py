@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from earvae import audio, codec
+from earvae import atomic, audio, codec
 from earvae.audio import AudioFileError, AudioSource, OutputFormat
 from earvae.library.items import LibraryError
 from earvae.library.statistics import Statistics, beside, read
@@ -170,7 +170,7 @@ def encode_file(
         **({} if seed is None else {"seed": seed}),
     }
     target = Path(target)
-    with audio.atomic(target) as temporary:
+    with atomic.file(target) as temporary:
         try:
             save_file(
                 {"latents": latents.contiguous()},

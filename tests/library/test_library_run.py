@@ -27,11 +27,11 @@ from small import (
     write_music,
 )
 
-from earvae import codec
+from earvae import codec, tracks
 from earvae.audio import read_audio
+from earvae.errors import WriteError
 from earvae.files import encode_file
-from earvae.library import items
-from earvae.library.items import LibraryError
+from earvae.library.items import Library, LibraryError
 from earvae.library.load import Reader
 from earvae.library.ranks import Rank
 from earvae.library.run import encode_library
@@ -199,7 +199,7 @@ def encode_slowly(source: Path, out: Path, layout: dict, batch: int) -> None:
     torch.set_num_threads(1)
     vae = small_model()
     vae.encoder.register_forward_hook(lambda *_: time.sleep(0.004))
-    library = items.find([source], out)
+    library = Library(tracks.find([source], out).files)
     geometry = geometry_of(vae, budget=batch)
     block = layout.get("shard_items") or 16
     encode_library(vae, library, out, settings_of(vae, **layout), geometry, block)
@@ -385,7 +385,7 @@ def test_a_replacement_that_was_stopped_goes_on_and_mixes_nothing(
 
 def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(tmp_path, music, encode):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(LibraryError, match="cannot be written") as caught:
+    with pytest.raises(WriteError, match="cannot be written") as caught:
         encode(music, tmp_path / "out")
     assert "\n" not in str(caught.value)
 

@@ -67,7 +67,7 @@ def decode(
     from earvae.library import statistics
 
     stats = None if denormalise is None else statistics.read(denormalise)
-    planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
+    planned = plan(inputs, Path(output), new_suffix, one_file, suffixes=frozenset({SUFFIX}))
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
     identity = vae.identity

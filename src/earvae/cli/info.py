@@ -52,11 +52,11 @@ def info(
 
 
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
-    from earvae.audio import READABLE_SUFFIXES
     from earvae.files import SUFFIX
+    from earvae.tracks import SUFFIXES
 
     path = Path(source) if source else None
-    if path is not None and path.suffix.lower() in READABLE_SUFFIXES:
+    if path is not None and path.suffix.lower() in SUFFIXES:
         return _audio_rows(path)
     if path is not None and path.suffix == SUFFIX and _holds_latents(path):
         return _latent_rows(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import tidy_when_terminated
+from earvae.cli.batch import print_left_out, tidy_when_terminated
 from earvae.cli.errors import one_line
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def encode_library(given: LibraryOptions) -> None:
     """
     import torch
 
+    from earvae import tracks
     from earvae.library import items, run, statistics
     from earvae.library.ranks import find_rank
 
@@ -70,10 +71,12 @@ def encode_library(given: LibraryOptions) -> None:
         options.usage_error(f"{given.output}: is a file; a library needs a folder")
     try:
         rank = find_rank(given.rank, given.world_size)
-        library = items.find(given.inputs, given.output, given.split)
+        music = tracks.find(given.inputs, given.output, given.split)
+        print_left_out(music)
+        library = items.Library(music.files)
         stats = None if given.normalise is None else statistics.read(given.normalise)
         if not len(library):
-            one_line("; ".join(library.problems))
+            one_line("; ".join(music.problems))
         device = own_device(given.device)
         source = options.load_model(given.weights, given.config, given.sample_rate, device)
         vae = options.prepare(source, given.engine, given.precision)
@@ -95,12 +98,10 @@ def encode_library(given: LibraryOptions) -> None:
                 given.replace,
                 progress,
             )
-    except items.LibraryError as error:
-        one_line(str(error))
     except (MemoryError, torch.OutOfMemoryError):
         one_line("out of memory; use a smaller --batch-seconds or --chunk-seconds")
     _report(result, given.output)
-    _finish(result, library.problems, given.output)
+    _finish(result, music.problems, given.output)
 
 
 @contextmanager

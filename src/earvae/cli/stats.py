@@ -56,10 +56,10 @@ def stats(
     if not inputs:
         options.usage_error("name at least one latent file, shard or folder")
 
+    from earvae import atomic
     from earvae.cli.library import progress_bar
     from earvae.library import measure
     from earvae.library.ranks import find_rank
-    from earvae.library.replace import write_whole
 
     target = output or measure.default_target(inputs)
     own = find_rank(rank, world_size)
@@ -69,7 +69,7 @@ def stats(
     if target is not None and own.world > 1:
         target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
     if target is not None and not normalised:
-        write_whole(target, found.to_json().encode())
+        atomic.write(target, found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:

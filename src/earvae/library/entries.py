@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from earvae.files import FORMAT, FORMAT_VERSION
-from earvae.library.items import Item, spoken
+from earvae.library.items import Item
 from earvae.library.load import Facts
 from earvae.library.settings import Settings
 from earvae.library.statistics import Statistics
 from earvae.model.posterior import Posterior
+from earvae.tracks import printable
 
 NUMBERS = frozenset(
     "sample_rate samples original_rate original_samples original_offset channels hop_length seed "
@@ -75,7 +76,7 @@ def entries_of(
         **({} if settings.seed is None else {"seed": settings.seed}),
         **({} if settings.normalised is None else {"normalised": settings.normalised}),
         "settings": settings.digest,
-        "source": spoken(item.name),
+        "source": printable(item.name),
         "source_sha256": facts.sha256,
         "track_samples": facts.samples,
     }
@@ -121,7 +122,7 @@ def _tensors(
 
 
 def _noise(item: Item, seed: int, shape: torch.Size) -> Tensor:
-    digest = hashlib.sha256(f"{seed}\n{spoken(item.name)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{printable(item.name)}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.randn(shape, generator=generator)
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from earvae.atomic import Staging
 from earvae.files import SUFFIX
 from earvae.library.entries import (
     LISTED,
@@ -39,10 +40,10 @@ from earvae.library.entries import (
     safetensors_bytes,
     sidecar_bytes,
 )
-from earvae.library.items import Item, spoken
+from earvae.library.items import Item
 from earvae.library.load import Reader, sha256_of, state_of
-from earvae.library.replace import HIDDEN, Staging
-from earvae.library.settings import Settings
+from earvae.library.settings import HIDDEN, Settings
+from earvae.tracks import printable
 
 INDEX = "index.jsonl"
 FAILURES = "failures.jsonl"
@@ -147,7 +148,9 @@ class Store:
                 metadata = self._metadata(path)
                 if metadata["settings"] != self.settings.digest:
                     return None
-                if metadata["source_sha256"] != digest or metadata["source"] != spoken(item.name):
+                if metadata["source_sha256"] != digest or metadata["source"] != printable(
+                    item.name
+                ):
                     return None
                 lines.append(self._line(block, item, number, metadata, path.stat().st_size))
         except (OSError, ValueError, KeyError, struct.error):
@@ -169,7 +172,7 @@ class Store:
     def write(
         self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Entry]
     ) -> Record:
-        """Store a file's entries; its record. Raises LibraryError."""
+        """Store a file's entries; its record. Raises WriteError."""
         lines = []
         for entry in entries:
             path = self._path(block, item, entry.segment)
@@ -180,8 +183,8 @@ class Store:
             if self.sidecar:  # never latents beside a sidecar that is not theirs
                 path.unlink(missing_ok=True)
                 sidecar = path.with_name(_stem(path) + ".json")
-                self.staging.replace(sidecar, sidecar_bytes(entry.metadata))
-            self.staging.replace(path, data)
+                self.staging.write(sidecar, sidecar_bytes(entry.metadata))
+            self.staging.write(path, data)
             lines.append(self._line(block, item, entry.segment, entry.metadata, len(data)))
         return Record(*state, lines)
 
@@ -195,14 +198,14 @@ class Store:
                 "digest": block.digest(self.settings),
                 "shard": size,
                 "items": [
-                    {"source": spoken(item.name), "bytes": record.bytes}
+                    {"source": printable(item.name), "bytes": record.bytes}
                     | {"mtime_ns": record.mtime_ns}
                     | ({"error": record.error} if record.error else {"lines": record.lines})
                     for item, record in zip(block.items, records, strict=True)
                 ],
             }
         )
-        self.staging.replace(self._block(block.number), text.encode())
+        self.staging.write(self._block(block.number), text)
         if self.sharded:
             shutil.rmtree(self._parts(block), ignore_errors=True)
 
@@ -213,7 +216,7 @@ class Store:
             target.unlink(missing_ok=True)
             return list(records), 0
         packed = []
-        with self.staging.replacing(target) as shard:
+        with self.staging.file(target) as temporary, temporary.open("wb") as shard:
             for record in records:
                 lines = []
                 for line in record.lines:
@@ -241,8 +244,10 @@ class Store:
             if record is None or record["digest"] != digest:
                 return None
         with (
-            self.staging.replacing(self.folder / INDEX) as index,
-            self.staging.replacing(self.folder / FAILURES) as failed,
+            self.staging.file(self.folder / INDEX) as new_index,
+            self.staging.file(self.folder / FAILURES) as new_failures,
+            new_index.open("w", encoding="utf-8", newline="\n") as index,
+            new_failures.open("w", encoding="utf-8", newline="\n") as failed,
         ):
             for number in range(blocks):
                 record = self._load(number) or {"items": []}
@@ -251,14 +256,14 @@ class Store:
                     if "error" in item:
                         counts["failed"] += 1
                         failure = {"source": item["source"], "error": item["error"]}
-                        failed.write(json.dumps(failure).encode() + b"\n")
+                        failed.write(json.dumps(failure) + "\n")
                         continue
                     for line in item["lines"]:
                         counts["entries"] += 1
                         counts["samples"] += line["samples"]
                         counts["frames"] += line["frames_valid"]
                         shards.add(line.get("shard", ""))
-                        index.write(json.dumps(line).encode() + b"\n")
+                        index.write(json.dumps(line) + "\n")
         if self.sharded:
             for path in self.folder.iterdir():
                 if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
@@ -290,7 +295,7 @@ class Store:
         self, block: Block, item: Item, segment: int | None, metadata: dict, size: int
     ) -> dict:
         path = self._path(block, item, segment)
-        file = spoken(path.relative_to(self.folder).as_posix())
+        file = printable(path.relative_to(self.folder).as_posix())
         return {"file": file, "size": size} | {name: metadata[name] for name in LISTED}
 
     def _load(self, number: int) -> dict | None:
