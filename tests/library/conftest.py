@@ -9,8 +9,8 @@ import pytest
 from small import RATE, geometry_of, settings_of, small_model, write_music
 
 from earvae import tracks
+from earvae.library.encode import Result, encode_library
 from earvae.library.items import Library
-from earvae.library.run import Result, encode_library
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
 

@@ -225,7 +225,8 @@ def _few(
     """One file after the other, each replaced."""
     seed = options.seed_of(sample, seed)
 
-    from earvae.files import SUFFIX, encode_file
+    from earvae.files import encode_file
+    from earvae.latents.file import SUFFIX
 
     one_file = to_one_file(inputs, output)
     if one_file and Path(output).suffix != SUFFIX:
@@ -237,14 +238,12 @@ def _few(
         )
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
-    identity = vae.identity
 
     def work(job: Job, progress: Progress) -> Report:
         return encode_file(
             vae,
             job.source,
             job.target,
-            identity,
             downmix=downmix,
             seed=seed,
             half=half,

@@ -16,10 +16,10 @@ from earvae.cli.errors import one_line
 
 if TYPE_CHECKING:
     from earvae.engine import InferenceVAE
+    from earvae.latents.statistics import Statistics
+    from earvae.library.encode import Result
     from earvae.library.plan import Geometry
-    from earvae.library.run import Result
     from earvae.library.settings import Settings
-    from earvae.library.statistics import Statistics
 
 LISTED_FAILURES = 20  # on the screen; the file has all
 
@@ -64,7 +64,8 @@ def encode_library(given: LibraryOptions) -> None:
     import torch
 
     from earvae import tracks
-    from earvae.library import items, run, statistics
+    from earvae.latents import statistics
+    from earvae.library import encode, items
     from earvae.library.ranks import find_rank
 
     if given.output.is_file():
@@ -85,7 +86,7 @@ def encode_library(given: LibraryOptions) -> None:
             typer.echo(f"rank {rank.rank} of {rank.world} ({rank.origin})")
         own = _own_files(len(library), given.block_files, rank.takes)
         with tidy_when_terminated(), progress_bar(own, "encoding") as progress:
-            result = run.encode_library(
+            result = encode.encode_library(
                 vae,
                 library,
                 given.output,

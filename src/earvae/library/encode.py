@@ -19,14 +19,15 @@ from torch import Tensor
 
 from earvae import codec
 from earvae.atomic import Staging
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.latents.statistics import Statistics
 from earvae.library.entries import NotFinite, entries_of
 from earvae.library.items import Library
-from earvae.library.load import Facts, Failure, LoadedBatch, LoadedWindows, Reader, ahead
 from earvae.library.plan import Batch, Geometry, Solo, plan
+from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
+from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
 from earvae.library.settings import HIDDEN, Settings, claim
-from earvae.library.statistics import NAME as STATISTICS_NAME
-from earvae.library.statistics import Statistics
 from earvae.library.store import Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -195,7 +196,7 @@ class _Run:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
-            for task, loaded in ahead(self._tasks(), workers, 2 * workers):
+            for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
                 if isinstance(task, _Finish):
                     self._write(partial(self._finish, task))
                 else:
