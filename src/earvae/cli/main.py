@@ -60,8 +60,8 @@ def earvae(
 
 
 VERBS = (
-    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, export_weights, export,
-    corpus, shards,
+    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, export_weights,
+    export, corpus, shards,
 )  # fmt: skip
 for verb in VERBS:
     app.command(cls=EncodeCommand if verb is encode else None)(reported(verb))
