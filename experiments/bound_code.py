@@ -25,7 +25,9 @@ from earvae.config import SourceConfig, TrainConfig, read
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.adaptive import measure_classes
 from earvae.model.spectral import round_to_half
-from earvae.training.data import CropDataset, list_tracks, make_loader
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
+from earvae.training.sources import list_tracks
 
 MEASURED = 2000  # crops
 CUT = 0.05  # a direction that keeps less of its energy than this lay above the top

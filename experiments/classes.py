@@ -22,7 +22,7 @@ from earvae.config import SpectralConfig
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
 from earvae.model.transform import FrameTransform
-from earvae.training.data import make_loader
+from earvae.training.loader import make_loader
 
 
 @torch.no_grad()

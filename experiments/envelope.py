@@ -23,7 +23,9 @@ from torch import Tensor
 from earvae import EarVAE
 from earvae.audio import read_audio
 from earvae.config import DataConfig, SourceConfig
-from earvae.training.data import CropDataset, Track, list_tracks, make_loader
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
+from earvae.training.sources import Track, list_tracks
 
 EDGES = (0, 250, 500, 1000, 2000, 4000, 8000, 12_000, 16_000, 22_051)  # Hz
 COUNTS = (4, 8, 12, 16, 24, 32)

@@ -24,7 +24,8 @@ from earvae.config import DataConfig
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.linear import FrameStatistics, code_from_covariance
 from earvae.model.transform import FrameTransform, mid_side
-from earvae.training.data import CropDataset, make_loader
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
 
 HOP = 1024
 

@@ -30,7 +30,7 @@ from earvae.config import SourceConfig
 from earvae.evaluation.bands import band_metrics
 from earvae.evaluation.metrics import si_sdr, stft_distance
 from earvae.model.spectral import PROTECTED_SHARE
-from earvae.training.data import list_tracks
+from earvae.training.sources import list_tracks
 
 
 @torch.no_grad()

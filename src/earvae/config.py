@@ -24,10 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from earvae.config_problems import problems
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line per problem."""
+from earvae.errors import ConfigError
 
 
 class Config(BaseModel):

@@ -258,7 +258,7 @@ def _identity(path: str | Path) -> object:
     """The same for all names of one folder, links included."""
     try:
         status = os.stat(path)
-    except FileNotFoundError:  # a folder that will be made
+    except (FileNotFoundError, NotADirectoryError):  # a folder that will be made, or cannot be
         return os.path.realpath(path)
     return status.st_dev, status.st_ino
 
