@@ -333,7 +333,7 @@ class _Run:
         item = work.block.items[place]
         state = (facts.bytes, facts.mtime_ns)
         try:
-            posterior = Posterior.of(self.vae.config, parameters)
+            posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
         except NotFinite as error:
             self._fail(work, place, Failure(f"{item.path}: {error}", *state))
