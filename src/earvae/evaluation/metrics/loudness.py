@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import soxr
 from torch import Tensor
+
+from earvae.evaluation.metrics.signal import Signal
 
 GATE_SECONDS = 0.4  # momentary loudness, of which the integrated one is made
 SHORT_TERM_SECONDS = 3.0  # of which the range is made
@@ -27,10 +29,6 @@ class Loudness:
     true_peak_db: float | None
     """Highest true peak of all channels in dB of full scale (dBTP); None for silence."""
 
-    def as_dict(self) -> dict[str, float | None]:
-        """The readings by name."""
-        return asdict(self)
-
 
 def loudness(audio: Tensor, sample_rate: int) -> Loudness:
     """The loudness of ``[1 or 2 channels, samples]``, float32, full scale = 1.
@@ -43,6 +41,15 @@ def loudness(audio: Tensor, sample_rate: int) -> Loudness:
         lra=_range(samples, sample_rate),
         true_peak_db=true_peak_db(audio, sample_rate),
     )
+
+
+def loudness_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
+    """``lufs_difference``, ``lra_difference`` (LU) and ``true_peak_difference`` (dB):
+    reconstruction minus target; NaN where either has no such reading."""
+    pairs = zip(*(astuple(x.once(loudness)) for x in (reconstruction, target)), strict=True)
+    differences = [math.nan if None in pair else pair[0] - pair[1] for pair in pairs]
+    names = ("lufs_difference", "lra_difference", "true_peak_difference")
+    return dict(zip(names, differences, strict=True))
 
 
 def true_peak_db(audio: Tensor, sample_rate: int) -> float | None:
