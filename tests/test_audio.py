@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from earvae import audio
 from earvae.audio import AudioFileError, AudioSource, OutputFormatError
-from earvae.evaluation.metrics import si_sdr
 
 
 def noise(channels: int, samples: int, peak: float = 0.5) -> np.ndarray:
@@ -346,24 +345,3 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").touch()
     write(tmp_path / "o.wav", noise(2, 10))
     assert (tmp_path / "o.wav").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-# ------------------------------------------------------------------------------ measuring
-
-
-@pytest.mark.parametrize("block", [100, 7_777])
-def test_streamed_si_sdr_is_the_metric(block):
-    target = tone(20_000, 44_100) + 0.1
-    ours = 0.7 * target + 0.02 * noise(2, 20_000)
-    meter = audio.StreamingSiSdr()
-    pieces = (ours[:, i : i + block] for i in range(0, 20_000, block))
-    reference = (target[:, i : i + 333] for i in range(0, 20_000, 333))
-    assert np.array_equal(joined(audio.measured(pieces, reference, meter)), ours)
-    expected = si_sdr(reconstruction=torch.from_numpy(ours), target=torch.from_numpy(target))
-    assert meter.value() == pytest.approx(float(expected), abs=0.01)
-
-
-def test_si_sdr_of_silence_is_undefined():
-    meter = audio.StreamingSiSdr()
-    meter.add(reconstruction=noise(2, 100), target=np.zeros((2, 100), np.float32))
-    assert meter.value() is None

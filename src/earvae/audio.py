@@ -11,7 +11,7 @@ import stat
 import struct
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import soundfile
 import soxr
+
+from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,11 +49,11 @@ RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
 ClipPolicy = Literal["none", "clamp", "rescale"]
 
 
-class AudioFileError(Exception):
+class AudioFileError(EarvaeError):
     """A file that cannot be read or written: one line that names it and says what to do."""
 
 
-class OutputFormatError(ValueError):
+class OutputFormatError(EarvaeError):
     """Output options that do not go together; the message says which to give."""
 
 
@@ -551,68 +553,3 @@ def _spooled(spool, channels: int) -> Iterator[np.ndarray]:
 
 def _bytes(subtype: str) -> int:
     return {"PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
-
-
-# ------------------------------------------------------------------------------ measuring
-
-
-class StreamingSiSdr:
-    """SI-SDR of audio that arrives in blocks, without holding it.
-
-    The same definition as ``earvae.evaluation.metrics.si_sdr`` (Le Roux et al. 2019, channel
-    means removed, mean over channels), from sums in double precision.
-    """
-
-    def __init__(self) -> None:
-        self._samples = 0
-        self._sums: np.ndarray | None = None  # [x, y, xx, yy, xy] by channel
-
-    def add(self, reconstruction: np.ndarray, target: np.ndarray) -> None:
-        """Blocks ``[channels, n]`` of equal shape."""
-        x, y = target.astype(np.float64), reconstruction.astype(np.float64)
-        sums = np.stack([v.sum(axis=1) for v in (x, y, x * x, y * y, x * y)])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._samples += x.shape[1]
-
-    def value(self) -> float | None:
-        """dB, higher is better; None where the target is silent (or constant) throughout."""
-        if self._sums is None:
-            return None
-        x, y, xx, yy, xy = self._sums
-        xx = np.maximum(xx - x * x / self._samples, 0)
-        yy = np.maximum(yy - y * y / self._samples, 0)
-        xy = xy - x * y / self._samples
-        if not (xx > 0).any():
-            return None
-        floor = 1e-8
-        scale = xy / (xx + floor)
-        signal = scale**2 * xx
-        error = np.maximum(yy - 2 * scale * xy + signal, 0)
-        return float(np.mean(10 * np.log10(signal / (error + floor) + floor)))
-
-
-def measured(
-    blocks: Iterable[np.ndarray], reference: Iterable[np.ndarray], meter: StreamingSiSdr
-) -> Iterator[np.ndarray]:
-    """Pass ``blocks`` through while ``meter`` compares them with ``reference``."""
-    take = _taker(reference)
-    for block in blocks:
-        meter.add(reconstruction=block, target=take(block.shape[1]))
-        yield block
-
-
-def _taker(blocks: Iterable[np.ndarray]) -> Callable[[int], np.ndarray]:
-    """A function that returns the next n samples of a stream of blocks."""
-    iterator = iter(blocks)
-    held: np.ndarray | None = None
-
-    def take(count: int) -> np.ndarray:
-        nonlocal held
-        parts = [] if held is None else [held]
-        while sum(part.shape[1] for part in parts) < count:
-            parts.append(next(iterator))
-        joined = np.concatenate(parts, axis=1)
-        held = joined[:, count:]
-        return joined[:, :count]
-
-    return take

@@ -23,6 +23,7 @@ from earvae.library.items import LibraryError
 from earvae.library.statistics import Statistics, beside, read
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
+from earvae.si_sdr import StreamingSiSdr
 
 FORMAT = "earvae-latents"
 FORMAT_VERSION = "1"
@@ -104,9 +105,9 @@ def reconstruct_file(
     posterior, samples = _encode(vae, original, chunk_frames, lambda share: progress(share / 2))
     total = original.samples
     channels = 2 if stereo else original.channels
-    meter = audio.StreamingSiSdr()
+    meter = StreamingSiSdr()
     reference = original.blocks()
-    blocks = audio.measured(
+    blocks = _compared(
         _decode(
             vae, _latents(posterior, seed), samples, original.rate, total, channels, chunk_frames
         ),
@@ -384,6 +385,20 @@ def _decode(
     if channels == 1:
         decoded = audio.to_mono(decoded)
     return audio.resample(decoded, vae.sample_rate, rate, total)
+
+
+def _compared(
+    blocks: Iterable[np.ndarray], reference: Iterable[np.ndarray], meter: StreamingSiSdr
+) -> Iterator[np.ndarray]:
+    """Pass ``blocks`` through while ``meter`` compares them with ``reference``, cut otherwise."""
+    reference = iter(reference)
+    held = next(reference)
+    for block in blocks:
+        while held.shape[1] < block.shape[1]:
+            held = np.concatenate([held, next(reference)], axis=1)
+        target, held = np.split(held, [block.shape[1]], axis=1)
+        meter.add(reconstruction=torch.from_numpy(block), target=torch.from_numpy(target))
+        yield block
 
 
 def _counted(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earvae.cli.options import usage_error
+from earvae.cli.errors import usage_error
+from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,8 +146,6 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from earvae.audio import AudioFileError
-
     reports: list[Report] = []
     failures: list[str] = []
     console = Console(stderr=True)
@@ -171,7 +170,7 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
 
             try:
                 reports.append(work(job, progress))
-            except AudioFileError as error:
+            except EarvaeError as error:
                 failures.append(str(error))
             except (MemoryError, torch.OutOfMemoryError):
                 failures.append(_out_of_memory(job))

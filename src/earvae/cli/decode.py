@@ -9,7 +9,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import Job, plan, run, to_one_file
-from earvae.cli.errors import finish, one_line
+from earvae.cli.errors import finish
 from earvae.cli.reconstruct import print_table
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ def decode(
 
     from earvae.files import SUFFIX, decode_file
     from earvae.library import statistics
-    from earvae.library.items import LibraryError
 
-    try:
-        stats = None if denormalise is None else statistics.read(denormalise)
-    except LibraryError as error:
-        one_line(str(error))
+    stats = None if denormalise is None else statistics.read(denormalise)
     planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)

@@ -10,7 +10,6 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import stdout
-from earvae.cli.errors import one_line
 
 if TYPE_CHECKING:
     from earvae import EarVAE
@@ -53,17 +52,14 @@ def info(
 
 
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
-    from earvae.audio import READABLE_SUFFIXES, AudioFileError
+    from earvae.audio import READABLE_SUFFIXES
     from earvae.files import SUFFIX
 
     path = Path(source) if source else None
-    try:
-        if path is not None and path.suffix.lower() in READABLE_SUFFIXES:
-            return _audio_rows(path)
-        if path is not None and path.suffix == SUFFIX and _holds_latents(path):
-            return _latent_rows(path)
-    except AudioFileError as error:
-        one_line(str(error))
+    if path is not None and path.suffix.lower() in READABLE_SUFFIXES:
+        return _audio_rows(path)
+    if path is not None and path.suffix == SUFFIX and _holds_latents(path):
+        return _latent_rows(path)
     return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
 
 

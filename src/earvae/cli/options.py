@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earvae.cli.errors import one_line
+from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
     from earvae import EarVAE
@@ -115,12 +115,6 @@ Stereo = Annotated[
     bool, typer.Option("--stereo", help="Write mono inputs as stereo instead of mono.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of a table.")]
-
-
-def usage_error(message: str) -> NoReturn:
-    """Print one line and leave with status 2: the command itself cannot be meant."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def seed_of(sample: bool, seed: int | None) -> int | None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.errors import one_line
 
 
 def stats(
@@ -59,22 +58,18 @@ def stats(
 
     from earvae.cli.library import progress_bar
     from earvae.library import measure
-    from earvae.library.items import LibraryError
     from earvae.library.ranks import find_rank
     from earvae.library.replace import write_whole
 
     target = output or measure.default_target(inputs)
-    try:
-        own = find_rank(rank, world_size)
-        paths = measure.find(inputs)
-        with progress_bar(len(paths[own.rank :: own.world]), "measuring") as progress:
-            found, normalised = measure.measure(paths, own, progress)
-        if target is not None and own.world > 1:
-            target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
-        if target is not None and not normalised:
-            write_whole(target, found.to_json().encode())
-    except LibraryError as error:
-        one_line(str(error))
+    own = find_rank(rank, world_size)
+    paths = measure.find(inputs)
+    with progress_bar(len(paths[own.rank :: own.world]), "measuring") as progress:
+        found, normalised = measure.measure(paths, own, progress)
+    if target is not None and own.world > 1:
+        target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
+    if target is not None and not normalised:
+        write_whole(target, found.to_json().encode())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:

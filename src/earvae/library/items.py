@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earvae.audio import READABLE_SUFFIXES
+from earvae.errors import EarvaeError
 
 MANIFEST = ".jsonl"
 RESERVED = frozenset(("library", "summary", "latent_stats"))  # .json files of our own in OUT
 
 
-class LibraryError(Exception):
+class LibraryError(EarvaeError):
     """A library that cannot be encoded or measured as asked; the message says what to do."""
 
 
