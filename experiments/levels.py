@@ -27,8 +27,8 @@ from torch import Tensor
 
 from earvae import EarVAE
 from earvae.config import SourceConfig
-from earvae.evaluation.bands import band_metrics
-from earvae.evaluation.metrics import si_sdr, stft_distance
+from earvae.evaluation.metrics import Signal, si_sdr, stft_distance
+from earvae.evaluation.metrics.treble import treble_figures
 from earvae.model.spectral import PROTECTED_SHARE
 from earvae.training.data import list_tracks
 
@@ -67,7 +67,7 @@ def main() -> None:
         for track in progress(tracks, console=Console(stderr=True), description=name):
             audio = middle(track, 10, vae)
             for row, ours in variants(vae, audio).items():
-                treble = band_metrics(ours, audio)["treble_lsd"]
+                treble = treble_figures(Signal(ours), Signal(audio))["lsd_high"]
                 figures = (stft_distance(ours, audio), treble, si_sdr(ours, audio).mean())
                 rows.setdefault(row, []).append(tuple(map(float, figures)))
         for row, figures in rows.items():

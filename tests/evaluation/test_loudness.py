@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from earvae.evaluation.loudness import Loudness, loudness, true_peak_db
+from earvae.evaluation.metrics.loudness import Loudness, loudness, true_peak_db
 
 CLIPS = sorted((Path(__file__).parents[1] / "clips").glob("*.flac"))
 RATE = 44_100

@@ -62,6 +62,7 @@ def evaluate(
       earvae              the model that comes with the package
       earvae:WEIGHTS      a folder of ours, a published weight file, a hub id
       folder:PATH         ready reconstructions: song.*, or song_vae_rec.*
+      beside:NAME         ready reconstructions: NAME.* beside each reference
       opus:96 mp3:128     through ffmpeg, kilobits a second
       vorbis:96 aac:128
       linear:64           best fixed linear code, 64 numbers a frame

@@ -17,7 +17,7 @@ from earvae.evaluation.excerpts import (
     read_stretch,
 )
 from earvae.evaluation.systems.system import Reconstruction, System, UnusableSystem
-from earvae.tracks import SUFFIXES
+from earvae.tracks import SUFFIXES, printable
 
 
 class Folder(System):
@@ -44,20 +44,11 @@ class Folder(System):
 
     def file_of(self, track: Track) -> Path:
         """The reconstruction of a track. Raises UnusableSystem where there is none, or several."""
-        below = Path(track.name).parent
-        stem = Path(track.name).stem
-        parent = self.folder / below
-        for wanted in (stem + RECONSTRUCTION_ENDING, stem):
-            same_name = parent / (wanted + Path(track.name).suffix)
-            found = [parent / (wanted + suffix) for suffix in sorted(SUFFIXES)]
-            found = [same_name, *(path for path in found if path != same_name)]
-            found = [p for p in found if p.is_file() and not p.samefile(track.path)]
-            if same_name in found or len(found) == 1:
-                return found[0]
-            if found:
-                names = ", ".join(path.name for path in found)
-                raise UnusableSystem(f"{parent}: several files could be it: {names}; keep one")
-        raise UnusableSystem(f"{self.folder}: no reconstruction of {track.name}")
+        name = Path(track.name)
+        for stem in (name.stem + RECONSTRUCTION_ENDING, name.stem):
+            if found := _only(self.folder / name.parent, stem, track.path):
+                return found
+        raise UnusableSystem(f"{self.folder}: no reconstruction of {printable(track.name)}")
 
     def round_trip(self, audio: Tensor) -> Tensor:
         raise UnusableSystem(f"{self.name}: holds ready files; no other sound can go through it")
@@ -74,3 +65,28 @@ class Folder(System):
         if not audio.shape[1]:
             raise AudioFileError(f"{source.path}: holds nothing of the stretch that is compared")
         return Reconstruction(audio, lead=round((excerpt.start - start) * SAMPLE_RATE))
+
+
+class Beside(Folder):
+    """Reconstructions that lie beside their references: ``<name>.*`` in the same folder, in any
+    format that can be read."""
+
+    def __init__(self, stem: str, name: str) -> None:
+        self.stem, self.name = stem, name
+        self.description = f"ready reconstructions named {stem}"
+
+    def file_of(self, track: Track) -> Path:
+        if found := _only(track.path.parent, self.stem, track.path):
+            return found
+        raise UnusableSystem(f"{track.path.parent}: no {self.stem}.* beside {track.path.name}")
+
+
+def _only(folder: Path, stem: str, reference: Path) -> Path | None:
+    """The file ``stem.*`` of a folder that is not the reference, one in its format first; None
+    where there is none. Raises UnusableSystem where there are several."""
+    wanted = [folder / (stem + suffix) for suffix in (reference.suffix, *sorted(SUFFIXES))]
+    found = [p for p in dict.fromkeys(wanted) if p.is_file() and not p.samefile(reference)]
+    if len(found) > 1 and found[0] != wanted[0]:
+        names = ", ".join(path.name for path in found)
+        raise UnusableSystem(f"{folder}: several files could be it: {names}; keep one")
+    return found[0] if found else None

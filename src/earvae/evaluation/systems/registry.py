@@ -9,7 +9,7 @@ from pathlib import Path
 from earvae.errors import EarvaeError
 from earvae.evaluation.systems.checks import Flip, Identity, Mono
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
-from earvae.evaluation.systems.folder import Folder
+from earvae.evaluation.systems.folder import Beside, Folder
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
 from earvae.evaluation.systems.system import System
 
@@ -76,6 +76,10 @@ def _folder(_kind: str, path: str, name: str | None, _device: str) -> System:
     return Folder(Path(path).expanduser(), name or _name_of(path))
 
 
+def _beside(_kind: str, stem: str, name: str | None, _device: str) -> System:
+    return Beside(stem, name or _name_of(stem))
+
+
 def _ffmpeg(kind: str, kbps: str, name: str | None, _device: str) -> System:
     return FfmpegCodec(kind, _whole(kind, kbps), name)
 
@@ -104,6 +108,7 @@ def _name_of(path: str) -> str:
 _MAKERS: dict[str, tuple[Callable[..., System], str | None]] = {
     "earvae": (_earvae, "WEIGHTS"),
     "folder": (_folder, "PATH"),
+    "beside": (_beside, "NAME"),
     **{kind: (_ffmpeg, "KBPS") for kind in FORMATS},
     "linear": (_linear, "COMPONENTS"),
     "oobleck": (_oobleck, "FOLDER"),
