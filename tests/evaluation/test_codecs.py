@@ -163,6 +163,17 @@ def test_folder_takes_the_same_name_any_format_or_the_published_naming(music, tm
         folder.file_of(tracks["a/two.wav"])
 
 
+def test_reconstructions_beside_their_references_are_found_by_their_name(music, tmp_path):
+    for name in ("a/original.wav", "a/theirs.flac", "b/original.wav"):
+        write(tmp_path / name, music[:, :1000])
+    tracks = {track.name: track for track in find_tracks(tmp_path)}
+    system = make("beside:theirs")
+    assert system.name == "theirs"
+    assert system.file_of(tracks["a/original.wav"]) == tmp_path / "a" / "theirs.flac"
+    with pytest.raises(UnusableSystem, match="no theirs.* beside original.wav"):
+        system.file_of(tracks["b/original.wav"])
+
+
 def test_published_pairs_in_one_folder_are_told_apart(music, tmp_path):
     write(tmp_path / "song.wav", music)
     write(tmp_path / "song_vae_rec.wav", music)

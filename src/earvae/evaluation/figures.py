@@ -206,3 +206,10 @@ def signed(value: float, digits: int, plus: bool = False) -> str:
     text = f"{round(value, digits) + 0.0:+.{digits}f}"
     text = text.replace("-", "−")
     return text if plus and round(value, digits) else text.lstrip("+")
+
+
+def band_name(name: str) -> str:
+    """A band's name with its unit: an octave's centre in Hz, or both edges in kHz."""
+    if "-" in name:
+        return f"{name.replace('-', '–')} kHz"
+    return f"{int(name) // 1000} kHz" if int(name) >= 1000 else f"{name} Hz"

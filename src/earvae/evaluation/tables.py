@@ -8,7 +8,16 @@ import json
 from pathlib import Path
 
 from earvae import atomic
-from earvae.evaluation.figures import BY_KEY, COMPACT, MISSING, Best, Figure, groups
+from earvae.evaluation.figures import (
+    BY_KEY,
+    COMPACT,
+    FIGURES,
+    MISSING,
+    Best,
+    Figure,
+    band_name,
+    groups,
+)
 from earvae.evaluation.results import Codec, Readings, Results, Summary
 
 PUBLISHED_METRICS = {
@@ -67,10 +76,10 @@ def compact_table(
     return ["codec", "rate", *map(title, COMPACT)], rows
 
 
-def band_table(
+def full_table(
     results: Results, figures: list[Figure], statistic: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of figures that have a value in each band: all bands in a cell."""
+    """Header and rows; of figures that have a value in each band, all bands in a cell."""
     rows = []
     for codec in results.codecs:
         cells = [codec.name]
@@ -101,10 +110,13 @@ def markdown(results: Results) -> str:
         *("", "Median over tracks:", ""),
         *markdown_table(*compact_table(results, "median")),
     ]
+    others = [figure for figure in FIGURES if not (figure.short or figure.bands)]
+    lines += ["", "What lies behind it, median over tracks:", ""]
+    lines += markdown_table(*full_table(results, others, "median"))
     for heading, figures in groups(with_bands=True):
-        bands = {figure.bands: " / ".join(figure.bands) for figure in figures}
-        lines += ["", f"{heading} ({', or '.join(bands.values())}), median over tracks:", ""]
-        lines += markdown_table(*band_table(results, figures, "median"))
+        bands = " / ".join(map(band_name, max((figure.bands for figure in figures), key=len)))
+        lines += ["", f"{heading} ({bands}, as far as a figure reaches), median over tracks:", ""]
+        lines += markdown_table(*full_table(results, figures, "median"))
     lines.append("")
     for codec in results.codecs:
         row = results.summary_of.get((codec.name, "si_sdr"))

@@ -120,13 +120,6 @@ def _cell(figure: Figure, value: float | None, mark: str, note: str = "") -> Cel
     return Cell(figure.text(value), order, mark, note)
 
 
-def band(name: str) -> str:
-    """A band's name with its unit: an octave's centre in Hz, or both edges in kHz."""
-    if "-" in name:
-        return f"{name.replace('-', '–')} kHz"
-    return f"{int(name) // 1000} kHz" if int(name) >= 1000 else f"{name} Hz"
-
-
 def number(value: float | None, digits: int = 1, unit: str = "") -> str:
     """A number and its unit, or a dash."""
     if value is None:

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from earvae import atomic
-from earvae.evaluation.figures import FIGURES, groups
+from earvae.evaluation.figures import FIGURES, band_name, groups
 from earvae.evaluation.report import cells, curves, sound, spectrograms
 from earvae.evaluation.results import Codec, Readings, Reference, Result, Results
 
@@ -258,7 +258,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": cells.number, "count": cells.count, "band": cells.band}
+    environment.filters |= {"number": cells.number, "count": cells.count, "band": band_name}
     environment.globals["colours_of_difference"] = {
         "quieter": f"rgb{spectrograms.QUIETER}",
         "louder": f"rgb{spectrograms.LOUDER}",
