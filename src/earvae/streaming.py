@@ -89,7 +89,7 @@ class StreamingEncoder:
 
     def _posterior(self, parameters: list[Tensor]) -> Posterior:
         nothing = self._input.nothing(2 * self.vae.latent_channels)
-        return Posterior.of(self.vae.config, _joined(parameters, nothing))
+        return Posterior(_joined(parameters, nothing), self.vae.config.std_floor)
 
 
 class StreamingDecoder:
