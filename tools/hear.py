@@ -39,6 +39,7 @@ from torch import Tensor
 
 from earvae import EarVAE
 from earvae.audio import READABLE_SUFFIXES, AudioFileError, AudioSource
+from earvae.errors import WeightsError
 from earvae.evaluation.align import AlignmentError, align
 from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
@@ -53,7 +54,6 @@ from earvae.evaluation.hearing import HOP, Hearing
 from earvae.evaluation.metrics import track_metrics
 from earvae.evaluation.models import EarVAECodec
 from earvae.evaluation.octaves import BANDS_HZ
-from earvae.model.vae import ModelSourceError
 
 FIVE = {"si_sdr": "SI-SDR", "mel": "Mel", "stft": "STFT", "icpc": "ICPC", "ccpc": "CCPC"}
 BY_BAND = {
@@ -238,7 +238,7 @@ def main() -> None:
             tracks = find_tracks(arguments.manifest, arguments.split)
             for argument in arguments.models:  # a fault in a worker is no line to read
                 model(argument)
-        except (EvaluationError, ModelSourceError) as error:
+        except (EvaluationError, WeightsError) as error:
             raise SystemExit(str(error)) from None
         tracks = tracks[:: -(-len(tracks) // arguments.most)] if arguments.most else tracks
         found = results_of_models(arguments.models, tracks, arguments.seconds, arguments.jobs)

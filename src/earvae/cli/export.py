@@ -69,11 +69,12 @@ def export(
         for path in files:
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:
+        from earvae.errors import WriteError
         from earvae.export.diffusers import NotConvertibleError, export_diffusers
 
         try:
             differences = export_diffusers(vae, diffusers)
-        except (NotConvertibleError, OSError) as error:
+        except (NotConvertibleError, WriteError) as error:
             one_line(f"{diffusers}: not written: {error}")
         typer.echo(f"{diffusers}: for AutoencoderOobleck.from_pretrained")
         for line in differences:

@@ -61,19 +61,13 @@ def _plain(made: type) -> Callable[..., System]:
 
 
 def _earvae(_kind: str, weights: str | None, name: str | None, device: str) -> System:
-    from safetensors import SafetensorError
-
     from earvae import EarVAE
-    from earvae.config import ConfigError
-    from earvae.model.published import PublishedFormatError
-    from earvae.model.vae import ModelSourceError
+    from earvae.errors import WeightsError
 
     try:
         vae = EarVAE.from_pretrained(weights)
-    except (ModelSourceError, PublishedFormatError, ConfigError) as error:
+    except WeightsError as error:
         raise CodecError(str(error)) from None
-    except (OSError, SafetensorError) as error:
-        raise CodecError(f"{weights}: not loadable weights ({error})") from None
     own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
     return EarVAECodec(vae.to(device), name or own)
 
