@@ -17,3 +17,7 @@ class WriteError(EarvaeError):
 
 class WeightsError(EarvaeError):
     """A model that cannot be loaded: nothing there, damaged, partial, or of another form."""
+
+
+class ConfigError(EarvaeError, ValueError):
+    """A configuration that cannot be used; the message is one line per problem."""
