@@ -9,7 +9,6 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.errors import one_line
-from earvae.errors import EarvaeError
 
 
 def export(
@@ -63,11 +62,7 @@ def export(
     vae = options.load_model(weights, config, sample_rate, "cpu")
 
     if onnx is not None:
-        try:
-            files = export_onnx(vae, onnx, half)
-        except EarvaeError as error:
-            one_line(str(error))
-        for path in files:
+        for path in export_onnx(vae, onnx, half):
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:
         from earvae.export.diffusers import NotConvertibleError, export_diffusers
