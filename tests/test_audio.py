@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from earvae import audio
 from earvae.audio import AudioFileError, AudioSource, OutputFormatError
+from earvae.errors import EarvaeError, WriteError
 
 
 def noise(channels: int, samples: int, peak: float = 0.5) -> np.ndarray:
@@ -328,7 +329,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, clip):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(AudioFileError, match=r"o\.wav"):
+        with pytest.raises(EarvaeError, match=r"o\.wav"):
             write(tmp_path / "o.wav", noise(2, 50_000), clip=clip)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -337,7 +338,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, clip):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(AudioFileError, match=r"file/o\.wav: cannot be written"):
+    with pytest.raises(WriteError, match=r"file/o\.wav: cannot be written"):
         write(tmp_path / "file" / "o.wav", noise(2, 10))
 
 

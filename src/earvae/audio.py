@@ -10,9 +10,7 @@ import os
 import stat
 import struct
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,17 +19,13 @@ import numpy as np
 import soundfile
 import soxr
 
+from earvae import atomic
 from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_SAMPLES = 65_536  # per channel and block; half a megabyte of stereo
-
-READABLE_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
-)
-"""What a folder is searched for. A file named by itself is tried whatever its suffix."""
 
 CONTAINERS = {
     ".wav": "WAV",
@@ -456,11 +450,12 @@ def write(
     The file appears under its name only when it is complete. WAV becomes RF64 where RIFF's
     32-bit sizes do not suffice. With the policies that must know the peak first (``rescale``,
     and ``none`` into integers), the audio goes through an unnamed float32 file beside the
-    target. Raises AudioFileError: folder not writable, disk full, overshoot refused.
+    target. Raises WriteError where the folder cannot be written, AudioFileError where the disk is
+    full or an overshoot is refused.
     """
     path = Path(path)
     peak, gain, clamped = 0.0, 1.0, 0
-    with atomic(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as spool:
+    with atomic.file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as spool:
         if output.clip == "rescale" or (output.clip == "none" and output.integer):
             for block in blocks:
                 peak = max(peak, _peak(path, block))
@@ -490,25 +485,6 @@ def write(
                     raise AudioFileError(f"{path}: writing failed; is the disk full?") from None
         _verify(path, temporary, samples)
     return Written(peak, gain, clamped)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of ``path`` (made if need be), renamed to it at the end and
-    removed on failure. Any OSError becomes an AudioFileError that names ``path``."""
-    temporary = path.parent / f".earvae-{uuid.uuid4().hex}.partial"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.open("xb").close()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AudioFileError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself could not be used; the error above says so
 
 
 def _opened_to_write(
