@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -108,6 +108,7 @@ class SpectralConfig(Config):
     """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
 
     architecture: Literal["spectral"] = "spectral"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=2)
@@ -159,6 +160,7 @@ class CompactConfig(Config):
     """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
 
     architecture: Literal["compact"] = "compact"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=1)

@@ -11,6 +11,7 @@ import typer
 from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
+from earvae.cli.errors import reported
 from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
@@ -61,7 +62,7 @@ VERBS = (
     shards, stats,
 )  # fmt: skip
 for verb in VERBS:
-    app.command()(verb)
+    app.command()(reported(verb))
 
 
 def main() -> None:
