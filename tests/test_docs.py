@@ -99,7 +99,7 @@ def test_every_command_and_option_exists(page):
     wrong = []
     for verb, *words in commands(page.read_text("utf-8")):
         command = VERBS.get(verb)
-        if command is None:
+        if command is None or command.hidden:  # hidden verbs name the new ones
             wrong.append(f"earvae {verb}")
             continue
         known = {name for option in command.params for name in (*option.opts, "--help")}
