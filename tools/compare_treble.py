@@ -29,7 +29,7 @@ from earvae import EarVAE, codec
 from earvae.config import SourceConfig
 from earvae.evaluation.aggregate import aggregate
 from earvae.evaluation.bands import band_metrics
-from earvae.training.data import list_tracks
+from earvae.training.sources import list_tracks
 
 COLUMNS = {
     "treble_lsd": "treble LSD dB",

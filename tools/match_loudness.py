@@ -26,7 +26,7 @@ from earvae.config import SourceConfig
 from earvae.evaluation.bands import TREBLE_HZ
 from earvae.evaluation.loudness import loudness
 from earvae.model.spectral import match_loudness, scale_residual
-from earvae.training.data import list_tracks
+from earvae.training.sources import list_tracks
 
 
 @torch.no_grad()

@@ -33,7 +33,9 @@ from earvae.config import DataConfig, SourceConfig, SpectralConfig
 from earvae.evaluation.metrics import track_metrics
 from earvae.model.linear import LinearCode, fit_linear_code
 from earvae.model.transform import FrameTransform
-from earvae.training.data import CropDataset, Track, list_tracks, make_loader
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
+from earvae.training.sources import Track, list_tracks
 
 SECONDS = 30
 COLUMNS = {

@@ -6,12 +6,11 @@ defaults; an unknown key is refused by name. All classes are frozen.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,11 +22,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from earvae.config_files import Document, load, merged
 from earvae.config_problems import problems
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line per problem."""
+from earvae.errors import ConfigError
 
 
 class Config(BaseModel):
@@ -301,7 +298,7 @@ class FilterConfig(Config):
     """Which crops are good enough to train on; any other is drawn again, and counted by reason.
 
     Without a cache every crop is judged by itself, also for true peak and bandwidth, since nothing
-    else of its track is read. With one (``DataConfig.cache``), and by ``earvae shards``, these two
+    else of its track is read. With one (``DataConfig.cache``), and by ``earvae pack``, these two
     are judged over the whole track, as in the paper.
     """
 
@@ -323,7 +320,7 @@ class SourceConfig(Config):
 
     tracks: str = Field(
         description="a folder, searched recursively; a .jsonl manifest; or the index.json, local "
-        "or remote, of shards that `earvae shards` packed"
+        "or remote, of shards that `earvae pack` packed"
     )
     split: str | None = Field(None, description="of a manifest; none = every track")
     weight: float = Field(1.0, gt=0, description="share of the crops, relative to other sources")
@@ -655,48 +652,25 @@ class TrainConfig(Config):
         return any(stage.adversarial for stage in self.stages)
 
 
-def merged(base: Any, changes: Any) -> Any:
-    """``base`` with ``changes`` over it, key by key at every depth; neither is altered."""
-    base, changes = (
-        part.model_dump(exclude_unset=True) if isinstance(part, Config) else part
-        for part in (base, changes)
-    )
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    both = {key: base[key] for key in base.keys() - changes.keys()}
-    return both | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
-
-
 # --------------------------------------------------------------------------- files
 
 
-def parse(kind: Any, values: Any, source: str, text: str = "") -> Any:
+def read(kind: Any, path: str | Path) -> Any:
+    """Read a YAML or JSON file, and what it extends, as ``kind``. Raises ConfigError."""
+    return _validated(kind, *load(path))
+
+
+def parse(kind: Any, values: Any, source: str) -> Any:
     """Validate ``values`` as ``kind`` (a config class or ``ModelConfig``).
 
-    Raises ConfigError with one line per problem, each naming ``source``, the key as it was written
-    and, where ``text`` holds the file's YAML or JSON, its line.
+    Raises ConfigError with one line per problem, each naming ``source`` and the key.
     """
+    return _validated(kind, values, [Document(source)])
+
+
+def _validated(kind: Any, values: Any, documents: Sequence[Document]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         shared = SHARED if kind is TrainConfig else ()
-        lines = problems(kind, error, values, source, shared, text)
-        raise ConfigError("\n".join(lines)) from None
-
-
-def read(kind: Any, path: str | Path) -> Any:
-    """Read a YAML or JSON file as ``kind``. Raises ConfigError."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from None
-    return parse(kind, values or {}, str(path), text)
+        raise ConfigError("\n".join(problems(kind, error, values, documents, shared))) from None

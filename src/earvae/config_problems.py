@@ -11,8 +11,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+
+from earvae.config_files import EXTENDS, Document
 
 Path = tuple[str | int, ...]
 
@@ -21,18 +22,20 @@ ABSENT = ("missing", "whole_frames")
 
 
 def problems(
-    kind: Any, error: ValidationError, values: Any, source: str, shared: Sequence[str], text: str
+    kind: Any,
+    error: ValidationError,
+    values: Any,
+    documents: Sequence[Document],
+    shared: Sequence[str],
 ) -> list[str]:
-    """One line for each problem: ``source``, the line in it, the key as written, what to do.
+    """One line for each problem: the file, the line in it, the key as written, what to do.
 
     Args:
         kind: the configuration class, or union of such, that was validated.
-        values: what was validated, as it stands in the file.
-        source: name of the file.
+        values: what was validated, as it stands in the file or files.
+        documents: the file, then those it extends.
         shared: blocks that may stand once beside ``stages`` for all of them.
-        text: the file in YAML or JSON, for line numbers; empty if there is none.
     """
-    nodes = _nodes(text)
     found: dict[tuple[Path, str], None] = {}
     for problem in error.errors():
         path = _written(problem["loc"], values, problem["type"] in ABSENT, shared)
@@ -41,11 +44,11 @@ def problems(
     for path, message in found:
         if path[:1] == ("stages",) and (path[2:], message) in found:
             continue  # the stage has it from the shared block
-        line = _line(nodes, path)
-        place = source if line is None else f"{source}:{line}"
+        number, line = _said(documents, path)
+        place = documents[number].name + (f":{line}" if line else "")
         key = ".".join(map(str, path)) or "(top level)"
-        lines.append((line or 0, f"{place}: {key}: {message}"))
-    return [text for _, text in sorted(lines, key=lambda numbered: numbered[0])]
+        lines.append((number, line or 0, f"{place}: {key}: {message}"))
+    return [text for *_, text in sorted(lines, key=lambda numbered: numbered[:2])]
 
 
 # --------------------------------------------------------------------------- where
@@ -95,29 +98,16 @@ def _has(node: Any, part: str | int) -> bool:
     return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
 
 
-def _nodes(text: str) -> yaml.Node | None:
-    try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:  # JSON that is no YAML
-        return None
-
-
-def _line(node: yaml.Node | None, path: Path) -> int | None:
-    """The line, from 1, of the key at the end of ``path``, or of the nearest one around it."""
-    line = None
-    for part in path:
-        inner = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, inner = key.start_mark.line + 1, value
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            inner = node.value[part]
-            line = inner.start_mark.line + 1
-        if inner is None:
+def _said(documents: Sequence[Document], path: Path) -> tuple[int, int | None]:
+    """Which of the files said what stands at ``path``, or the most of it, and the line."""
+    best, place = -1, (0, None)
+    for number, document in enumerate(documents):
+        depth, line, own = document.find(path)
+        if depth > best:
+            best, place = depth, (number, line)
+        if own:
             break
-        node = inner
-    return line
+    return place
 
 
 # --------------------------------------------------------------------------- what
@@ -152,7 +142,7 @@ def _keys(kind: Any, path: Path, values: Any, shared: Sequence[str]) -> list[str
         if isinstance(values, dict):
             classes = [c for c in classes if _chosen(c, values)] or classes
     names = {name: None for c in classes for name in c.model_fields}
-    return [*names, *(shared if not path else ())]
+    return [*names, *((*shared, EXTENDS) if not path else ())]
 
 
 def _elsewhere(kind: Any, key: str, shared: Sequence[str]) -> str | None:

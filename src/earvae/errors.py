@@ -13,3 +13,7 @@ class EarvaeError(Exception):
 
 class WriteError(EarvaeError):
     """A place that cannot be written: disk full, no permission, a name too long."""
+
+
+class ConfigError(EarvaeError, ValueError):
+    """A configuration that cannot be used; the message is one line per problem."""

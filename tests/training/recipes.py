@@ -6,9 +6,9 @@ import signal
 import torch
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
-from earvae.training.run import initial_model
+from earvae.training import train as training
 from earvae.training.state import CHECKPOINT
+from earvae.training.train import initial_model
 
 MODEL = {
     "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,

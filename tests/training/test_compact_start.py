@@ -5,7 +5,7 @@ import torch
 from recipes import assert_identical, interrupt_at, start, state_of
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 
 COMPACT = {
     "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,

@@ -17,7 +17,7 @@ from recipes import of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
-from earvae.training import run as training
+from earvae.training import train as training
 from earvae.training.ending import Budget, Stop, Workers, told
 
 # What happens at the third step, in place of it.
@@ -33,16 +33,16 @@ FAULTS = {
 PROGRAM = """
 import sys, torch
 from earvae.cli.main import main
-from earvae.training import ending, run
+from earvae.training import ending, train
 ending.GRACE = {grace}
-step = run.train_step
+step = train.train_step
 def faulty(fabric, config, place, state, *rest):
     if state.step == 2:
         import multiprocessing
         print([process.pid for process in multiprocessing.active_children()], flush=True)
         {fault}
     return step(fabric, config, place, state, *rest)
-run.train_step = faulty
+train.train_step = faulty
 sys.argv = ["earvae", "train", {recipe!r}, "--run", {run!r}, "--device", "cpu"]
 main()
 """

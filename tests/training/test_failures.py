@@ -15,9 +15,9 @@ from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.training import log
-from earvae.training import run as training
 from earvae.training import state as training_state
-from earvae.training.data import CropDataset
+from earvae.training import train as training
+from earvae.training.crops import CropDataset
 
 
 def poison(monkeypatch, steps) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from earvae import EarVAE
 from earvae.cli.main import app
 from earvae.config import ConfigError, TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

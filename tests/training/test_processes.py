@@ -21,7 +21,7 @@ from recipes import (
 )
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -111,14 +111,14 @@ def test_ranks_with_unequal_batches_of_validation_stay_in_step(staged, tmp_path)
 ONE_RANK_FAILS = """
 import os
 from earvae.cli.main import main
-from earvae.training import run
-step = run.train_step
+from earvae.training import train
+step = train.train_step
 def faulty(fabric, config, place, state, *rest):
     if fabric.global_rank == 1 and state.step == 1:
         print("pid", os.getpid(), flush=True)
         raise KeyError("on purpose")
     return step(fabric, config, place, state, *rest)
-run.train_step = faulty
+train.train_step = faulty
 if __name__ == "__main__":
     main()
 """

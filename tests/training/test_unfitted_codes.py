@@ -3,7 +3,7 @@
 import torch
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 
 
 def test_without_crops_to_fit_on_the_codes_keep_neighbouring_values_of_a_frame(recipe):

@@ -11,8 +11,8 @@ from lightning_fabric.loggers import TensorBoardLogger
 from earvae.config import TrainConfig
 from earvae.model.posterior import Posterior
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training import run as training
-from earvae.training.data import CropDataset
+from earvae.training import train as training
+from earvae.training.crops import CropDataset
 from earvae.training.log import RunLog
 from earvae.training.validate import channel_figures, channel_sums, validate
 

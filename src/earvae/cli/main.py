@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
 from earvae.cli.errors import reported
@@ -16,8 +15,9 @@ from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
+from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
-from earvae.cli.shards import shards
+from earvae.cli.renamed import register
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
@@ -58,11 +58,11 @@ def earvae(
 
 
 VERBS = (
-    reconstruct, encode, decode, info, evaluate, thdn, train, export_weights, export, corpus,
-    shards, stats,
+    reconstruct, encode, decode, info, evaluate, thdn, train, pack, export_weights, export, stats,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(reported(verb))
+register(app)
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     try:
         app(prog_name="earvae")
     except SystemExit as leaving:
-        if leaving.code and "earvae.training.run" in sys.modules:
+        if leaving.code and "earvae.training.train" in sys.modules:
             # What torch left running, such as calls to other ranks, must not keep the process.
             try:
                 sys.stdout.flush()

@@ -136,7 +136,7 @@ def train(
         import torch
         from lightning_fabric.loggers import CSVLogger
 
-        from earvae.training import run as training
+        from earvae.training import train as training
     except ModuleNotFoundError as error:
         one_line(f"training needs the package {error.name}: pip install 'earvae[train]'")
     if threads:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from earvae.config import ConfigError, TrainConfig
-from earvae.training.sharding import gathered
+from earvae.training.fsdp import gathered
 from earvae.training.state import State, plain_model
 from earvae.training.validate import figure_names
 

@@ -24,10 +24,12 @@ from torch.distributed.tensor import DTensor
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
+from earvae.errors import EarvaeError
 from earvae.model.vae import EarVAE
+from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
-from earvae.training.data import AUGMENTATIONS, DROP_REASONS
-from earvae.training.sharding import gathered, load_module, load_optimiser
+from earvae.training.filters import DROP_REASONS
+from earvae.training.fsdp import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
 
 CHECKPOINT = "checkpoint.pt"
@@ -35,7 +37,7 @@ EMA = "ema"
 LOCK = ".lock"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(EarvaeError):
     """A run that cannot go on; what it had is saved. The message says why and what to do."""
 
 

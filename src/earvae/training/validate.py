@@ -13,7 +13,8 @@ from earvae.evaluation.metrics import si_sdr
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training.data import CropDataset, make_loader
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
 from earvae.training.log import RunLog
 
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)

@@ -33,15 +33,16 @@ from earvae.config import (
     TrainConfig,
 )
 from earvae.discriminator import Discriminator
+from earvae.errors import EarvaeError
 from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
-from earvae.training.batches import make_batches, open_crops
 from earvae.training.best import Best
-from earvae.training.data import CropDataset
+from earvae.training.cache import LastDecoded
+from earvae.training.crops import CropDataset
 from earvae.training.ending import (
     INTERRUPTED,
     Budget,
@@ -52,9 +53,9 @@ from earvae.training.ending import (
     leave_deaths_to_the_loader,
     told,
 )
+from earvae.training.fsdp import chosen_strategy, from_first_rank
+from earvae.training.loader import make_batches, open_crops
 from earvae.training.log import PlainProgress, RunLog, progress_bar, quiet_writers
-from earvae.training.sharding import chosen_strategy, from_first_rank
-from earvae.training.shards import is_remote
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import (
     CHECKPOINT,
@@ -67,6 +68,7 @@ from earvae.training.state import (
     save,
 )
 from earvae.training.step import read_figures, train_step
+from earvae.training.tar_read import is_remote
 from earvae.training.validate import validate
 from earvae.training.weights import source_of_weights, with_model
 
@@ -133,7 +135,7 @@ def train(
             best, validation = look_ahead(fabric, config, run_dir)
             state = set_up(fabric, config, run_dir)
             return fit(fabric, config, run_dir, state, best, validation, budget, workers)
-    except (ConfigError, TrainingError):
+    except EarvaeError:
         raise
     except Exception as error:
         raise TrainingError(f"{_rank(fabric)}before the first step: {told(error)}") from error
@@ -285,6 +287,7 @@ class Run:
     best: Best
     stop: Stop
     budget: Budget
+    decoded: LastDecoded
 
 
 def fit(
@@ -304,14 +307,15 @@ def fit(
     with quiet_writers(), closing(log), progress_bar(fabric) as progress, Stop(workers) as stop:
         lines = PlainProgress(fabric)
         run = Run(
-            fabric, config, run_dir, log, validation, progress, lines, best, stop, budget
+            fabric, config, run_dir, log, validation, progress, lines, best, stop, budget,
+            LastDecoded(),
         )  # fmt: skip
         stopped = False
         while state.step < config.steps and not stopped:
             name = locate(config.stages, state.step).stage.name
             try:
                 stopped = fit_stage(run, state)
-            except (ConfigError, TrainingError):
+            except EarvaeError:
                 raise
             except Exception as error:
                 raise TrainingError(
@@ -349,7 +353,7 @@ def fit_stage(run: Run, state: State) -> bool:
     if config.compile and fabric.device.type == "cuda":
         objective.compile_terms()
     state.balance = Balance(stage, fabric.device, state.saved_balance)
-    incoming = batches(fabric, config, state, last, run.progress)
+    incoming = batches(fabric, config, state, last, run.progress, run.decoded)
     task = run.progress.add_task(title, total=stage.steps, completed=place.done, note="")
     clock = _Clock(config.model.sample_rate, fabric.world_size)
     while state.step < last:
@@ -437,6 +441,7 @@ def batches(
     state: State,
     last: int,
     progress: Progress | None = None,
+    decoded: LastDecoded | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Batches for the steps from the state's to ``last``, on the device.
 
@@ -444,7 +449,7 @@ def batches(
     dies, the loader is started again at the batch that is due.
     """
     stage = locate(config.stages, state.step).stage
-    dataset = _opened(fabric, stage.data, config.model.sample_rate, progress)
+    dataset = _opened(fabric, stage.data, config.model.sample_rate, progress, decoded)
     world = fabric.world_size
     start = crops_before(config.stages, state.step, world)
     stop = start + (last - state.step) * stage.crops(world)
@@ -470,19 +475,23 @@ def batches(
 
 
 def _opened(
-    fabric: Fabric, data: DataConfig, sample_rate: int, progress: Progress | None
+    fabric: Fabric,
+    data: DataConfig,
+    sample_rate: int,
+    progress: Progress | None,
+    decoded: LastDecoded | None,
 ) -> CropDataset:
     """The crops of a stage, its cache filled under a bar, and what is left out printed."""
     task = progress.add_task("decoding", total=None, note="") if progress else None
 
-    def tell(done: int, tracks: int) -> None:
+    def show(done: int, tracks: int) -> None:
         if progress:
             progress.update(task, completed=done, total=tracks)
 
     if data.cache != "none":
         fabric.print("decoding all tracks into memory")
-    copies = getattr(fabric.strategy, "num_processes", 1)
-    crops = open_crops(data, sample_rate, fabric.device, copies if data.cache == "ram" else 1, tell)
+    copies = getattr(fabric.strategy, "num_processes", 1) if data.cache == "ram" else 1
+    crops = open_crops(data, sample_rate, fabric.device, copies, show, decoded)
     if progress:
         progress.remove_task(task)
     fabric.print(f"{len(crops.tracks)} tracks, {len(crops.left_out)} left out")

@@ -10,24 +10,21 @@ import soxr
 import torch
 
 from earvae.config import AugmentationConfig, ConfigError, DataConfig, FilterConfig, SourceConfig
-from earvae.training import data as data_module
-from earvae.training.data import (
-    ATTEMPTS,
+from earvae.errors import EarvaeError
+from earvae.training import crops as crops_module
+from earvae.training.augment import (
     AUGMENTATIONS,
-    DROP_REASONS,
-    CropDataset,
-    RangeSampler,
-    augment,
     bass_shelf,
-    list_tracks,
-    make_loader,
-    reaches,
-    read_crop,
-    refused,
+    draw_changes,
+    make_changes,
     soft_limit,
-    true_peak_db,
 )
+from earvae.training.crops import ATTEMPTS, CropDataset, read_crop
+from earvae.training.filters import DROP_REASONS, reaches, refused
+from earvae.training.loader import RangeSampler, make_loader
 from earvae.training.ogg import pages_of
+from earvae.training.sources import list_tracks
+from earvae.true_peak import true_peak_db
 
 RATE = 44_100
 
@@ -211,11 +208,26 @@ def test_a_manifest_gives_its_split(folder):
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [track.path.name for track in listed(manifest, "test")[0]] == ["c.ogg"]
     assert len(listed(manifest)[0]) == 2
-    with pytest.raises(ConfigError, match="no usable split 'validation'"):
+    with pytest.raises(ConfigError, match="holds no files of split 'validation'"):
         listed(manifest, "validation")
     manifest.write_text('{"file": "a.wav"}\nnot json\n')
-    with pytest.raises(ConfigError, match="line 2"):
-        listed(manifest)
+    tracks, left_out = listed(manifest)
+    assert len(tracks) == 1 and len(left_out) == 1 and "line 2" in left_out[0]
+
+
+def test_what_no_other_verb_finds_is_not_trained_on_and_is_named(folder):
+    save(folder / ".trash" / "x.wav", noise(1))
+    (folder / "video.m4a").touch()
+    save(folder / "other.caf", noise(1))
+    tracks, left_out = listed(folder)
+    assert [track.below for track in tracks] == ["a.wav", "b.flac", "other.caf", "sub/c.ogg"]
+    assert len(left_out) == 2 and ".trash" in left_out[0] and "video.m4a" in left_out[1]
+
+
+def test_folders_and_files_are_drawn_in_the_order_of_their_names(folder):
+    """The order decides which crops a seed draws."""
+    save(folder / "z.wav", noise(1))
+    assert [track.below for track in listed(folder)[0]][-2:] == ["sub/c.ogg", "z.wav"]
 
 
 def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
@@ -259,12 +271,12 @@ def test_a_manifest_rounded_up_leads_to_no_read_past_the_end(tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("nowhere", None, "nowhere: no such folder"),
-        ("empty", None, "empty: no usable audio file"),
+        ("nowhere", None, "nowhere: no such file, folder or manifest"),
+        ("empty", None, "empty: holds no audio files"),
         ("bad", None, r"bad: no usable audio file \(1 left out; .*b.wav"),
         ("full", "test", "full: has the splits train and validation"),
         ("https://host/music", None, "https://host/music: a remote source must be"),
-        ("full/a.wav", None, "a.wav: cannot be read as a manifest"),
+        ("full/a.wav", "train", "a.wav: a single file has no splits"),
         ("nowhere.json", None, "nowhere.json: cannot be read"),
         ("full/other.json", None, "other.json: is not an index"),
     ],
@@ -276,7 +288,7 @@ def test_a_source_that_cannot_be_used_is_named(tmp_path, monkeypatch, name, spli
     save(tmp_path / "full" / "a.wav", noise(1))
     (tmp_path / "full" / "other.json").write_text('{"format": "another"}')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with pytest.raises(EarvaeError, match=message) as caught:
         listed(name, split)
     assert "\n" not in str(caught.value)
 
@@ -388,9 +400,9 @@ def test_crops_fetched_together_do_not_depend_on_order_workers_or_ranks(folder):
 
 def test_a_stretch_is_read_once_for_all_its_crops(folder, monkeypatch):
     reads = []
-    original = data_module.read_crop
+    original = crops_module.read_crop
     monkeypatch.setattr(
-        data_module, "read_crop", lambda *given: reads.append(given[2]) or original(*given)
+        crops_module, "read_crop", lambda *given: reads.append(given[2]) or original(*given)
     )
     data = dataset(folder, crops_per_fetch=4)
     for index in range(16):
@@ -588,9 +600,16 @@ def test_a_bandwidth_that_leaves_nothing_above_it_is_refused(folder):
 # ------------------------------------------------------------------------------ augmentation
 
 
+def changed(audio, **options) -> tuple[np.ndarray, np.ndarray]:
+    """``[2, samples]`` with random changes, and which were made."""
+    changes = draw_changes(AugmentationConfig(**options), np.random.default_rng(0))
+    batch = torch.from_numpy(np.ascontiguousarray(audio, np.float32))[None]
+    return make_changes(batch, [changes], RATE)[0].numpy(), changes.applied()
+
+
 def test_augmentation_is_off_by_default():
     audio = noise(0.1).T
-    out, applied = augment(audio, AugmentationConfig(), np.random.default_rng(0), RATE)
+    out, applied = changed(audio)
     assert np.array_equal(out, audio) and not applied.any()
 
 
@@ -605,7 +624,7 @@ def test_augmentation_is_off_by_default():
 )
 def test_each_augmentation_does_what_its_name_says_and_is_reported(options, name, expected):
     audio = noise(0.1).T
-    out, applied = augment(audio, AugmentationConfig(**options), np.random.default_rng(0), RATE)
+    out, applied = changed(audio, **options)
     np.testing.assert_allclose(out, expected(audio), rtol=1e-4, atol=1e-8)
     assert applied.tolist() == [other == name for other in AUGMENTATIONS]
 
@@ -615,7 +634,7 @@ def test_each_augmentation_does_what_its_name_says_and_is_reported(options, name
 )
 def test_the_bass_shelf_and_the_limiter_are_reported(options, name):
     audio = noise(0.1).T
-    out, applied = augment(audio, AugmentationConfig(**options), np.random.default_rng(0), RATE)
+    out, applied = changed(audio, **options)
     assert not np.allclose(out, audio)
     assert applied.tolist() == [other == name for other in AUGMENTATIONS]
 
@@ -626,9 +645,20 @@ def test_the_bass_shelf_lifts_the_bass_and_leaves_the_treble():
     at_corner = 20 * np.log10((1 + 10 ** (9 / 20)) / 2)
     for frequency, gain_db, tolerance in ((0, 9, 1e-4), (150, at_corner, 1e-4), (5000, 0, 2e-3)):
         cosine = np.cos(2 * np.pi * frequency * time)[None].repeat(2, 0)
-        out = bass_shelf(cosine, 9.0, RATE)
+        out = bass_shelf(torch.from_numpy(cosine), 10 ** (9 / 20) - 1, RATE)
         gain = 10 ** (gain_db / 20)
         np.testing.assert_allclose(out, gain * cosine, atol=tolerance)  # no phase shift either
+
+
+def test_changes_of_a_batch_are_those_of_each_item():
+    audio = torch.from_numpy(np.stack([noise(0.1, seed=n).T for n in range(8)]))
+    config = AugmentationConfig(
+        gain_db=(-12, 6), swap_channels=0.5, flip_polarity=0.5, mono=0.3, bass_db=(-3, 9), limit=0.4
+    )
+    random = np.random.default_rng(0)
+    changes = [draw_changes(config, random) for _ in audio]
+    each = [make_changes(a[None], [c], RATE)[0] for a, c in zip(audio, changes, strict=True)]
+    torch.testing.assert_close(make_changes(audio, changes, RATE), torch.stack(each))
 
 
 def test_augmentations_are_drawn_within_their_range_as_often_as_asked(folder):
@@ -646,7 +676,7 @@ def test_augmentations_are_drawn_within_their_range_as_often_as_asked(folder):
 
 
 def test_the_limiter_makes_loud_and_stays_below_full_scale():
-    quiet = noise(0.5).T * 0.1
+    quiet = torch.from_numpy(noise(0.5).T * 0.1)
     loud = soft_limit(quiet, 0.3)
-    assert np.abs(loud).max() < 1
-    assert loud.std() == pytest.approx(0.3, rel=0.15)
+    assert loud.abs().max() < 1
+    assert float(loud.std()) == pytest.approx(0.3, rel=0.15)

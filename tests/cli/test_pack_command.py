@@ -1,11 +1,11 @@
-"""``earvae shards``: from a folder or a manifest to something to train on."""
+"""``earvae pack``: from a folder or a manifest to something to train on."""
 
 import json
 
 import pytest
 
 from earvae.config import DataConfig
-from earvae.training.data import CropDataset
+from earvae.training.crops import CropDataset
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def album(tmp_path, music):
 
 
 def test_a_folder_becomes_shards_to_train_on(album, tmp_path, earvae):
-    result = earvae("shards", album, "-o", tmp_path / "out", "--segment-seconds", "1")
+    result = earvae("pack", album, "-o", tmp_path / "out", "--segment-seconds", "1")
     assert result.exit_code == 0
     assert "3 tracks" in result.stdout and "1 shards" in result.stdout
     index = tmp_path / "out" / "index.json"
@@ -32,7 +32,7 @@ def test_only_the_split_of_a_manifest_is_packed(album, tmp_path, earvae):
     ]
     manifest = album / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert earvae("shards", manifest, "-o", tmp_path / "out", "--split", "test").exit_code == 0
+    assert earvae("pack", manifest, "-o", tmp_path / "out", "--split", "test").exit_code == 0
     sources = json.loads((tmp_path / "out" / "index.json").read_text())["sources"]
     assert [source["path"] for source in sources] == ["two.flac"]
 
@@ -41,7 +41,7 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(album, tmp_path, earvae
     (album / "text.wav").write_text("this is not audio")
     flac = (album / "two.flac").read_bytes()
     (album / "two.flac").write_bytes(flac[: len(flac) // 2])
-    result = earvae("shards", album, "-o", tmp_path / "out")
+    result = earvae("pack", album, "-o", tmp_path / "out")
     assert result.exit_code == 1
     summary = result.stderr.splitlines()
     assert summary[0] == "2 done, 2 failed:"
@@ -52,16 +52,45 @@ def test_files_that_cannot_be_read_are_listed_at_the_end(album, tmp_path, earvae
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere", "no such folder"), ("index.json", "is packed already")],
+    [("nowhere", "no such file, folder or manifest"), ("index.json", "is packed already")],
 )
 def test_an_input_that_cannot_be_packed_is_one_line(tmp_path, earvae, name, message):
-    result = earvae("shards", tmp_path / name, "-o", tmp_path / "out")
-    assert result.exit_code == 1 and message in result.stderr
+    result = earvae("pack", tmp_path / name, "-o", tmp_path / "out")
+    assert result.exit_code == (2 if name.endswith("json") else 1) and message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_place_that_cannot_be_written_is_one_line(album, tmp_path, earvae):
     (tmp_path / "file").touch()
-    result = earvae("shards", album, "-o", tmp_path / "file" / "out")
+    result = earvae("pack", album, "-o", tmp_path / "file" / "out")
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1 and "file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--excerpts", "2"],
+        ["--megabytes", "2"],
+        ["--codec", "flac"],
+        ["--excerpts", "2", "--megabytes", "2", "--shard-mb", "10"],
+        ["--excerpts", "2", "--megabytes", "2", "--segment-seconds", "10"],
+    ],
+)
+def test_an_option_that_would_do_nothing_is_an_error(album, tmp_path, earvae, options):
+    result = earvae("pack", album, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pack_itself_is_not_packed_again(album, tmp_path, earvae):
+    for _ in range(2):
+        assert earvae("pack", album, "-o", album / "out").exit_code == 0
+    assert len(json.loads((album / "out" / "index.json").read_text())["sources"]) == 3
+
+
+@pytest.mark.parametrize(("verb", "instead"), [("shards", "earvae pack"), ("corpus", "corpus.py")])
+def test_verbs_of_earlier_versions_name_what_to_use(earvae, verb, instead):
+    result = earvae(verb, "music", "-o", "out", "--split", "train")
+    assert result.exit_code == 2 and instead in result.stderr
+    assert len(result.stderr.splitlines()) == 1

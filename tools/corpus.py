@@ -1,27 +1,36 @@
-"""Freely licensed stereo music out of Debian packages, with a manifest.
+"""Gather freely licensed stereo music from Debian packages, with a manifest (docs/corpus.md).
 
-Packages are fetched with ``apt-get download`` and unpacked with ``dpkg-deb`` (nothing is
-installed); music inside ``.pk3`` and ``.zip`` archives is unpacked too. The manifest is JSON
+    python tools/corpus.py corpus
+    python tools/corpus.py corpus --package warzone2100-music --package drascula-music
+
+Needs a Debian or Ubuntu system: packages are fetched with ``apt-get download`` and unpacked with
+``dpkg-deb`` (nothing is installed); music inside ``.pk3`` and ``.zip`` archives is unpacked too.
+Downloads 4 GB into OUT/debs (delete it afterwards if you like) and unpacks 2 GB. Run it again to
+go on after an interruption. ``earvae train --data OUT/manifest.jsonl`` trains on the result: JSON
 Lines, one track a line, paths relative to it.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
+
+from earvae import atomic
+from earvae.errors import EarvaeError
 
 MUSIC_PACKAGES = (
     "0ad-data",
@@ -68,7 +77,7 @@ SPLITS = ("train", "validation", "test")
 VERSION_FILE = "VERSION"
 
 
-class CorpusError(RuntimeError):
+class CorpusError(EarvaeError):
     """A package that could not be fetched or unpacked; the message says what to do."""
 
 
@@ -153,22 +162,20 @@ def unpack(deb: Path, folder: Path) -> None:
         return
     if shutil.which("dpkg-deb") is None:
         raise CorpusError("dpkg-deb not found: install the package dpkg")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                name = member.name.lower()
-                wanted = name.endswith(AUDIO_SUFFIXES + ARCHIVE_SUFFIXES)
-                if member.isfile() and (wanted or name.endswith("/copyright")):
-                    archive.extract(member, unfinished, filter="data")
-    if process.returncode:
-        raise CorpusError(f"{deb}: dpkg-deb failed with status {process.returncode}")
-    for path in sorted(unfinished.rglob("*")):
-        if path.suffix.lower() in ARCHIVE_SUFFIXES:
-            _unzip_audio(path)
-    os.replace(unfinished, folder)
+    command = ["dpkg-deb", "--fsys-tarfile", deb]
+    with atomic.folder(folder) as unfinished:
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    name = member.name.lower()
+                    wanted = name.endswith(AUDIO_SUFFIXES + ARCHIVE_SUFFIXES)
+                    if member.isfile() and (wanted or name.endswith("/copyright")):
+                        archive.extract(member, unfinished, filter="data")
+        if process.returncode:
+            raise CorpusError(f"{deb}: dpkg-deb failed with status {process.returncode}")
+        for path in sorted(unfinished.rglob("*")):
+            if path.suffix.lower() in ARCHIVE_SUFFIXES:
+                _unzip_audio(path)
 
 
 def version_of(deb: Path) -> str:
@@ -238,14 +245,15 @@ def build(
     root: Path,
     packages: Iterable[str] = MUSIC_PACKAGES,
     debs: Path | None = None,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> list[Track]:
     """Fetch and unpack ``packages`` under ``root`` and write ``manifest.jsonl``; its tracks.
 
     ``debs`` is where the packages are kept (default: ``root/debs``). A package that fails is
-    told and left out; CorpusError is raised if none is left.
+    named and left out; CorpusError is raised if none is left.
     """
     root.mkdir(parents=True, exist_ok=True)
+    atomic.remove_partials(root)
     debs = debs or root / "debs"
     tracks: dict[str, Track] = {}
     dropped: Counter[str] = Counter()
@@ -253,15 +261,15 @@ def build(
         folder = root / package
         try:
             if not folder.is_dir():
-                tell(f"{package}: fetching and unpacking")
+                report(f"{package}: fetching and unpacking")
                 unpack(fetch(package, debs), folder)
             if not (folder / VERSION_FILE).is_file():
                 (folder / VERSION_FILE).write_text(version_of(fetch(package, debs)) + "\n")
         except (
-            CorpusError, OSError, subprocess.CalledProcessError, tarfile.TarError,
+            EarvaeError, OSError, subprocess.CalledProcessError, tarfile.TarError,
             zipfile.BadZipFile,
         ) as error:  # fmt: skip
-            tell(f"{package}: left out: {error}")
+            report(f"{package}: left out: {error}")
             continue
         licence = next(iter(sorted(folder.glob("usr/share/doc/*/copyright"))), folder)
         version = (folder / VERSION_FILE).read_text().strip()
@@ -277,25 +285,36 @@ def build(
             else:
                 tracks[track.sha256] = track
                 hours += track.duration / 3600
-        tell(f"{package}: {hours:.2f} h")
+        report(f"{package}: {hours:.2f} h")
     if not tracks:
         raise CorpusError("no music found in any package")
     kept = keep_pieces_together(list(tracks.values()))
-    write_manifest(root / MANIFEST, kept)
+    lines = [json.dumps(asdict(track)) + "\n" for track in sorted(kept, key=lambda t: t.file)]
+    atomic.write(root / MANIFEST, "".join(lines))
     for reason, count in sorted(dropped.items()):
-        tell(f"left out, {reason}: {count} files")
+        report(f"left out, {reason}: {count} files")
     for split in SPLITS:
         chosen = [track for track in kept if track.split == split]
-        tell(f"{split}: {len(chosen)} tracks, {sum(t.duration for t in chosen) / 3600:.2f} h")
+        report(f"{split}: {len(chosen)} tracks, {sum(t.duration for t in chosen) / 3600:.2f} h")
     return kept
 
 
-def write_manifest(path: Path, tracks: list[Track]) -> None:
-    """Write the manifest, sorted by file, under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lines = [json.dumps(asdict(track)) + "\n" for track in sorted(tracks, key=lambda t: t.file)]
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder for the music and its manifest.jsonl")
+    parser.add_argument("--package", action="append", help="repeat it; default: all known")
+    parser.add_argument("--debs", type=Path, help="where packages are kept; default: OUT/debs")
+    options = parser.parse_args(words)
     try:
-        temporary.write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        build(options.out, options.package or MUSIC_PACKAGES, options.debs)
+    except (EarvaeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,15 +6,18 @@ does not see which of the two it is.
 
 from __future__ import annotations
 
-import time
+import signal
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
 from earvae.config import ConfigError, DataConfig
-from earvae.training.cache import CachedCrops, Tell, _silently
-from earvae.training.data import ATTEMPTS, DROP_REASONS, CropDataset, make_loader
+from earvae.training.cache import CachedCrops, LastDecoded, Progress
+from earvae.training.crops import ATTEMPTS, CropDataset
+from earvae.training.filters import DROP_REASONS
 
 DRAWS_TO_JUDGE_BY = 200  # of a source; then so many must not be refused:
 MOST_REFUSED = 0.9
@@ -26,17 +29,18 @@ def open_crops(
     sample_rate: int,
     device: torch.device,
     copies: int = 1,
-    tell: Tell = _silently,
+    progress: Progress | None = None,
+    last: LastDecoded | None = None,
 ) -> CropDataset:
     """The crops that ``config`` describes; with a cache, decoded when this returns.
 
-    ``copies`` and ``tell`` are those of :class:`earvae.training.cache.CachedCrops`. Raises
-    ConfigError.
+    ``copies``, ``progress`` and ``last`` are those of :class:`earvae.training.cache.CachedCrops`.
+    Raises ConfigError.
     """
     if config.cache == "none":
         return CropDataset(config, sample_rate)
     holder = device if config.cache == "device" else torch.device("cpu")
-    return CachedCrops(config, sample_rate, holder, copies, tell)
+    return CachedCrops(config, sample_rate, holder, copies, progress, last)
 
 
 def make_batches(
@@ -58,7 +62,9 @@ def make_batches(
     """
     watch = SourceWatch(crops.config)
     if isinstance(crops, CachedCrops):
-        batches = crops.batches(start, stop, device, rank, world_size)
+        indices = iter(RangeSampler(start, stop, crops.config.batch_size, rank, world_size))
+        groups = iter(lambda: list(islice(indices, crops.config.batch_size)), [])
+        batches = (crops.batch(group, device) for group in groups)
     else:
         pinned = device.type == "cuda"
         loader = iter(make_loader(crops, start, stop, rank, world_size, pinned))
@@ -66,6 +72,59 @@ def make_batches(
             batch | {"audio": batch["audio"].to(device, non_blocking=pinned)} for batch in loader
         )
     return map(watch.noted, batches)
+
+
+class RangeSampler(Sampler[int]):
+    """Indices start…stop−1, of which this rank takes its consecutive share of every batch."""
+
+    def __init__(
+        self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.start, self.stop = start, stop
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def __iter__(self):
+        for first in range(self.start, self.stop, self.batch_size * self.world_size):
+            own = first + self.rank * self.batch_size
+            yield from range(own, min(own + self.batch_size, self.stop))
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.stop - self.start, self.batch_size * self.world_size)
+        own = min(max(rest - self.rank * self.batch_size, 0), self.batch_size)
+        return whole * self.batch_size + own
+
+
+def make_loader(
+    dataset: CropDataset,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches of crops start…stop−1: the items' tensors, stacked. ``rank`` of ``world_size``
+    takes its consecutive share of every global batch. ``pin_memory`` is for copies to a GPU that
+    nothing waits for.
+    """
+    config = dataset.config
+    return DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        sampler=RangeSampler(start, stop, config.batch_size, rank, world_size),
+        num_workers=config.workers,
+        worker_init_fn=_start_worker,
+        persistent_workers=False,
+        pin_memory=pin_memory,
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    """One thread each. Signals are the main process's to act on: one sent to the whole group must
+    not take the workers away before it has saved. They end with it in any case.
+    """
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class SourceWatch:
@@ -102,20 +161,3 @@ class SourceWatch:
                 f"{self.names[source]}: {refused} of {draws} draws were refused ({reasons}); "
                 "look at its files, or at data.filters"
             )
-
-
-def seconds_per_batch(crops: CropDataset, device: torch.device, count: int = 50) -> float:
-    """Mean time that a batch of ``crops`` takes, after one to warm up; for benchmarks."""
-    batches = make_batches(crops, 0, (count + 1) * crops.config.batch_size, device)
-    next(batches)
-    _wait_for(device)
-    began = time.perf_counter()
-    for _ in batches:
-        pass
-    _wait_for(device)
-    return (time.perf_counter() - began) / count
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

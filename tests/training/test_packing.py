@@ -13,9 +13,12 @@ import soundfile
 import torch
 
 from earvae.config import ConfigError, DataConfig, SourceConfig
-from earvae.training import shards
-from earvae.training.data import DROP_REASONS, CropDataset, list_tracks, make_loader, read_crop
-from earvae.training.shards import pack
+from earvae.training import tar_read, tar_write
+from earvae.training.crops import CropDataset, read_crop
+from earvae.training.filters import DROP_REASONS
+from earvae.training.loader import make_loader
+from earvae.training.sources import Track, list_tracks
+from earvae.training.tar_write import Packer
 
 RATE = 44_100
 BROKEN = DROP_REASONS.index("broken")
@@ -39,11 +42,10 @@ def music(tmp_path_factory):
     return folder
 
 
-def pack_folder(music, folder, files=None, **options):
+def pack_folder(music, folder, **options):
     listed = list_tracks(SourceConfig(tracks=str(music)))[0]
-    files = files or [track.path for track in listed]
-    options = {"segment_seconds": 1.0, "shard_bytes": 700_000, "tell": lambda line: None} | options
-    return pack(files, music, folder, **options)
+    defaults = {"segment_seconds": 1.0, "shard_bytes": 700_000, "report": lambda line: None}
+    return Packer(listed, folder, **defaults | options).pack()
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +98,13 @@ def test_segments_of_integer_sources_are_exactly_the_source(music, tmp_path):
         soundfile.write(source / name, extremes.astype(np.int32), RATE, subtype=subtype)
     soundfile.write(source / "m.flac", noise(1, 1, 96_000), 96_000, subtype="PCM_24")
     result = pack_folder(source, tmp_path / "out", segment_seconds=0.1)
-    assert result.rounded == 0 and result.float_segments == 0
+    assert result.rounded == 0 and result.float_samples == 0
     for number, entry in enumerate(result.index["sources"]):
         expected, rate = soundfile.read(source / entry["path"], dtype="int32", always_2d=True)
         parts, first = [], 0
         for sample in result.index["samples"]:
             if sample["source"] == number:
-                data = shards.fetch(
+                data = tar_read.fetch(
                     str(tmp_path / "out" / result.index["shards"][sample["shard"]]["file"]),
                     sample["offset"],
                     sample["size"],
@@ -132,7 +134,7 @@ def test_peaks_beyond_full_scale_survive(tmp_path):
     soundfile.write(source / "loud.wav", loud, RATE, subtype="FLOAT")
     result = pack_folder(source, tmp_path / "out")
     assert [s["member"].rsplit(".")[-1] for s in result.index["samples"]] == ["wav", "flac"]
-    assert (result.float_segments, result.rounded) == (1, 1)
+    assert (result.float_samples, result.rounded) == (1, 1)
     tracks, _ = list_tracks(SourceConfig(tracks=str(tmp_path / "out" / "index.json")))
     first, second = (read_crop(track, 0.0, RATE, RATE).T for track in tracks)
     assert np.array_equal(first, loud[:RATE])
@@ -144,7 +146,7 @@ def test_full_scale_is_told_from_what_24_bits_hold():
     step = 2.0**-23
     for highest, suffix in ((1 - step, ".flac"), (1.0, ".wav")):
         audio = np.array([[-1.0, 0.0, highest, step]], np.float32).repeat(2, 0)
-        kind, data, rounded = shards.encode(audio, RATE)
+        kind, data, rounded = tar_write.encode(audio, RATE)
         assert kind == suffix and not rounded
         assert np.array_equal(soundfile.read(io.BytesIO(data), dtype="float32")[0].T, audio)
 
@@ -207,23 +209,25 @@ def test_packing_twice_gives_the_same_bytes(music, packed, tmp_path):
 
 def test_an_interrupted_pack_goes_on_to_the_same_bytes(music, packed, tmp_path, monkeypatch):
     """Stopped in the third track: the shards before it are kept, not written again."""
-    original = shards.sha256
+    original = tar_write.source_entry
 
-    def interrupted(path):
-        if path.name == "c.wav":
+    def interrupted(track):
+        if track.path.name == "c.wav":
             raise KeyboardInterrupt
-        return original(path)
+        return original(track)
 
-    monkeypatch.setattr(shards, "sha256", interrupted)
+    monkeypatch.setattr(tar_write, "source_entry", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pack_folder(music, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"shard-000000.tar", "index.unfinished"}
     before = (tmp_path / "shard-000000.tar").stat().st_ino
     seen = []
-    monkeypatch.setattr(shards, "sha256", lambda path: seen.append(path.name) or original(path))
+    monkeypatch.setattr(
+        tar_write, "source_entry", lambda track: seen.append(track.path.name) or original(track)
+    )
     told = []
-    pack_folder(music, tmp_path, tell=told.append)
+    pack_folder(music, tmp_path, report=told.append)
     assert contents(tmp_path) == contents(packed)
     assert (tmp_path / "shard-000000.tar").stat().st_ino == before
     assert "a.wav" not in seen and "goes on after" in told[0]
@@ -240,7 +244,7 @@ def test_what_does_not_fit_an_interrupted_pack_is_packed_anew(
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(track.path.read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_index", lambda *_: 1 / 0)  # at the very end
+        patch.setattr(tar_write, "write_index", lambda *_: 1 / 0)  # at the very end
         with pytest.raises(ZeroDivisionError):
             pack_folder(source, tmp_path / "out", **options)
     journal = tmp_path / "out" / "index.unfinished"
@@ -260,7 +264,7 @@ def test_what_does_not_fit_an_interrupted_pack_is_packed_anew(
 def test_shards_of_an_earlier_and_larger_pack_go_and_other_files_stay(music, tmp_path):
     pack_folder(music, tmp_path, shard_bytes=1)
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "shard-000009.tar.unfinished").write_text("left by a pack that was killed")
+    (tmp_path / ".earvae-00.partial").write_text("left by a pack that was killed")
     assert len(list(tmp_path.glob("*.tar"))) == 5
     pack_folder(music, tmp_path, shard_bytes=10**9)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -281,8 +285,10 @@ def test_damaged_files_are_left_out_whole_and_named(tmp_path):
     nan[-5] = np.nan
     soundfile.write(source / "nan.wav", nan, RATE, subtype="FLOAT")
     told = []
-    files = sorted(source.iterdir())
-    result = pack_folder(source, tmp_path / "out", files, segment_seconds=0.2, tell=told.append)
+    listed = list_tracks(SourceConfig(tracks=str(source)))[0]
+    bad = [Track(RATE, RATE, 2, source / "bad.flac", "bad.flac")]  # spoilt after it was listed
+    packer = Packer(bad + listed, tmp_path / "out", 0.2, report=told.append)
+    result = packer.pack()
     assert [re.search(r"\w+\.\w+(?=: )", line)[0] for line in result.left_out] == [
         "bad.flac", "nan.wav"
     ]  # fmt: skip
@@ -409,7 +415,7 @@ def served(copied, monkeypatch):
     """The shards as a URL, and the class that answers."""
     pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(shards, "RETRY_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(tar_read, "RETRY_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr(RangeHandler, "folder", copied)
     monkeypatch.setattr(RangeHandler, "failures", 0)
     monkeypatch.setattr(RangeHandler, "requests", [])

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from earvae.cli.main import app
 from earvae.config import ConfigError, DataConfig
-from earvae.training.batches import SourceWatch, make_batches, open_crops
-from earvae.training.data import ATTEMPTS, DROP_REASONS
+from earvae.training.crops import ATTEMPTS
+from earvae.training.filters import DROP_REASONS
+from earvae.training.loader import SourceWatch, make_batches, open_crops
 
 RATE = 44_100
 CPU = torch.device("cpu")
