@@ -20,7 +20,7 @@ from earvae import EarVAE
 from earvae.config import CLASS_LATENTS, TrainConfig, read
 from earvae.training.crops import CropDataset
 from earvae.training.loader import make_loader
-from earvae.training.train import initial_model
+from earvae.training.set_up import initial_model
 
 COUNTED = 800  # crops over which old and new classes are matched
 

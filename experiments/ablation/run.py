@@ -41,7 +41,7 @@ from earvae.evaluation.codecs import CodecError
 from earvae.evaluation.excerpts import EvaluationError, Span, Track, find_tracks
 from earvae.evaluation.registry import make
 from earvae.evaluation.run import evaluate, write_json
-from earvae.training.train import initial_model
+from earvae.training.set_up import initial_model
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
