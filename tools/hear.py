@@ -38,7 +38,7 @@ from rich.progress import track as progress
 from torch import Tensor
 
 from earvae import EarVAE
-from earvae.audio import READABLE_SUFFIXES, AudioFileError, AudioSource
+from earvae.audio import AudioFileError, AudioSource
 from earvae.evaluation.align import AlignmentError, align
 from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
@@ -54,6 +54,7 @@ from earvae.evaluation.metrics import track_metrics
 from earvae.evaluation.models import EarVAECodec
 from earvae.evaluation.octaves import BANDS_HZ
 from earvae.model.vae import ModelSourceError
+from earvae.tracks import SUFFIXES
 
 FIVE = {"si_sdr": "SI-SDR", "mel": "Mel", "stft": "STFT", "icpc": "ICPC", "ccpc": "CCPC"}
 BY_BAND = {
@@ -139,14 +140,14 @@ def results_of_files(
 def results_of_masters(folder: Path) -> Iterator[Result]:
     """The reconstructions of every folder of ``folder`` that holds ``original.*``. Raises
     EvaluationError where there is none."""
-    originals = sorted(p for p in folder.glob("*/original.*") if p.suffix in READABLE_SUFFIXES)
+    originals = sorted(p for p in folder.glob("*/original.*") if p.suffix in SUFFIXES)
     if not originals:
         raise EvaluationError(f"{folder}: no folder in it holds an original.*")
     for original in progress(originals, console=Console(stderr=True), description="tracks"):
         reference = read(original)
         side = (reference[0] - reference[1]).abs().max() / 2
         group = "mono" if side < IDENTICAL_CHANNELS else "stereo"
-        files = sorted(p for p in original.parent.iterdir() if p.suffix in READABLE_SUFFIXES)
+        files = sorted(p for p in original.parent.iterdir() if p.suffix in SUFFIXES)
         others = (file for file in files if file != original)
         yield from results_of_files(group, original.parent.name, reference, others)
 

@@ -10,9 +10,7 @@ import os
 import stat
 import struct
 import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,15 +19,13 @@ import numpy as np
 import soundfile
 import soxr
 
+from earvae import atomic
+from earvae.errors import EarvaeError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_SAMPLES = 65_536  # per channel and block; half a megabyte of stereo
-
-READABLE_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
-)
-"""What a folder is searched for. A file named by itself is tried whatever its suffix."""
 
 CONTAINERS = {
     ".wav": "WAV",
@@ -47,11 +43,11 @@ RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
 ClipPolicy = Literal["none", "clamp", "rescale"]
 
 
-class AudioFileError(Exception):
+class AudioFileError(EarvaeError):
     """A file that cannot be read or written: one line that names it and says what to do."""
 
 
-class OutputFormatError(ValueError):
+class OutputFormatError(EarvaeError):
     """Output options that do not go together; the message says which to give."""
 
 
@@ -454,11 +450,12 @@ def write(
     The file appears under its name only when it is complete. WAV becomes RF64 where RIFF's
     32-bit sizes do not suffice. With the policies that must know the peak first (``rescale``,
     and ``none`` into integers), the audio goes through an unnamed float32 file beside the
-    target. Raises AudioFileError: folder not writable, disk full, overshoot refused.
+    target. Raises WriteError where the folder cannot be written, AudioFileError where the disk is
+    full or an overshoot is refused.
     """
     path = Path(path)
     peak, gain, clamped = 0.0, 1.0, 0
-    with atomic(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as spool:
+    with atomic.file(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as spool:
         if output.clip == "rescale" or (output.clip == "none" and output.integer):
             for block in blocks:
                 peak = max(peak, _peak(path, block))
@@ -488,25 +485,6 @@ def write(
                     raise AudioFileError(f"{path}: writing failed; is the disk full?") from None
         _verify(path, temporary, samples)
     return Written(peak, gain, clamped)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name in the folder of ``path`` (made if need be), renamed to it at the end and
-    removed on failure. Any OSError becomes an AudioFileError that names ``path``."""
-    temporary = path.parent / f".earvae-{uuid.uuid4().hex}.partial"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.open("xb").close()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AudioFileError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself could not be used; the error above says so
 
 
 def _opened_to_write(
@@ -551,68 +529,3 @@ def _spooled(spool, channels: int) -> Iterator[np.ndarray]:
 
 def _bytes(subtype: str) -> int:
     return {"PCM_16": 2, "PCM_24": 3}.get(subtype, 4)
-
-
-# ------------------------------------------------------------------------------ measuring
-
-
-class StreamingSiSdr:
-    """SI-SDR of audio that arrives in blocks, without holding it.
-
-    The same definition as ``earvae.evaluation.metrics.si_sdr`` (Le Roux et al. 2019, channel
-    means removed, mean over channels), from sums in double precision.
-    """
-
-    def __init__(self) -> None:
-        self._samples = 0
-        self._sums: np.ndarray | None = None  # [x, y, xx, yy, xy] by channel
-
-    def add(self, reconstruction: np.ndarray, target: np.ndarray) -> None:
-        """Blocks ``[channels, n]`` of equal shape."""
-        x, y = target.astype(np.float64), reconstruction.astype(np.float64)
-        sums = np.stack([v.sum(axis=1) for v in (x, y, x * x, y * y, x * y)])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._samples += x.shape[1]
-
-    def value(self) -> float | None:
-        """dB, higher is better; None where the target is silent (or constant) throughout."""
-        if self._sums is None:
-            return None
-        x, y, xx, yy, xy = self._sums
-        xx = np.maximum(xx - x * x / self._samples, 0)
-        yy = np.maximum(yy - y * y / self._samples, 0)
-        xy = xy - x * y / self._samples
-        if not (xx > 0).any():
-            return None
-        floor = 1e-8
-        scale = xy / (xx + floor)
-        signal = scale**2 * xx
-        error = np.maximum(yy - 2 * scale * xy + signal, 0)
-        return float(np.mean(10 * np.log10(signal / (error + floor) + floor)))
-
-
-def measured(
-    blocks: Iterable[np.ndarray], reference: Iterable[np.ndarray], meter: StreamingSiSdr
-) -> Iterator[np.ndarray]:
-    """Pass ``blocks`` through while ``meter`` compares them with ``reference``."""
-    take = _taker(reference)
-    for block in blocks:
-        meter.add(reconstruction=block, target=take(block.shape[1]))
-        yield block
-
-
-def _taker(blocks: Iterable[np.ndarray]) -> Callable[[int], np.ndarray]:
-    """A function that returns the next n samples of a stream of blocks."""
-    iterator = iter(blocks)
-    held: np.ndarray | None = None
-
-    def take(count: int) -> np.ndarray:
-        nonlocal held
-        parts = [] if held is None else [held]
-        while sum(part.shape[1] for part in parts) < count:
-            parts.append(next(iterator))
-        joined = np.concatenate(parts, axis=1)
-        held = joined[:, count:]
-        return joined[:, :count]
-
-    return take

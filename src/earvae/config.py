@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -105,6 +105,7 @@ class SpectralConfig(Config):
     """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
 
     architecture: Literal["spectral"] = "spectral"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=2)
@@ -156,6 +157,7 @@ class CompactConfig(Config):
     """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
 
     architecture: Literal["compact"] = "compact"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=1)

@@ -27,13 +27,14 @@ import torch
 from torch import Tensor
 
 from earvae import codec
+from earvae.errors import EarvaeError
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
 BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz: about half the delay that the compact model's context has
 
 
-class StreamingError(ValueError):
+class StreamingError(EarvaeError, ValueError):
     """A model that cannot be streamed; the message says why and what to do."""
 
 
@@ -88,7 +89,7 @@ class StreamingEncoder:
 
     def _posterior(self, parameters: list[Tensor]) -> Posterior:
         nothing = self._input.nothing(2 * self.vae.latent_channels)
-        return Posterior.of(self.vae.config, _joined(parameters, nothing))
+        return Posterior(_joined(parameters, nothing), self.vae.config.std_floor)
 
 
 class StreamingDecoder:

@@ -185,6 +185,33 @@ def test_a_manifest_is_a_library(tmp_path, earvae, library):
     assert result.exit_code == 0 and (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
 
 
+def test_a_bad_line_of_a_manifest_is_named_and_the_other_files_are_encoded(
+    tmp_path, earvae, library
+):
+    (tmp_path / "list.jsonl").write_text('{"file": "in/b/3.wav"}\n{"fil": 1}\n')
+    result = earvae("encode", tmp_path / "list.jsonl", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "list.jsonl: line 2" in result.stderr
+    assert (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
+
+
+def test_a_folder_has_the_splits_of_training(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    command = ["encode", library, "-o", tmp_path / "out", "--library", "--split"]
+    result = earvae(*command, "train")  # of four tracks none is held out
+    assert result.exit_code == 0 and "4 entries" in result.stdout
+    result = earvae(*command, "validation")
+    assert result.exit_code == 1 and "no files of split 'validation'" in result.stderr
+    assert "has the splits train and validation" in earvae(*command, "test").stderr
+
+
+def test_music_that_is_not_taken_is_named(tmp_path, earvae, music):
+    music(tmp_path / "in" / "a.wav"), music(tmp_path / "in" / ".b.wav")
+    (tmp_path / "in" / "c.m4a").touch()
+    for verb in (["encode", "--library"], ["encode"], ["reconstruct"]):
+        result = earvae(*verb, tmp_path / "in", "-o", tmp_path / verb[-1])
+        assert result.exit_code == 0 and ".b.wav" in result.stderr and "c.m4a" in result.stderr
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, library, order):
     """Rank 0 has the bad file. A launcher would stop the others if it failed before them."""

@@ -9,7 +9,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import Job, plan, run, to_one_file
-from earvae.cli.errors import finish, one_line
+from earvae.cli.errors import finish
 from earvae.cli.reconstruct import print_table
 
 if TYPE_CHECKING:
@@ -63,18 +63,15 @@ def decode(
     new_suffix = options.output_suffix(output, one_file, suffix)
     form = options.output_format(new_suffix, subtype, clip)
 
-    from earvae.files import SUFFIX, decode_file
-    from earvae.library import statistics
-    from earvae.library.items import LibraryError
+    from earvae.files import decode_file
+    from earvae.latents import file, statistics
 
-    try:
-        stats = None if denormalise is None else statistics.read(denormalise)
-    except LibraryError as error:
-        one_line(str(error))
-    planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
+    stats = None if denormalise is None else statistics.read(denormalise)
+    planned = plan(
+        inputs, Path(output), new_suffix, one_file, suffixes=frozenset({file.SUFFIX, file.NPY})
+    )
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
-    identity = vae.identity
 
     def work(job: Job, progress: Progress) -> Report:
         return decode_file(
@@ -82,7 +79,6 @@ def decode(
             job.source,
             job.target,
             form,
-            identity,
             stereo=stereo,
             force=force,
             chunk_frames=options.chunk_frames(vae, chunk_seconds),

@@ -80,7 +80,11 @@ def encode(
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Of a manifest: lines with this `split` only.")
+        str | None,
+        typer.Option(
+            help="Of a manifest: lines with this `split` only. Of a folder: train or "
+            "validation, which is a twentieth of its tracks."
+        ),
     ] = None,
     rank: Annotated[
         int | None, typer.Option("--rank", help="This process, from 0. Default: torchrun, SLURM.")
@@ -221,27 +225,25 @@ def _few(
     """One file after the other, each replaced."""
     seed = options.seed_of(sample, seed)
 
-    from earvae.audio import READABLE_SUFFIXES
-    from earvae.files import SUFFIX, encode_file
+    from earvae.files import encode_file
+    from earvae.latents.file import SUFFIX
 
     one_file = to_one_file(inputs, output)
     if one_file and Path(output).suffix != SUFFIX:
         options.usage_error(f"{output}: name a file in {SUFFIX}, or end a folder with a slash")
-    planned = plan(inputs, Path(output), READABLE_SUFFIXES, SUFFIX, one_file)
+    planned = plan(inputs, Path(output), SUFFIX, one_file)
     if len(planned.jobs) >= MANY:
         typer.echo(
             f"{len(planned.jobs)} files; with --library this could be stopped and go on", err=True
         )
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
-    identity = vae.identity
 
     def work(job: Job, progress: Progress) -> Report:
         return encode_file(
             vae,
             job.source,
             job.target,
-            identity,
             downmix=downmix,
             seed=seed,
             half=half,

@@ -9,6 +9,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.errors import one_line
+from earvae.errors import EarvaeError
 
 
 def export(
@@ -56,7 +57,7 @@ def export(
         options.usage_error("--half belongs to --onnx; add that or leave out --half")
     if onnx is not None:
         try:
-            from earvae.export.onnx import UnsupportedLayerError, export_onnx
+            from earvae.export.onnx import export_onnx
         except ModuleNotFoundError as error:
             one_line(f"--onnx needs the package {error.name}: pip install 'earvae[export]'")
     vae = options.load_model(weights, config, sample_rate, "cpu")
@@ -64,8 +65,8 @@ def export(
     if onnx is not None:
         try:
             files = export_onnx(vae, onnx, half)
-        except (UnsupportedLayerError, OSError) as error:
-            one_line(f"{onnx}: {error}")
+        except EarvaeError as error:
+            one_line(str(error))
         for path in files:
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:

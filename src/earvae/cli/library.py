@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import tidy_when_terminated
+from earvae.cli.batch import print_left_out, tidy_when_terminated
 from earvae.cli.errors import one_line
 
 if TYPE_CHECKING:
     from earvae.engine import InferenceVAE
+    from earvae.latents.statistics import Statistics
+    from earvae.library.encode import Result
     from earvae.library.plan import Geometry
-    from earvae.library.run import Result
     from earvae.library.settings import Settings
-    from earvae.library.statistics import Statistics
 
 LISTED_FAILURES = 20  # on the screen; the file has all
 
@@ -63,17 +63,21 @@ def encode_library(given: LibraryOptions) -> None:
     """
     import torch
 
-    from earvae.library import items, run, statistics
+    from earvae import tracks
+    from earvae.latents import statistics
+    from earvae.library import encode, items
     from earvae.library.ranks import find_rank
 
     if given.output.is_file():
         options.usage_error(f"{given.output}: is a file; a library needs a folder")
     try:
         rank = find_rank(given.rank, given.world_size)
-        library = items.find(given.inputs, given.output, given.split)
+        music = tracks.find(given.inputs, given.output, given.split)
+        print_left_out(music)
+        library = items.Library(music.files)
         stats = None if given.normalise is None else statistics.read(given.normalise)
         if not len(library):
-            one_line("; ".join(library.problems))
+            one_line("; ".join(music.problems))
         device = own_device(given.device)
         source = options.load_model(given.weights, given.config, given.sample_rate, device)
         vae = options.prepare(source, given.engine, given.precision)
@@ -82,7 +86,7 @@ def encode_library(given: LibraryOptions) -> None:
             typer.echo(f"rank {rank.rank} of {rank.world} ({rank.origin})")
         own = _own_files(len(library), given.block_files, rank.takes)
         with tidy_when_terminated(), progress_bar(own, "encoding") as progress:
-            result = run.encode_library(
+            result = encode.encode_library(
                 vae,
                 library,
                 given.output,
@@ -95,12 +99,10 @@ def encode_library(given: LibraryOptions) -> None:
                 given.replace,
                 progress,
             )
-    except items.LibraryError as error:
-        one_line(str(error))
     except (MemoryError, torch.OutOfMemoryError):
         one_line("out of memory; use a smaller --batch-seconds or --chunk-seconds")
     _report(result, given.output)
-    _finish(result, library.problems, given.output)
+    _finish(result, music.problems, given.output)
 
 
 @contextmanager

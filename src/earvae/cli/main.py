@@ -10,6 +10,7 @@ import typer
 
 from earvae.cli.decode import decode
 from earvae.cli.encode import encode
+from earvae.cli.errors import reported
 from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
@@ -60,7 +61,7 @@ VERBS = (
     reconstruct, encode, decode, info, evaluate, thdn, train, pack, export_weights, export, stats,
 )  # fmt: skip
 for verb in VERBS:
-    app.command()(verb)
+    app.command()(reported(verb))
 register(app)
 
 

@@ -69,13 +69,12 @@ def reconstruct(
     new_suffix = options.output_suffix(output, one_file, suffix)
     form = options.output_format(new_suffix, subtype, clip)
 
-    from earvae.audio import READABLE_SUFFIXES
     from earvae.files import reconstruct_file
 
     if output is not None:
-        planned = plan(sources, Path(output), READABLE_SUFFIXES, new_suffix, one_file)
+        planned = plan(sources, Path(output), new_suffix, one_file)
     else:
-        planned = plan(sources, outdir, READABLE_SUFFIXES, new_suffix, False, "_vae_rec")
+        planned = plan(sources, outdir, new_suffix, False, "_vae_rec")
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
 

@@ -57,24 +57,26 @@ def stats(
     if not inputs:
         options.usage_error("name at least one latent file, shard or folder")
 
+    from earvae import atomic, tracks
     from earvae.cli.library import progress_bar
-    from earvae.library import measure
-    from earvae.library.items import LibraryError
+    from earvae.latents import file
+    from earvae.latents.statistics import NAME, measure
     from earvae.library.ranks import find_rank
-    from earvae.library.replace import write_whole
 
-    target = output or measure.default_target(inputs)
-    try:
-        own = find_rank(rank, world_size)
-        paths = measure.find(inputs)
-        with progress_bar(len(paths[own.rank :: own.world]), "measuring") as progress:
-            found, normalised = measure.measure(paths, own, progress)
-        if target is not None and own.world > 1:
-            target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
-        if target is not None and not normalised:
-            write_whole(target, found.to_json().encode())
-    except LibraryError as error:
-        one_line(str(error))
+    target = output
+    if target is None and len(inputs) == 1 and inputs[0].is_dir():
+        target = inputs[0] / NAME
+    own = find_rank(rank, world_size)
+    latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
+    if latents.problems:
+        one_line("; ".join(latents.problems))
+    paths = [Path(found.path) for found in latents.files][own.rank :: own.world]
+    with progress_bar(len(paths), "measuring") as progress:
+        found, normalised = measure(paths, progress)
+    if target is not None and own.world > 1:
+        target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
+    if target is not None and not normalised:
+        atomic.write(target, found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from earvae.audio import READABLE_SUFFIXES, AudioFileError, AudioSource, resample
+from earvae.audio import AudioFileError, AudioSource, resample
 from earvae.evaluation.align import MAX_LAG
 from earvae.evaluation.excerpts import (
     RECONSTRUCTION_ENDING,
@@ -24,6 +24,7 @@ from earvae.evaluation.excerpts import (
     content_of,
     read_stretch,
 )
+from earvae.tracks import SUFFIXES
 
 
 class CodecError(Exception):
@@ -174,7 +175,7 @@ class Folder(System):
         parent = self.folder / below
         for wanted in (stem + RECONSTRUCTION_ENDING, stem):
             same_name = parent / (wanted + Path(track.name).suffix)
-            found = [parent / (wanted + suffix) for suffix in sorted(READABLE_SUFFIXES)]
+            found = [parent / (wanted + suffix) for suffix in sorted(SUFFIXES)]
             found = [same_name, *(path for path in found if path != same_name)]
             found = [p for p in found if p.is_file() and not p.samefile(track.path)]
             if same_name in found or len(found) == 1:

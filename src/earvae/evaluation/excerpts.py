@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.audio import READABLE_SUFFIXES, AudioFileError, AudioSource, resample, to_stereo
+from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
+from earvae.tracks import SUFFIXES
 
 SAMPLE_RATE = 44_100  # Hz, of everything that is measured, as in the published evaluation
 RECONSTRUCTION_ENDING = "_vae_rec"  # of the published reconstructions: song_vae_rec.wav
@@ -177,8 +178,7 @@ def _search(folder: Path, leave_out: Path | None) -> list[Path]:
         found += [
             path
             for path in paths
-            if path.suffix.lower() in READABLE_SUFFIXES
-            and not path.stem.endswith(RECONSTRUCTION_ENDING)
+            if path.suffix.lower() in SUFFIXES and not path.stem.endswith(RECONSTRUCTION_ENDING)
         ]
     return found
 

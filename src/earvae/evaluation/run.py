@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from earvae import audio
+from earvae import atomic, audio
 from earvae.audio import AudioFileError
 from earvae.evaluation.aggregate import aggregate
 from earvae.evaluation.align import AlignmentError, align
@@ -218,7 +218,7 @@ class _Bench:
 
 def write_json(path: Path, values: dict) -> None:
     """Plain values as JSON, under a temporary name until complete. NaN is refused."""
-    with audio.atomic(path) as temporary:
+    with atomic.file(path) as temporary:
         text = json.dumps(values, indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from earvae import audio
+from earvae import atomic
 from earvae.evaluation.measure import DIFFERENCES, IMAGE_ERRORS, PERCENT, TITLES
 from earvae.evaluation.run import write_json
 
@@ -25,7 +25,7 @@ def write_all(results: dict, out: Path) -> None:
     Raises AudioFileError where they cannot be written.
     """
     write_csv(results, out / "results.csv")
-    with audio.atomic(out / "results.md") as temporary:
+    with atomic.file(out / "results.md") as temporary:
         temporary.write_text(markdown(results), encoding="utf-8", errors="backslashreplace")
     write_json(out / "evaluation_results.json", published(results))
     write_json(out / "results.json", results)
@@ -41,7 +41,7 @@ def write_csv(results: dict, path: Path) -> None:
     header += [*metrics, *readings, *(f"reference_{reading}" for reading in readings)]
     header += [f"{error}_{octave}" for error in IMAGE_ERRORS for octave in octaves] + ["error"]
     with (
-        audio.atomic(path) as temporary,
+        atomic.file(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         table = csv.writer(file)

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from earvae import audio
+from earvae import atomic
 from earvae.evaluation.codecs import Codec
 from earvae.evaluation.excerpts import SAMPLE_RATE
 
@@ -135,7 +135,7 @@ def write_csv(readings: dict[str, list[Reading]], path: Path) -> None:
     """One line a codec, level and frequency. Raises AudioFileError."""
     header = "codec level_dbfs frequency_hz output_dbfs thdn_db thdn_percent residual_db thd_db"
     columns = [*header.split(), "thd_percent", *(f"h{order}_db" for order in HARMONICS)]
-    with audio.atomic(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic.file(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(columns)
         for name, steps in readings.items():
@@ -177,7 +177,7 @@ def plot(name: str, readings: list[Reading], path: Path) -> None:
         axes.set_xlabel("Hz")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    with audio.atomic(path) as temporary:
+    with atomic.file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 

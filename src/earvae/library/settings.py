@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from earvae.atomic import Staging
 from earvae.library.items import LibraryError
-from earvae.library.replace import Staging
 
 RECORD = "library.json"
+HIDDEN = ".earvae"  # in the output folder: everything that is not a result
 FORMAT = "earvae-library"
 VERSION = 1
 
@@ -63,8 +64,8 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
     """Record the settings in ``folder``, or find that they are those recorded there.
 
     With ``replace``, others are overwritten (and every file that was made with them is then made
-    anew, as it carries their digest). Raises LibraryError for other settings, or a folder that
-    cannot be written.
+    anew, as it carries their digest). Raises LibraryError for other settings, WriteError for a
+    folder that cannot be written.
     """
     path = folder / RECORD
     record = {
@@ -85,7 +86,7 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
             f"{folder}: was encoded with other settings ({changes or 'another version'}); give "
             "those of before, use another folder, or encode it all again with --replace"
         )
-    staging.replace(path, text.encode())
+    staging.write(path, text)
 
 
 def read_record(folder: Path) -> dict:

@@ -14,12 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from earvae import config as configs
-from earvae.config import CompactConfig, ModelConfig, OobleckConfig
-from earvae.model.adaptive import AdaptiveCode
-from earvae.model.compact import CompactDecoder, CompactEncoder
+from earvae.config import ModelConfig
 from earvae.model.diffusers import is_diffusers_folder, load_diffusers
-from earvae.model.envelope import EnvelopeCode
-from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
+from earvae.model.parts import Parts, build
 from earvae.model.posterior import Posterior
 from earvae.model.published import (
     PublishedFormatError,
@@ -27,8 +24,6 @@ from earvae.model.published import (
     is_published_config,
     load_published,
 )
-from earvae.model.spectral import SpectralDecoder, SpectralEncoder
-from earvae.model.transformer import LatentTransformer
 
 SHIPPED = Path(__file__).parent / "weights"
 CONFIG_NAME = "config.json"
@@ -47,39 +42,18 @@ class EarVAE(nn.Module):
     audio may overshoot it). Latents are ``[batch, 64, frames]``, one frame per ``hop_length``
     samples.
 
-    The three parts can be called by themselves (``codec.py`` does, to work in chunks):
-    ``encoder`` (audio of whole frames to posterior parameters), ``transformers`` (over all
-    latents at once; None where the architecture has none) and ``decoder``.
+    The three parts, ``encoder``, ``transformers`` and ``decoder`` (:class:`Parts`), can be called
+    by themselves; ``codec.py`` does, to work in chunks.
+
+    Args:
+        config: the architecture with its sizes.
+        parts: networks to use in place of new ones with random weights, such as an engine's.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts | None = None) -> None:
         super().__init__()
         self.config = config
-        self.transformers: LatentTransformer | None = None
-        if isinstance(config, OobleckConfig):
-            self.encoder: nn.Module = OobleckEncoder(config)
-            if config.transformer is not None:
-                self.transformers = LatentTransformer(config)
-            self.decoder: nn.Module = OobleckDecoder(config)
-        elif isinstance(config, CompactConfig):
-            self.encoder = CompactEncoder(config)
-            self.decoder = CompactDecoder(config)
-        else:
-            code = AdaptiveCode(
-                features=2 * config.hop_length,
-                channels=config.linear_channels,
-                classes=config.linear_classes,
-                subspace=min(config.linear_subspace, 2 * config.hop_length),
-                frames=config.class_frames,
-            )
-            envelope = EnvelopeCode(
-                bins=config.mdct_length,
-                blocks=2 * config.hop_length // config.mdct_length,
-                sample_rate=config.sample_rate,
-                channels=config.learned_channels,
-            )
-            self.encoder = SpectralEncoder(config, code, envelope)
-            self.decoder = SpectralDecoder(config, code, envelope)
+        self.encoder, self.transformers, self.decoder = parts or build(config)
 
     @property
     def sample_rate(self) -> int:
@@ -110,7 +84,7 @@ class EarVAE(nn.Module):
         if audio.shape[2] == 0:
             raise ValueError("audio holds no samples")
         audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
-        return Posterior.of(self.config, self.encoder(audio))
+        return Posterior(self.encoder(audio), self.config.std_floor)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Audio ``[batch, 2, frames·hop_length]`` of ``[batch, latent, frames]`` latents.

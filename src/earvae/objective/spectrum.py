@@ -1,11 +1,4 @@
-"""One short-time spectrum per signal and resolution, shared by every term of the objective.
-
-A term sees spectra as planes of real and imaginary parts. With X = |X| e^(j phi), it gives its
-value and its slope: the derivative with respect to log |X| (``radial``) or phi (``angular``) of
-every bin of the reconstruction. The caller weights and adds the slopes, and ``gradient`` turns
-the sum into the gradient with respect to X. So each term stays a formula of a few lines, and all
-of them share one pass back through the transform.
-"""
+"""Short-time spectra of stereo audio as real planes, and the way back for their gradients."""
 
 from __future__ import annotations
 
@@ -14,34 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-
-class Planes(NamedTuple):
-    """Spectra of a channel pair as real planes, each contiguous [batch, 2, frames, bins]."""
-
-    real: Tensor
-    imag: Tensor
-    power: Tensor
-    """|X|^2 + floor^2, for the floor given to ``planes``: never 0."""
-
-
-class Term(NamedTuple):
-    """One term of the objective: plain mathematics, without its weight in the sum.
-
-    The slope is ``scale * plane``. The two are kept apart so that the caller, who multiplies by
-    a weight and adds, passes over the plane once.
-    """
-
-    value: Tensor
-    """Per item, [batch]."""
-    plane: Tensor
-    """[batch, channels, frames, bins]."""
-    scale: Tensor
-    """[batch] or [batch, channels]."""
-
-    def slope_scale(self, weight: Tensor) -> Tensor:
-        """``weight * scale``, shaped to multiply ``plane``."""
-        scale = weight * self.scale
-        return scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
+CHANNELS = {"lr": slice(0, 2), "ms": slice(2, 4), "mslr": slice(0, 4)}
+"""Where the channels Left, Right, Mid and Side lie in ``Planes``."""
 
 
 class STFT(nn.Module):
@@ -99,49 +66,53 @@ class STFT(nn.Module):
         return audio.flatten(-2)[..., :samples]
 
 
-def planes(spectrum: Tensor, floor: float) -> Planes:
-    """Planes of a complex spectrum [batch, 2, frames, bins], or of its real view [..., 2]."""
-    view = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
-    real, imag = (part.contiguous() for part in view.unbind(-1))
-    return Planes(real, imag, _power(real, imag, floor))
+class Planes(NamedTuple):
+    """Spectra as real planes [batch, channels, frames, bins], in the order of ``CHANNELS``."""
+
+    real: Tensor
+    imag: Tensor
+    power: Tensor
+    """|X|^2 + floor^2: never 0."""
+
+    def channels(self, which: str) -> Planes:
+        """Views of the channels ``which``, a key of ``CHANNELS``."""
+        return Planes(*(plane[:, CHANNELS[which]] for plane in self))
 
 
-def sum_difference(pair: Planes, floor: float) -> Planes:
-    """L + R and L - R from L and R: Mid and Side times sqrt 2, by linearity of the transform."""
-    real, imag = _sum_difference(pair.real), _sum_difference(pair.imag)
-    return Planes(real, imag, _power(real, imag, floor))
+def planes(spectrum: Tensor, floor: float, mid_side: bool) -> Planes:
+    """The planes of a spectrum of Left and Right, with those of Mid and Side if ``mid_side``.
 
+    M = (L + R) / sqrt 2 and S = (L - R) / sqrt 2, by linearity of the transform.
 
-def gradient(ours: Planes, radial: Tensor | None, angular: Tensor | None) -> Planes:
-    """The gradient with respect to X, as planes, from those by log magnitude and by phase.
-
-    d log X = d log|X| + j d phi, hence (radial + j angular) X / |X|^2. Bins below the floor
-    get less, down to none at X = 0. The third plane is the reconstruction's power.
+    Args:
+        spectrum: complex [batch, 2, frames, bins], or its real view [..., 2].
+        floor: added to each magnitude, as a root of squares.
     """
-    if radial is None:
-        radial = torch.zeros_like(ours.power)
-    radial = radial / ours.power
-    real, imag = radial * ours.real, radial * ours.imag
-    if angular is not None:
-        angular = angular / ours.power
-        real.addcmul_(angular, ours.imag, value=-1)
-        imag.addcmul_(angular, ours.real)
-    return Planes(real, imag, ours.power)
+    view = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
+    real, imag = view.unbind(-1)
+    if mid_side:
+        real, imag = _with_mid_side(real), _with_mid_side(imag)
+    else:
+        real, imag = real.contiguous(), imag.contiguous()
+    return Planes(real, imag, (real * real).addcmul_(imag, imag).add_(floor**2))
 
 
-def add_sum_difference(gradient: Planes, of_sums: Planes) -> None:
-    """Adds the gradient with respect to L + R and L - R to that with respect to L and R."""
-    for total, part in ((gradient.real, of_sums.real), (gradient.imag, of_sums.imag)):
-        total += _sum_difference(part)
+def _with_mid_side(left_right: Tensor) -> Tensor:
+    left, right = left_right.unbind(1)
+    mid, side = (left + right).mul_(0.5**0.5), (left - right).mul_(0.5**0.5)
+    return torch.stack((left, right, mid, side), dim=1)
 
 
-def _sum_difference(pair: Tensor) -> Tensor:
-    left, right = pair.unbind(1)
-    both = torch.empty_like(pair)
-    torch.add(left, right, out=both[:, 0])
-    torch.sub(left, right, out=both[:, 1])
-    return both
+def of_left_right(gradient: Tensor) -> Tensor:
+    """A gradient by L and R [batch, 2, ...] from one by L, R, M and S; one by L and R as it is."""
+    if gradient.shape[1] == 2:
+        return gradient
+    left, right, mid, side = gradient.unbind(1)
+    left.add_(mid + side, alpha=0.5**0.5)
+    right.add_(mid - side, alpha=0.5**0.5)
+    return gradient[:, :2]
 
 
-def _power(real: Tensor, imag: Tensor, floor: float) -> Tensor:
-    return (real * real).addcmul_(imag, imag).add_(floor**2)
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in float64 if it is that already, else in float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,15 +1,17 @@
-"""Mean and spread of latents by channel: streaming sums, their file, and normalisation by it."""
+"""Mean and spread of latents by channel: measuring them, their file, normalisation by it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from earvae.library.items import LibraryError
+from earvae.latents import file
+from earvae.latents.file import Latents, LatentsError
 
 NAME = "latent_stats.json"
 FORMAT = "earvae-latent-stats"
@@ -31,12 +33,12 @@ class Moments:
 
     @classmethod
     def none(cls, channels: int) -> Moments:
-        """Of nothing."""
+        """The moments of no values."""
         return cls(0, np.zeros(channels), np.zeros(channels))
 
     @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """Of ``[channels, n]``."""
+        """The moments of values ``[channels, n]``."""
         if values.shape[1] == 0:
             return cls.none(values.shape[0])
         values = values.astype(np.float64)
@@ -44,7 +46,7 @@ class Moments:
         return cls(values.shape[1], mean, np.square(values - mean[:, None]).sum(axis=1))
 
     def merge(self, other: Moments) -> Moments:
-        """Of both together."""
+        """The moments of both sets of values together."""
         count = self.count + other.count
         if count == 0:
             return self
@@ -103,13 +105,24 @@ class Statistics:
         return ((latents - self.mean[:, None]) / self.scale[:, None]).astype(np.float32)
 
     def denormalise(self, latents: np.ndarray) -> np.ndarray:
-        """The reverse, float32."""
+        """Latents ``[channels, n]`` as the model gave them, float32."""
         return (latents * self.scale[:, None] + self.mean[:, None]).astype(np.float32)
 
+    @classmethod
+    def of(cls, latents: Latents) -> Statistics:
+        """The statistics of an entry's true frames."""
+        valid, variance = latents.metadata.true_frames, None
+        if latents.std is not None:
+            variance = np.square(latents.std[:, :valid].astype(np.float64)).mean(axis=1)
+        moments = Moments.of(latents.values[:, :valid])
+        return cls(latents.metadata.model, latents.metadata.latents, 1, moments, variance)
+
     def merge(self, other: Statistics) -> Statistics:
-        """Of both together. Raises LibraryError if they do not go together."""
+        """The statistics of both sets of latents. Raises LatentsError if they do not go together."""
+        if self.mean.shape != other.mean.shape:
+            raise LatentsError("latents of different numbers of channels beside each other")
         if (self.model, self.latents) != (other.model, other.latents):
-            raise LibraryError(
+            raise LatentsError(
                 f"latents of different kinds cannot be measured together: {self.latents} of model "
                 f"{self.model}, and {other.latents} of model {other.model}"
             )
@@ -126,7 +139,7 @@ class Statistics:
         )
 
     def to_json(self) -> str:
-        """As ``latent_stats.json`` holds it."""
+        """The text of ``latent_stats.json``."""
         values = {
             "format": FORMAT,
             "format_version": VERSION,
@@ -147,7 +160,7 @@ class Statistics:
 
 
 def read(path: Path) -> Statistics:
-    """Statistics from their file, or from the folder that holds it. Raises LibraryError."""
+    """Statistics from their file, or from the folder that holds it. Raises LatentsError."""
     if path.is_dir():
         path = path / NAME
     try:
@@ -166,11 +179,86 @@ def read(path: Path) -> Statistics:
             None if spread is None else np.square(spread),
         )
     except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
+        raise LatentsError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise LibraryError(
+        raise LatentsError(
             f"{path}: is not statistics that `earvae stats` wrote ({error})"
         ) from None
+
+
+def measure(
+    paths: Sequence[Path], progress: Callable[[int], None] = lambda files: None
+) -> tuple[Statistics, bool]:
+    """The statistics of latent files and shards, and of earlier statistics (``.json``), merged;
+    and whether the latents are normalised. One entry at a time is in memory.
+
+    Safetensors files of other things are passed over. ``progress`` is called with the number of
+    files just done. Raises LatentsError: no latents there, latents of several models or kinds, a
+    damaged file.
+    """
+    total: Statistics | None = None
+    normalised: set[bool] = set()
+
+    def parts(path: Path) -> Iterator[Statistics]:
+        if path.suffix == file.SIDECAR:
+            yield read(path)
+        elif path.suffix == file.SHARD:
+            for latents in file.read_shard(path):
+                normalised.add(latents.metadata.normalised is not None)
+                yield Statistics.of(latents)
+        else:
+            try:
+                latents = file.read(path)
+            except file.OtherFormat:
+                return
+            normalised.add(latents.metadata.normalised is not None)
+            yield Statistics.of(latents)
+
+    for path in paths:
+        for part in parts(path):
+            try:
+                total = part if total is None else total.merge(part)
+            except LatentsError as error:
+                raise LatentsError(f"{path}: {error}") from None
+            if len(normalised) == 2:
+                raise LatentsError(f"{path}: normalised latents beside others that are not")
+        progress(1)
+    if total is None:
+        raise LatentsError("no latents there: name files or folders that `earvae encode` wrote")
+    return total, True in normalised
+
+
+def denormalised(
+    path: Path, latents: Latents, statistics: Statistics | None = None, force: bool = False
+) -> np.ndarray:
+    """The values of the latents of ``path`` as the model gave them, float32.
+
+    Latents that say they are normalised are put back by ``statistics``, or else by those found
+    beside the file; others only if ``statistics`` are given. Raises LatentsError: no statistics,
+    those of other channels or, unless ``force``, other than those that normalised.
+    """
+    values, digest = latents.values.astype(np.float32), latents.metadata.normalised
+    if digest is not None and statistics is None:
+        found = beside(path)
+        if found is None:
+            raise LatentsError(
+                f"{path}: is normalised, and there is no {NAME} beside it; name that with "
+                "--denormalise"
+            )
+        statistics = read(found)
+    if statistics is None:
+        return values
+    if len(statistics.mean) != len(values):
+        raise LatentsError(
+            f"{path}: holds {len(values)} channels, the statistics {len(statistics.mean)}; give "
+            "the right ones with --denormalise"
+        )
+    if digest not in (None, statistics.digest) and not force:
+        raise LatentsError(
+            f"{path}: was normalised by statistics {digest}, these are {statistics.digest}; give "
+            "the right ones with --denormalise, or use --force"
+        )
+    return statistics.denormalise(values)
 
 
 def beside(latents: Path) -> Path | None:

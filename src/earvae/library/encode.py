@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 
 from earvae import codec
+from earvae.atomic import Staging
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.latents.statistics import Statistics
 from earvae.library.entries import NotFinite, entries_of
-from earvae.library.items import Library, spoken
-from earvae.library.load import Facts, Failure, LoadedBatch, LoadedWindows, Reader, ahead
+from earvae.library.items import Library
 from earvae.library.plan import Batch, Geometry, Solo, plan
+from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
-from earvae.library.replace import HIDDEN, Staging
-from earvae.library.settings import Settings, claim
-from earvae.library.statistics import NAME as STATISTICS_NAME
-from earvae.library.statistics import Statistics
+from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
+from earvae.library.settings import HIDDEN, Settings, claim
 from earvae.library.store import Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
+from earvae.tracks import printable
 
 SUMMARY = "summary.json"
 UNWRITTEN_FRAMES = 100_000  # of results that may wait for the writer: 50 MB of 64 channels
@@ -121,22 +123,22 @@ def encode_library(
     how often, nor on the number of ranks (of equal device and threads). ``vae`` may be one of
     :func:`earvae.engine.accelerate`; ``settings`` name its engine and precision.
 
-    Raises LibraryError: other settings than before without ``replace``, or a folder that cannot
-    be written.
+    Raises LibraryError for other settings than before without ``replace``, WriteError for a folder
+    that cannot be written.
     """
-    staging = Staging(folder)
+    staging = Staging(folder / HIDDEN / "staging")
     try:
         claim(folder, settings, staging, replace)
         if statistics is not None:
-            staging.replace(folder / STATISTICS_NAME, statistics.to_json().encode())
+            staging.write(folder / STATISTICS_NAME, statistics.to_json())
         store = Store(folder, settings, staging)
         run = _Run(vae, library, store, geometry, block_items, rank, statistics, progress)
         run.everything(workers)
         failed = "".join(json.dumps({"error": line}) + "\n" for line in run.summary.failures)
-        staging.replace(_rank_file(folder, rank, "failures.jsonl"), failed.encode())
+        staging.write(_rank_file(folder, rank, "failures.jsonl"), failed)
         own = _rank_file(folder, rank)
         if run.summary.encoded or not own.is_file():  # else keep what the last real work took
-            staging.replace(own, (json.dumps(run.summary.values()) + "\n").encode())
+            staging.write(own, json.dumps(run.summary.values()) + "\n")
         counts = store.conclude(run.blocks, (b.digest(settings) for b in run.all_blocks()))
         if counts is not None:
             _write_summary(folder, settings, counts, rank, staging)
@@ -194,7 +196,7 @@ class _Run:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
-            for task, loaded in ahead(self._tasks(), workers, 2 * workers):
+            for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
                 if isinstance(task, _Finish):
                     self._write(partial(self._finish, task))
                 else:
@@ -326,7 +328,7 @@ class _Run:
         item = work.block.items[place]
         state = (facts.bytes, facts.mtime_ns)
         try:
-            posterior = Posterior.of(self.vae.config, parameters)
+            posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
         except NotFinite as error:
             self._fail(work, place, Failure(f"{item.path}: {error}", *state))
@@ -337,7 +339,7 @@ class _Run:
         self.progress(1)
 
     def _fail(self, work: _Work, place: int, failure: Failure) -> None:
-        error = spoken(failure.error)
+        error = printable(failure.error)
         work.records[place] = Record(failure.bytes, failure.mtime_ns, [], error)
         self.progress(1)
 
@@ -384,4 +386,4 @@ def _write_summary(
         "settings": settings.digest,
         "ranks": ranks,
     }
-    staging.replace(folder / SUMMARY, (json.dumps(values, indent=2) + "\n").encode())
+    staging.write(folder / SUMMARY, json.dumps(values, indent=2) + "\n")
