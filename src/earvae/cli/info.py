@@ -114,7 +114,7 @@ def _model_rows(vae: EarVAE, source: str | None) -> dict:
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
 
     from earvae.model.card import essentials
-    from earvae.model.vae import SHIPPED
+    from earvae.model.pretrained import SHIPPED
 
     rows = {
         "model": source or "the model that comes with earvae",

@@ -158,29 +158,13 @@ def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputF
 def load_model(
     weights: str | None, config: Path | None, sample_rate: int | None, device: str
 ) -> EarVAE:
-    """The model on its device; any problem is one line and status 1."""
-    from safetensors import SafetensorError
-
+    """The model on its device. Raises WeightsError."""
     from earvae import EarVAE
-    from earvae.config import ConfigError
-    from earvae.model.published import PublishedFormatError
-    from earvae.model.vae import ModelSourceError
 
     if config is not None and weights is None:
         usage_error("--config describes a published weight file; name that with --weights")
     device = device_of(device)
-    try:
-        if config is not None:
-            vae = EarVAE.from_published(Path(weights or ""), config, sample_rate)
-        else:
-            vae = EarVAE.from_pretrained(weights, sample_rate)
-    except (ModelSourceError, PublishedFormatError, ConfigError) as error:
-        one_line(str(error))
-    except OSError as error:
-        one_line(f"{error.filename or weights}: {error.strerror or error}")
-    except SafetensorError as error:
-        one_line(f"{weights}: damaged or not safetensors weights ({error})")
-    return vae.to(device)
+    return EarVAE.from_pretrained(weights, sample_rate, config).to(device)
 
 
 def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
