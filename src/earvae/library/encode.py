@@ -99,14 +99,6 @@ class _Work:
     records: list[Record | None]
 
 
-@dataclass(frozen=True)
-class _Finish:
-    """Everything of a block has been handed out."""
-
-    work: _Work
-    unchanged: bool
-
-
 def encode_library(
     vae: EarVAE,
     library: Library,
@@ -175,10 +167,7 @@ class _Run:
         started = time.perf_counter()
         try:
             for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
-                if isinstance(task, _Finish):
-                    self._write(partial(self._finish, task))
-                else:
-                    task(loaded)
+                task(loaded)
             while self.unwritten:
                 self.unwritten.popleft()[0].result()
         finally:
@@ -216,7 +205,8 @@ class _Run:
             skipped = len(records) - len(wanted)
             self.summary.files += len(records)
             self.summary.skipped += skipped
-            yield _Finish(work, unchanged), tuple
+            finish = partial(self._finish, work, unchanged)
+            yield lambda _, finish=finish: self._write(finish), tuple
             self.progress(skipped)
 
     # ---------------------------------------------------------------- computing
@@ -321,10 +311,10 @@ class _Run:
         work.records[place] = Record(failure.bytes, failure.mtime_ns, [], error)
         self.progress(1)
 
-    def _finish(self, finish: _Finish) -> None:
-        work = finish.work
+    def _finish(self, work: _Work, unchanged: bool) -> None:
+        """Record a block of which everything was stored."""
         records = [record for record in work.records if record is not None]
-        if not finish.unchanged:
+        if not unchanged:
             self.store.finish(work.block, records)
         self.summary.failures += [record.error for record in records if record.error]
 
