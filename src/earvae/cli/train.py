@@ -1,4 +1,4 @@
-"""``earvae train``: a thin door to ``earvae.training.run``."""
+"""``earvae train``: a thin door to ``earvae.training.train``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earvae.cli.errors import one_line
-from earvae.cli.options import usage_error
+from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
     from earvae.config import TrainConfig
@@ -59,7 +58,7 @@ def train(
             "--data",
             metavar="FOLDER",
             help="Your music, in place of the recipe's: a folder, a .jsonl manifest or the "
-            "index.json of shards. May be given several times.",
+            "index.json of a pack. May be given several times.",
         ),
     ] = None,
     weights: Annotated[
@@ -131,7 +130,7 @@ def train(
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
     path = _recipe_file(config, recipe, data)
     run = run or Path("runs") / path.stem
-    _tell(f"recipe {path}; run {run}")  # what follows is slow to import
+    _print_once(f"recipe {path}; run {run}")  # what follows is slow to import
     try:
         import torch
         from lightning_fabric.loggers import CSVLogger
@@ -198,12 +197,12 @@ def _chosen(
         config = config.model_copy(update={"linear_code_crops": crops})
     if data:
         config, line = with_data(config, data)
-        _tell(f"data {', '.join(data)}; {line}")
+        _print_once(f"data {', '.join(data)}; {line}")
     return config
 
 
-def _tell(line: str) -> None:
-    """Print a line, once for all processes of a run."""
+def _print_once(line: str) -> None:
+    """Print a line from one of a run's processes."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     if next((rank for rank in ranks if rank is not None), "0") == "0":
         typer.echo(line)
