@@ -4,6 +4,7 @@ import torch
 
 from earvae.config import TrainConfig
 from earvae.training import set_up as starting
+from earvae.training import train as training
 from earvae.training.set_up import initial_model
 
 
@@ -19,8 +20,7 @@ def test_without_crops_to_fit_on_the_codes_keep_neighbouring_values_of_a_frame(r
 
 def test_the_network_starts_alike_with_and_without_fitted_codes(recipe):
     fitted, unfitted = (
-        initial_model(TrainConfig(**recipe | {"linear_code_crops": crops}))
-        for crops in (8, 0)
+        initial_model(TrainConfig(**recipe | {"linear_code_crops": crops})) for crops in (8, 0)
     )
     assert not torch.equal(fitted.encoder.code.basis, unfitted.encoder.code.basis)
     ours, theirs = fitted.state_dict(), unfitted.state_dict()
