@@ -6,9 +6,8 @@ import os
 import sys
 import time
 import traceback
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,22 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "compact"
 CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at 0.08 s a crop
-
-
-class Precision(str, Enum):
-    """Arithmetic of the networks; tf32 is float32 with products of ten bits, on GPUs that have
-    it. The objective computes in float32, but for tf32."""
-
-    full = "32-true"
-    tf32 = "tf32"
-    bf16 = "bf16-mixed"
-
-
-class Log(str, Enum):
-    """Where figures go besides the run's log.jsonl."""
-
-    tensorboard = "tensorboard"
-    csv = "csv"
 
 
 def train(
@@ -76,8 +59,12 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of the networks; losses stay in float32.")
-    ] = Precision.full,
+        Literal["32-true", "tf32", "bf16-mixed"],
+        typer.Option(
+            help="Of the networks. tf32 is float32 with products of ten bits, on GPUs that have "
+            "it; losses stay in float32, but for tf32."
+        ),
+    ] = "32-true",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many on this machine, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(help="Machines that train together.", min=1)] = 1,
@@ -92,8 +79,11 @@ def train(
         int | None, typer.Option(help="CPU threads of the model; default: all cores.", min=1)
     ] = None,
     log: Annotated[
-        Log, typer.Option(help="TensorBoard also gets audio and spectrograms.")
-    ] = Log.tensorboard,
+        Literal["tensorboard", "csv"],
+        typer.Option(
+            help="Where figures go besides log.jsonl. TensorBoard also gets audio and spectrograms."
+        ),
+    ] = "tensorboard",
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -144,12 +134,12 @@ def train(
         status = training.train(
             _chosen(path, data, weights, minutes),
             run,
-            precision=precision.value,
+            precision=precision,
             accelerator=device,
             devices=int(devices) if devices.isdigit() else devices,
             nodes=nodes,
             strategy=strategy,
-            loggers=[CSVLogger(run, name="csv", version="")] if log is Log.csv else None,
+            loggers=[CSVLogger(run, name="csv", version="")] if log == "csv" else None,
             minutes=minutes,
             started=started,
         )
