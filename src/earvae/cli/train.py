@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from earvae.cli.errors import one_line, usage_error
+from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from earvae.config import TrainConfig
@@ -143,10 +144,10 @@ def train(
             minutes=minutes,
             started=started,
         )
-    except Exception as error:
+    except EarvaeError:
         if debug:
             traceback.print_exc()
-        one_line(str(error) or type(error).__name__)
+        raise
     raise typer.Exit(status)
 
 
