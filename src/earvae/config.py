@@ -576,7 +576,7 @@ class TrainConfig(Config):
         4_000,
         gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")
