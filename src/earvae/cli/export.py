@@ -9,7 +9,6 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.errors import one_line
-from earvae.errors import EarvaeError
 
 
 def export(
@@ -63,19 +62,12 @@ def export(
     vae = options.load_model(weights, config, sample_rate, "cpu")
 
     if onnx is not None:
-        try:
-            files = export_onnx(vae, onnx, half)
-        except EarvaeError as error:
-            one_line(str(error))
-        for path in files:
+        for path in export_onnx(vae, onnx, half):
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:
-        from earvae.export.diffusers import NotConvertibleError, export_diffusers
+        from earvae.export.diffusers import export_diffusers
 
-        try:
-            differences = export_diffusers(vae, diffusers)
-        except (NotConvertibleError, OSError) as error:
-            one_line(f"{diffusers}: not written: {error}")
+        differences = export_diffusers(vae, diffusers)
         typer.echo(f"{diffusers}: for AutoencoderOobleck.from_pretrained")
         for line in differences:
             typer.echo(f"note: {line}")

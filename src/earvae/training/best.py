@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from earvae.config import ConfigError, TrainConfig
+from earvae.errors import WriteError
 from earvae.training.fsdp import gathered
 from earvae.training.state import State, plain_model
 from earvae.training.validate import figure_names
@@ -55,7 +56,7 @@ class Best:
         try:
             plain_model(self._config, weights).save_pretrained(self._folder)
             (self._folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        except OSError as error:
+        except (OSError, WriteError) as error:
             print(f"{self._folder}: could not be written: {error}", file=sys.stderr)
 
     def _recorded(self) -> float | None:

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, WriteError
 from earvae.model.vae import EarVAE
 from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
@@ -216,7 +216,7 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
             _write(run_dir / CHECKPOINT, content)
             _keep_numbered(run_dir, state.step, config.keep)
             plain_model(config, content["ema"]).save_pretrained(run_dir / EMA)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        except (OSError, WriteError, RuntimeError) as error:  # of torch for a full disk
             failure = f"{run_dir}: the checkpoint could not be written: {_first_line(error)}"
     failure = fabric.broadcast(failure)
     if failure:
