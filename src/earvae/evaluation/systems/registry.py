@@ -50,7 +50,7 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
             system = make(spec, device)
         except SpecError:
             raise
-        except (EarvaeError, ValueError, OSError) as error:
+        except EarvaeError as error:
             failures.append(str(error))
             continue
         if system.name in systems or system.name == "reference":
