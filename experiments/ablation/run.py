@@ -42,7 +42,7 @@ from earvae.evaluation.evaluate import evaluate
 from earvae.evaluation.excerpts import Span, Track, references
 from earvae.evaluation.systems.registry import make
 from earvae.tracks import find
-from earvae.training.train import initial_model
+from earvae.training.set_up import initial_model
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
