@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from earvae.config import SpectralConfig
 from earvae.model.spectral import (
@@ -12,7 +11,7 @@ from earvae.model.spectral import (
     match_loudness,
     scale_residual,
 )
-from earvae.model.vae import WEIGHTS_NAME, EarVAE
+from earvae.model.vae import EarVAE
 
 SMALL = SpectralConfig(
     hop_length=128,
@@ -143,14 +142,6 @@ def test_loudness_is_matched_by_the_median_and_survives_a_file(vae, tmp_path):
     match_loudness(own.decoder, [-0.5])
     own.save_pretrained(tmp_path, dtype=torch.float16)
     assert EarVAE.from_pretrained(tmp_path).decoder.makeup == own.decoder.makeup != 1
-
-
-def test_weights_from_before_the_loudness_factor_have_none(vae, tmp_path):
-    vae.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / WEIGHTS_NAME)
-    del weights["decoder.makeup"]
-    save_file(weights, tmp_path / WEIGHTS_NAME)
-    assert EarVAE.from_pretrained(tmp_path).decoder.makeup == 1
 
 
 @torch.no_grad()

@@ -65,12 +65,9 @@ def export(
         for path in export_onnx(vae, onnx, half):
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:
-        from earvae.export.diffusers import NotConvertibleError, export_diffusers
+        from earvae.export.diffusers import export_diffusers
 
-        try:
-            differences = export_diffusers(vae, diffusers)
-        except (NotConvertibleError, OSError) as error:
-            one_line(f"{diffusers}: not written: {error}")
+        differences = export_diffusers(vae, diffusers)
         typer.echo(f"{diffusers}: for AutoencoderOobleck.from_pretrained")
         for line in differences:
             typer.echo(f"note: {line}")
