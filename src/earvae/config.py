@@ -122,7 +122,7 @@ class SpectralConfig(Config):
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
-    class_frames: int = Field(1, ge=1, description="latent frames that a class is chosen over; odd")
+    class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
@@ -143,8 +143,8 @@ class SpectralConfig(Config):
             )
         if self.linear_channels > min(self.linear_subspace, 2 * self.hop_length):
             raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
-        if not self.kernel % 2 == self.level_frames % 2 == self.class_frames % 2 == 1:
-            raise ValueError("kernel, level_frames and class_frames must be odd")
+        if not self.kernel % 2 == self.level_frames % 2 == 1:
+            raise ValueError("kernel and level_frames must be odd")
         return self
 
     @property

@@ -47,7 +47,7 @@ def vae() -> EarVAE:
 def test_the_linear_code_is_in_the_first_latents_untouched(vae):
     audio = coloured_noise(2, 20, seed=1)
     linear, chosen = vae.encoder.code.encode(vae.encoder.transform(audio))
-    expected = torch.cat([linear, vae.encoder.code.tell(chosen)], dim=2).transpose(1, 2)
+    expected = torch.cat([linear, vae.encoder.code.points_of(chosen)], dim=2).transpose(1, 2)
     torch.testing.assert_close(vae.encode(audio).mean[:, :12], expected)
 
 
@@ -58,7 +58,7 @@ def test_the_residual_never_touches_the_bins_the_linear_code_keeps(vae):
     latents[:, 12:] += 3  # whatever the learned latents say
     code = vae.encoder.code
     frames = vae.encoder.transform(vae.decode(latents))
-    chosen = code.read(latents[:, 10:12].transpose(1, 2))
+    chosen = code.nearest(latents[:, 10:12].transpose(1, 2))
     linear = code.decode(latents[:, :10].transpose(1, 2), chosen)
     own = (chosen @ (code.explained >= PROTECTED_SHARE).float()) > 0  # [batch, frames, features]
     assert own.any() and not own.all()
@@ -92,16 +92,13 @@ def test_nothing_reaches_further_than_context_frames(vae, part):
         probe = coloured_noise(1, 41).requires_grad_()
         output = module(probe)[0, :, frame].square().sum()
         touched = torch.autograd.grad(output, probe)[0].reshape(2, 41, 128).abs().amax((0, 2))
-        # A choice has no gradient: that of a class reaches further by what it looks at.
-        further = SMALL.class_frames // 2
     else:
         probe = torch.randn(1, 16, 41, requires_grad=True)
         output = module(probe)[..., frame * 128 : (frame + 1) * 128].square().sum()
         touched = torch.autograd.grad(output, probe)[0][0].abs().amax(0)
-        further = 0
     reached = touched.nonzero().flatten()
-    assert reached.min() == frame - module.context_frames + further
-    assert reached.max() == frame + module.context_frames - further
+    assert reached.min() == frame - module.context_frames
+    assert reached.max() == frame + module.context_frames
 
 
 @torch.no_grad()
