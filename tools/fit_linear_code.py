@@ -2,10 +2,10 @@
 
     python tools/fit_linear_code.py corpus/manifest.jsonl
 
-Writes src/earvae/evaluation/linear_code.safetensors: the 64 principal components of frames of
-1024 stereo samples (two MDCT blocks of 512), sorted by variance, in half precision. Crops are
-1.5 s long, drawn with probability proportional to the tracks' duration (seed 0); each counts
-alike, however loud. Needs the corpus.
+Writes src/earvae/evaluation/systems/linear_code.safetensors: the 64 principal components of
+frames of 1024 stereo samples (two MDCT blocks of 512), sorted by variance, in half precision.
+Crops are 1.5 s long, drawn with probability proportional to the tracks' duration (seed 0); each
+counts alike, however loud. Needs the corpus.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from earvae.evaluation.excerpts import SAMPLE_RATE
-from earvae.evaluation.models import LINEAR_CODE
+from earvae.evaluation.systems.models import LINEAR_CODE
 from earvae.model.pca import at_unit_level, principal_components
 from earvae.model.transform import FrameTransform
 

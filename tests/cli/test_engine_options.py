@@ -43,8 +43,8 @@ def commands(tmp_path, earvae, music):
         "reconstruct": ["reconstruct", source, "-o", tmp_path / "r.wav"],
         "decode": ["decode", latents, "-o", tmp_path / "d.wav", "--force"],
         "encode": ["encode", source, "-o", tmp_path / "e.safetensors"],
-        "library": ["encode", source.parent, "-o", tmp_path / "library", "--library"],
-        "shards": ["encode", source.parent, "-o", tmp_path / "shards", "--shards"],
+        "library": ["library", source.parent, "-o", tmp_path / "library"],
+        "shards": ["library", source.parent, "-o", tmp_path / "shards", "--shards"],
     }
 
 
@@ -112,7 +112,7 @@ def encode(tmp_path, earvae, music, monkeypatch):
     monkeypatch.setattr(options, "load_model", lambda *_: EarVAE.from_pretrained(PAPER))
 
     def run(*given, out=tmp_path / "out"):
-        return earvae("encode", tmp_path / "in", "-o", out, "--library", *given)
+        return earvae("library", tmp_path / "in", "-o", out, *given)
 
     return run
 
@@ -151,19 +151,7 @@ def test_engines_give_a_library_what_they_give_a_model(tmp_path, encode):
         torch.testing.assert_close(exact, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
-def test_a_library_from_before_there_were_engines_goes_on_as_plain(tmp_path, encode):
-    """Its record names no engine. The digests in its files stay valid: none is encoded again."""
-    assert encode("--engine", "plain").exit_code == 0
-    path = tmp_path / "out" / "library.json"
-    record = record_of(tmp_path / "out")
-    del record["engine"], record["precision"]
-    path.write_text(json.dumps(record))
-    refused = encode()
-    assert refused.exit_code == 1 and "(engine plain → exact)" in refused.stderr
-    assert "2 files were done already" in encode("--engine", "plain").stdout
-
-
-def test_digests_from_before_there_were_engines_are_those_of_plain_float32():
+def test_the_digest_of_settings_stays_as_files_have_it():
     from earvae.library.settings import Settings
 
     before = Settings("packing", 44_100, 1024, 64)

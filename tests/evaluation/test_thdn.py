@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from earvae.evaluation.codecs import Codec, Identity
+from earvae.evaluation.systems import System
+from earvae.evaluation.systems.checks import Identity
 from earvae.evaluation.thdn import (
     FREQUENCIES,
     HARMONICS,
@@ -35,7 +36,7 @@ def notch_db(ratio: float) -> float:
     return 20 * math.log10(abs((s**2 + 1) / (s**2 + s / NOTCH_Q + 1)))
 
 
-class Cubic(Codec):
+class Cubic(System):
     """x + k x³, which gives a sine of amplitude a the third harmonic k a³/4."""
 
     name, description = "cubic", "a cubic curve"

@@ -16,9 +16,9 @@ from earvae.objective import PerceptualLoss
 from earvae.training import step as stepping
 from earvae.training import train as training
 from earvae.training.loader import make_batches, open_crops
+from earvae.training.set_up import set_up
 from earvae.training.stages import locate
 from earvae.training.state import CHECKPOINT
-from earvae.training.train import set_up
 
 CLIPS = Path(__file__).parents[1] / "clips"
 COMPACT = {"architecture": "compact", "width": 64, "encoder_blocks": 1, "decoder_blocks": 1}

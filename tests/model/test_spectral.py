@@ -1,16 +1,8 @@
-import copy
-
 import pytest
 import torch
 
 from earvae.config import SpectralConfig
-from earvae.model.spectral import (
-    PROTECTED_SHARE,
-    fit_codes,
-    local_level,
-    match_loudness,
-    scale_residual,
-)
+from earvae.model.spectral import PROTECTED_SHARE, fit_codes, local_level
 from earvae.model.vae import EarVAE
 
 SMALL = SpectralConfig(
@@ -126,38 +118,6 @@ def test_the_default_stays_within_sixteen_million_parameters():
     with torch.device("meta"):
         vae = EarVAE(SpectralConfig())
     assert sum(p.numel() for p in vae.parameters()) <= 16_000_000
-
-
-@torch.no_grad()
-def test_loudness_is_matched_by_the_median_and_survives_a_file(vae, tmp_path):
-    own = copy.deepcopy(vae)
-    latents = own.encode(coloured_noise(1, 20, seed=3)).mean
-    match_loudness(own.decoder, [-9.0, -6.02, 1.0])  # half the amplitude, in the middle
-    torch.testing.assert_close(own.decode(latents), 2 * vae.decode(latents), rtol=1e-3, atol=1e-5)
-    match_loudness(own.decoder, [6.02])  # what is measured with the factor in place adds to it
-    torch.testing.assert_close(own.decode(latents), vae.decode(latents), rtol=2e-3, atol=1e-5)
-    match_loudness(own.decoder, [-0.5])
-    own.save_pretrained(tmp_path, dtype=torch.float16)
-    assert EarVAE.from_pretrained(tmp_path).decoder.makeup == own.decoder.makeup != 1
-
-
-@torch.no_grad()
-def test_the_residual_alone_is_scaled_and_only_from_a_frequency_up():
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
-    fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
-    transform = vae.encoder.transform
-    above = transform.frequencies(44_100) >= 8_000
-    latents = vae.encode(coloured_noise(1, 20, seed=4)).mean
-    # Inner frames: at the ends, half of the transform's overlap is missing.
-    before = transform(vae.decode(latents))[:, 2:-2]
-    scale_residual(vae.decoder, -6.0206, from_hz=8_000)
-    after = transform(vae.decode(latents))[:, 2:-2]
-    torch.testing.assert_close(after[..., above], before[..., above] / 2, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(after[..., ~above], before[..., ~above], rtol=1e-3, atol=1e-6)
-    assert before[..., above].abs().max() > 1e-3
-    with pytest.raises(ValueError, match="not zero above 3000 Hz"):
-        scale_residual(vae.decoder, -6.0, from_hz=3_000)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from recipes import of_steps, start, state_of
 from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import train as training
-from earvae.training.ending import Budget, Stop, Workers, told
+from earvae.training.ending import Budget, Stop, Workers, explain
 
 # What happens at the third step, in place of it.
 FAULTS = {
@@ -215,7 +215,7 @@ def test_failures_are_told_in_one_line_with_what_to_do():
         KeyError("sources"): "KeyError: 'sources'",
     }  # fmt: skip
     for error, part in expected.items():
-        line = told(error)
+        line = explain(error)
         assert part in line and "\n" not in line, line
 
 

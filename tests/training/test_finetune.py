@@ -14,6 +14,7 @@ from earvae import EarVAE
 from earvae.cli.main import app
 from earvae.config import ConfigError, TrainConfig
 from earvae.training import train as training
+from earvae.training.set_up import initial_discriminator
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -82,11 +83,11 @@ def test_a_run_starts_from_the_generator_and_the_discriminator_of_another(staged
     first = state_of(tmp_path / "first")
     for name, weight in training.initial_model(second).state_dict().items():
         assert torch.equal(weight, first["ema"][name])
-    for name, weight in training.initial_discriminator(second).state_dict().items():
+    for name, weight in initial_discriminator(second).state_dict().items():
         assert torch.equal(weight, first["discriminator"][name])
     wider = second.discriminator.model_copy(update={"channels": 3})
     with pytest.raises(ConfigError, match="its discriminator is not the one under"):
-        training.initial_discriminator(second.model_copy(update={"discriminator": wider}))
+        initial_discriminator(second.model_copy(update={"discriminator": wider}))
 
 
 def test_the_shipped_model_can_be_a_start():

@@ -10,8 +10,8 @@ import soundfile
 from earvae import EarVAE, recipes
 from earvae.config import ConfigError, SourceConfig, TrainConfig, read
 from earvae.training.own_data import with_data
+from earvae.training.set_up import with_model
 from earvae.training.sources import list_tracks
-from earvae.training.weights import with_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

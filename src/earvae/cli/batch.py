@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,47 +115,60 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 
 
 def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[Report], list[str]]:
-    """Do every job, with a progress bar where standard error is a terminal.
-
-    A file that fails becomes one line of the second list, and the next is done.
-    """
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Do every job. A file that fails becomes one line of the second list, and the next is done."""
     reports: list[Report] = []
     failures: list[str] = []
-    console = Console(stderr=True)
-    with (
-        tidy_when_terminated(),
-        Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        ) as bar,
-    ):
-        task = bar.add_task("", total=len(jobs))
+    with tidy_when_terminated(), progress_bar(len(jobs), "") as update:
         for number, job in enumerate(jobs):
-            bar.update(task, description=job.source.name, completed=number)
+            update(completed=number, description=job.source.name)
 
             def progress(share: float, number: int = number) -> None:
-                bar.update(task, completed=number + share)
+                update(completed=number + share)
 
             try:
-                reports.append(work(job, progress))
+                with memory_explained(
+                    f"{job.source}: out of memory; use a smaller --chunk-seconds"
+                ):
+                    reports.append(work(job, progress))
             except EarvaeError as error:
                 failures.append(str(error))
-            except (MemoryError, torch.OutOfMemoryError):
-                failures.append(_out_of_memory(job))
-            except RuntimeError as error:
-                if "allocate memory" not in str(error):
-                    raise
-                failures.append(_out_of_memory(job))
     return reports, failures
+
+
+@contextmanager
+def progress_bar(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar where standard error is a terminal; a function to call with ``advance`` or
+    ``completed`` out of ``total``, and perhaps ``description``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        MofNCompleteColumn(),
+        Remaining(),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        yield partial(bar.update, bar.add_task(what, total=total))
+
+
+@contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Running out of memory, of a CPU or a GPU, becomes an EarvaeError of this line."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and "allocate memory" not in str(error):
+            raise
+        raise EarvaeError(advice) from None
 
 
 @contextmanager
@@ -169,10 +183,6 @@ def tidy_when_terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _out_of_memory(job: Job) -> str:
-    return f"{job.source}: out of memory; use a smaller --chunk-seconds"
 
 
 def stdout() -> Console:

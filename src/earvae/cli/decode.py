@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def decode(
-    inputs: options.Inputs = None,
-    output: options.Output = None,
+    inputs: options.Inputs,
+    output: options.Output,
     weights: options.Weights = None,
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,
@@ -46,7 +46,7 @@ def decode(
 ) -> None:
     """Decode latents to audio, at the original's rate and of the original's length.
 
-    Files of `earvae encode --normalise` say that they are normalised, and are put back without
+    Files of `earvae library --normalise` say that they are normalised, and are put back without
     being asked. Latents that a diffusion model generated in normalised form and saved without
     saying so need --denormalise; do not give it for files that are not normalised.
 
@@ -55,10 +55,6 @@ def decode(
     earvae decode latents/ -o decoded/
     earvae decode generated/ -o heard/ --denormalise latents/latent_stats.json
     """
-    if not inputs:
-        options.usage_error("name at least one latent file or folder to read")
-    if output is None:
-        options.usage_error("say where to write: -o OUT")
     one_file = to_one_file(inputs, output)
     new_suffix = options.output_suffix(output, one_file, suffix)
     form = options.output_format(new_suffix, subtype, clip)

@@ -10,6 +10,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import stdout
+from earvae.cli.errors import usage_error
 
 if TYPE_CHECKING:
     from earvae import EarVAE
@@ -56,16 +57,22 @@ def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> d
     from earvae.latents import file
     from earvae.tracks import SUFFIXES
 
-    path = Path(source) if source else None
-    if path is not None and path.suffix.lower() in SUFFIXES:
-        return _audio_rows(path)
-    if path is not None and path.suffix in (file.SUFFIX, file.NPY):
-        try:
-            return _latent_rows(path, file.inspect(path))
-        except file.LatentsError:  # weights, perhaps
-            if path.suffix == file.NPY:
-                raise
-    return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
+    rows = None
+    if source is not None:
+        path = Path(source)
+        if path.suffix.lower() in SUFFIXES:
+            rows = _audio_rows(path)
+        elif path.suffix in (file.SUFFIX, file.NPY):
+            try:
+                rows = _latent_rows(path, file.inspect(path))
+            except file.LatentsError:  # weights, perhaps
+                if path.suffix == file.NPY:
+                    raise
+    if rows is None:
+        return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
+    if config is not None or sample_rate is not None:
+        usage_error(f"{source}: is no model; --config and --sample-rate are of models")
+    return rows
 
 
 def _audio_rows(path: Path) -> dict:

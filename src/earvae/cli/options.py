@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from earvae.audio import OutputFormat
     from earvae.engine import InferenceVAE
 
-Inputs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="IN...", show_default=False, help="Files, or folders to search."),
-]
-Output = Annotated[
-    str | None,  # a Path would lose the slash at the end
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
-        "Existing files are replaced.",
-    ),
-]
+_INPUTS = typer.Argument(
+    metavar="IN...", show_default=False, help="Files, manifests (.jsonl), or folders to search."
+)
+Inputs = Annotated[list[Path], _INPUTS]
+OptionalInputs = Annotated[list[Path] | None, _INPUTS]
+_OUTPUT = typer.Option(
+    "--output",
+    "-o",
+    metavar="OUT",
+    help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
+    "Existing files are replaced.",
+)
+Output = Annotated[str, _OUTPUT]  # a Path would lose the slash at the end
+OptionalOutput = Annotated[str | None, _OUTPUT]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -57,8 +57,8 @@ Engine = Annotated[
     typer.Option(
         "--engine",
         help="auto, plain, exact or fast. auto: equal to plain within rounding, about three times "
-        "as fast for the paper's architecture on a CPU. fast: products in bfloat16 where the device "
-        "has it, differs by about -40 dB of the signal.",
+        "as fast for the paper's architecture on a CPU. fast: products in bfloat16 where the "
+        "device has it, differs by about -40 dB of the signal.",
     ),
 ]
 Precision = Annotated[
@@ -82,6 +82,13 @@ Seed = Annotated[
     typer.Option(
         "--seed", min=0, help="Of --sample, for every file alike. Default: a new one, reported."
     ),
+]
+Half = Annotated[bool, typer.Option("--half", help="Store float16 latents.")]
+RankNumber = Annotated[
+    int | None, typer.Option("--rank", help="This process, from 0. Default: torchrun, SLURM.")
+]
+WorldSize = Annotated[
+    int | None, typer.Option("--world-size", help="Processes in all, each with its --rank.")
 ]
 Downmix = Annotated[
     bool,
@@ -129,7 +136,7 @@ def output_suffix(output: str | None, one_file: bool, wanted: str | None) -> str
     if output is None or not one_file:
         return wanted or ".wav"
     suffix = Path(output).suffix
-    if wanted not in (None, suffix.lower()):
+    if wanted is not None:
         usage_error(f"{output}: is a file, and --format {wanted[1:]} is for folders; leave it out")
     return suffix
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    inputs: options.Inputs = None,
-    output: options.Output = None,
+    inputs: options.OptionalInputs = None,
+    output: options.OptionalOutput = None,
     weights: options.Weights = None,
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,

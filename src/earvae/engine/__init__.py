@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from earvae.errors import EarvaeError
 from earvae.model.layers import fold_weight_norm
 from earvae.model.oobleck import OobleckEncoder
+from earvae.model.parts import Parts
 from earvae.model.vae import EarVAE
 
 ENGINES = ("auto", "plain", "exact", "fast")
@@ -44,13 +45,9 @@ class InferenceVAE(EarVAE):
         precision: ``fp32`` or ``bf16``, of the matrix products; activations are always float32.
     """
 
-    def __init__(
-        self, source: EarVAE, encoder: nn.Module, decoder: nn.Module, engine: str, precision: str
-    ) -> None:
-        nn.Module.__init__(self)  # not EarVAE's, which would build the layers
-        self.config, self.engine, self.precision = source.config, engine, precision
-        self.transformers = source.transformers
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, source: EarVAE, parts: Parts, engine: str, precision: str) -> None:
+        super().__init__(source.config, parts)
+        self.engine, self.precision = engine, precision
         self._identity = source.identity
         self.eval()
 
@@ -82,7 +79,7 @@ def accelerate(vae: EarVAE, engine: str = "auto") -> InferenceVAE:
         arithmetic = oobleck.FAST if engine == "fast" else oobleck.EXACT
         encoder = oobleck.FastEncoder(encoder, arithmetic)
         decoder = oobleck.FastDecoder(decoder, arithmetic)
-    return InferenceVAE(vae, encoder, decoder, engine, precision)
+    return InferenceVAE(vae, Parts(encoder, vae.transformers, decoder), engine, precision)
 
 
 def choose(vae: EarVAE, engine: str) -> tuple[str, str]:

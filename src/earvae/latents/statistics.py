@@ -118,7 +118,7 @@ class Statistics:
         return cls(latents.metadata.model, latents.metadata.latents, 1, moments, variance)
 
     def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both sets of latents. Raises LatentsError if they do not go together."""
+        """The statistics of both sets of latents. Raises LatentsError if they do not match."""
         if self.mean.shape != other.mean.shape:
             raise LatentsError("latents of different numbers of channels beside each other")
         if (self.model, self.latents) != (other.model, other.latents):

@@ -67,13 +67,18 @@ class Summary:
         """Of the time, 0…1."""
         return self.compute_seconds / max(self.seconds, 1e-9)
 
+    @property
+    def speed(self) -> float:
+        """Seconds of audio for each second."""
+        return self.audio_seconds / max(self.seconds, 1e-9)
+
     def values(self) -> dict:
         """For JSON."""
         return asdict(self) | {
             "failures": len(self.failures),
             "files_per_second": round(self.files_per_second, 3),
             "compute_share": round(self.compute_share, 4),
-            "speed": round(self.audio_seconds / max(self.seconds, 1e-9), 2),
+            "speed": round(self.speed, 2),
         }
 
 

@@ -24,6 +24,11 @@ class Rank:
         """Whether the thing of this number is this rank's."""
         return number % self.world == self.rank
 
+    def files(self, total: int, block: int) -> int:
+        """How many of ``total`` files are this rank's, dealt in blocks of ``block``."""
+        starts = range(self.rank * block, total, self.world * block)
+        return sum(min(block, total - start) for start in starts)
+
 
 def find_rank(
     rank: int | None = None, world: int | None = None, environment: Mapping[str, str] = os.environ

@@ -14,12 +14,11 @@ in its place:
 
 L1 asks for less than is there of what cannot be known, so a trained decoder is a little too quiet.
 Its last factor, ``makeup``, is fixed after training and gives the loudness back
-(``match_loudness``).
+(tools/match_loudness.py).
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 
 import torch
@@ -179,29 +178,6 @@ def fit_codes(
     fit_envelope_code(encoder.envelope, torch.cat(levels))
     round_to_half(encoder.envelope)
     decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
-
-
-@torch.no_grad()
-def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> None:
-    """Set ``makeup`` from the loudness of trained reconstructions, in LU above the originals: as
-    many are louder as are quieter afterwards. It is rounded to half precision."""
-    gain = 10 ** (-statistics.median(differences) / 20)
-    decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
-
-
-@torch.no_grad()
-def scale_residual(decoder: SpectralDecoder, decibels: float, from_hz: float) -> None:
-    """Make what the decoder adds to the linear code this much louder from ``from_hz`` up.
-
-    Raises:
-        ValueError: the linear code reaches up there; the two must keep their proportion.
-    """
-    above = decoder.transform.frequencies(decoder.config.sample_rate) >= from_hz
-    if decoder.code.explained[:, above].any():
-        raise ValueError(f"the linear code is not zero above {from_hz:g} Hz, so choose higher")
-    gain = 10 ** (decibels / 20)
-    decoder.shape.weight[above] *= gain
-    decoder.shape.bias[above] *= gain
 
 
 def round_to_half(code: nn.Module) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from earvae.evaluation.report.results import Loudness
+from earvae.evaluation.metrics.loudness import Loudness
 
 TARGET_LUFS = -14.0
 CEILING_DB = -1.0  # true peak of what is played

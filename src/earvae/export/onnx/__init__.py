@@ -107,8 +107,8 @@ def encoder_graph(vae: EarVAE, half: bool = False) -> Graph:
             "use earvae itself, with PyTorch, to encode and decode with it"
         )
     std = scale.op("Softplus")
-    if floor := getattr(vae.config, "std_floor", 0.0):
-        std = std + floor
+    if vae.config.std_floor:
+        std = std + vae.config.std_floor
     latents = ["batch", vae.latent_channels, "frames"]
     graph.output("mean", mean, latents)
     graph.output("std", std, latents)

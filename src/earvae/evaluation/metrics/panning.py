@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from earvae.evaluation.octaves import band_bins, stft
+from earvae.evaluation.metrics.octaves import BANDS_HZ, band_bins, stft
+from earvae.evaluation.metrics.signal import Signal
 
 WINDOW, HOP = 2048, 1024  # samples
 APART_DB = 12.0
@@ -25,39 +26,25 @@ def channel_levels(audio: Tensor, sample_rate: float) -> Tensor:
     return 10 * (torch.stack(bands) / HANN_BINS).clamp_(min=10 ** (FLOOR_DB / 10)).log10_()
 
 
-def panning_figures(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict[str, float]:
-    """Mean error of the quieter channel's level in each band, of ``channel_levels`` of both.
+@torch.no_grad()
+def panning_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
+    """Mean error of the quieter channel's level in each band, of ``[2, samples]`` each.
 
     ``panning_<band>`` in dB, reconstruction minus target, 0 is best: over the frames in which one
     channel of the target is at least 12 dB below the other and the other is above -50 dB of a
     full-scale sine. What leaks from the louder channel makes it positive. NaN where fewer than 20
     frames (half a second) are such, so in every band of a mono track. Definition: SPEC.md,
     section 8, which leaves the scale and the silent channel open.
-
-    Args:
-        ours: levels of the reconstruction.
-        theirs: of the target, the same shape.
-        sample_rate: Hz.
+    Raises ValueError for signals shorter than 2048 samples.
     """
+    ours, theirs = (channel_levels(x.audio, x.sample_rate) for x in (reconstruction, target))
     quieter, louder = theirs.aminmax(dim=1)
     panned = (louder - quieter >= APART_DB) & (louder > LOUD_DB)
     side = theirs.argmin(dim=1, keepdim=True)
     error = ours.gather(1, side)[:, 0] - quieter
     figures = {}
-    for row, band in enumerate(band_bins(WINDOW, sample_rate)):
+    for row, band in enumerate(BANDS_HZ):
         values = error[row][panned[row]]
-        figures[f"panning_{band}"] = (
-            float(values.mean()) if len(values) >= LEAST_FRAMES else math.nan
-        )
+        enough = len(values) >= LEAST_FRAMES
+        figures[f"panning_{band}"] = float(values.mean()) if enough else math.nan
     return figures
-
-
-def panning_metrics(
-    reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100
-) -> dict[str, float]:
-    """``panning_figures`` of two signals ``[2, samples]``, full scale = 1.
-
-    Raises ValueError for signals shorter than 2048 samples.
-    """
-    ours, theirs = (channel_levels(x, sample_rate) for x in (reconstruction, target))
-    return panning_figures(ours, theirs, sample_rate)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.evaluation.blocks import Pair, blocks, unfiltered
+from earvae.evaluation.metrics.blocks import Pair, blocks, unfiltered
 from earvae.mel import mel_filters
 
 POWER_FLOOR = 1e-8  # least power of a bin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from earvae.evaluation.blocks import Pair, blocks
+from earvae.evaluation.metrics.blocks import Pair, blocks
 
 WEIGHT_FLOOR = 1e-6  # bins of less weight than this do not count
 TINY = 1e-30  # a product of the target's channels that has no phase

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from earvae.evaluation.octaves import WINDOW, band_bins, mid_spectrum
+from earvae.evaluation.metrics.octaves import BANDS_HZ, WINDOW, band_bins, mid_spectra
+from earvae.evaluation.metrics.signal import Signal
 
 PROMINENCE_DB = 8.0  # over the median of the bins around
 AROUND = 12  # bins on both sides
@@ -17,6 +18,7 @@ RANGE_DB = 50.0  # below the strongest bin of the frame
 INAUDIBLE_DB = -100.0  # of a full-scale sine: what rounding leaves in silence has no lines
 TOLERANCE_DB = 6.0
 HIGHEST_HZ = 8_000.0  # above, no codec keeps a tenth of them
+LINE_BANDS = tuple(name for name, (_, high) in BANDS_HZ.items() if high <= HIGHEST_HZ)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Lines:
 
 
 def find_lines(spectrum: Tensor, sample_rate: float) -> Lines:
-    """Lines of a Mid spectrum ``[frames, bins]`` (``octaves.mid_spectrum``): bins that exceed
+    """Lines of a Mid spectrum ``[frames, bins]`` (``octaves.mid_spectra``): bins that exceed
     their neighbours, and by 8 dB the median of the 12 bins on both sides and themselves, and are
     within 50 dB of their frame's maximum."""
     level = 20 * spectrum.abs().clamp_(min=1e-10).log10_()
@@ -48,7 +50,8 @@ def find_lines(spectrum: Tensor, sample_rate: float) -> Lines:
     return Lines(level, found & (below > AROUND))
 
 
-def line_figures(ours: Lines, theirs: Lines, sample_rate: float) -> dict[str, float]:
+@torch.no_grad()
+def line_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     """Shares of lines kept and invented in each band, and their F1.
 
     ``kept_<band>``, 0 to 1: lines of the target for which the reconstruction has a line in the
@@ -58,34 +61,23 @@ def line_figures(ours: Lines, theirs: Lines, sample_rate: float) -> dict[str, fl
     the harmonic mean of recall, which is ``kept``, and of precision, kept / (kept + invented).
     A signal that is full of lines keeps some by chance, which F1 makes it pay for.
     All are NaN where the target has no line in the band. Definitions: SPEC.md, section 8.
-
-    Args:
-        ours: of the reconstruction.
-        theirs: of the target, the same shape.
-        sample_rate: Hz.
+    Raises ValueError for signals shorter than 8192 samples.
     """
-    kept = theirs.found & _meets(theirs.level, ours)
-    invented = ours.found & ~_meets(ours.level, theirs)
+    rate = target.sample_rate
+    counts = dict.fromkeys(LINE_BANDS, (0, 0, 0))  # lines of the target, kept, invented
+    for spectra in mid_spectra(reconstruction, target):
+        ours, theirs = (find_lines(spectrum, rate) for spectrum in spectra)
+        kept = theirs.found & _meets(theirs.level, ours)
+        invented = ours.found & ~_meets(ours.level, theirs)
+        for band, bins in band_bins(WINDOW, rate, LINE_BANDS).items():
+            more = (int(x[:, bins].sum()) for x in (theirs.found, kept, invented))
+            counts[band] = tuple(map(sum, zip(counts[band], more, strict=True)))
     figures = {}
-    for band, bins in band_bins(WINDOW, sample_rate).items():
-        if bins.stop > ours.level.shape[1]:
-            continue
-        lines, k, i = (int(x[:, bins].sum()) for x in (theirs.found, kept, invented))
+    for band, (lines, k, i) in counts.items():
         figures[f"lines_f1_{band}"] = 2 * k / (lines + k + i) if lines else math.nan
         figures[f"kept_{band}"] = k / lines if lines else math.nan
         figures[f"invented_{band}"] = i / lines if lines else math.nan
     return figures
-
-
-def line_metrics(
-    reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100
-) -> dict[str, float]:
-    """``line_figures`` of two signals ``[channels, samples]``, full scale = 1.
-
-    Raises ValueError for signals shorter than 8192 samples.
-    """
-    ours, theirs = (find_lines(mid_spectrum(x), sample_rate) for x in (reconstruction, target))
-    return line_figures(ours, theirs, sample_rate)
 
 
 def _meets(level: Tensor, other: Lines) -> Tensor:

@@ -1,43 +1,21 @@
-"""Reconstruction metrics (docs/paper.md). They take audio alone and know nothing of the model.
-
-Every function takes ``reconstruction, target`` in this order. A value that the target leaves
-without a meaning (the phase of silence, the second channel of a one-sided track) is NaN, and
-``aggregate`` leaves it out of every mean and counts it. A reconstruction that has nothing where
-the target has something scores the worst instead.
-"""
+"""The metrics of the published evaluation (docs/paper.md)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from earvae.evaluation.coherence import coherences
-from earvae.evaluation.spectral_distance import distances
+from earvae.evaluation.metrics.coherence import coherences
+from earvae.evaluation.metrics.signal import Signal
+from earvae.evaluation.metrics.spectral_distance import distances
+from earvae.si_sdr import StreamingSiSdr
 
-SI_SDR_FLOOR = 1e-8  # keeps silence finite, as in the published evaluation
 MEL_BANDS = 64
 MEL_LENGTHS = (4096, 2048, 1024, 512)
 STFT_LENGTHS = (4096, 2048, 1024, 512, 256, 128)
 COHERENCE_LENGTHS = (4096, 2048, 1024, 512)
-SUM_BLOCK = 1 << 16  # samples
-
-
-def si_sdr(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB, higher is better (Le Roux et al. 2019).
-
-    ``[..., channels, samples]`` each, to ``[...]``: per channel with its mean removed, then the
-    mean over channels.
-    """
-    reconstruction = reconstruction - reconstruction.mean(dim=-1, keepdim=True)
-    target = target - target.mean(dim=-1, keepdim=True)
-    product = (reconstruction * target).sum(dim=-1, keepdim=True)
-    scale = product / (target.square().sum(dim=-1, keepdim=True) + SI_SDR_FLOOR)
-    signal = (scale * target).square().sum(dim=-1)
-    error = (reconstruction - scale * target).square().sum(dim=-1)
-    return (10 * torch.log10(signal / (error + SI_SDR_FLOOR) + SI_SDR_FLOOR)).mean(dim=-1)
 
 
 def mel_distance(reconstruction: Tensor, target: Tensor, sample_rate: float = 44_100) -> Tensor:
@@ -101,7 +79,7 @@ def track_metrics(
     stft, mel = distances(pair, sample_rate, STFT_LENGTHS, MEL_LENGTHS, MEL_BANDS)
     within, between = coherences(pair, COHERENCE_LENGTHS, channels=True, across=True)
     figures = {
-        "si_sdr": si_sdr_of_track(reconstruction, target),
+        "si_sdr": sounding_si_sdr(reconstruction, target),
         "mel": float(mel),
         "stft": float(stft),
         "icpc": float(within),
@@ -112,31 +90,20 @@ def track_metrics(
     return figures
 
 
-def si_sdr_of_track(reconstruction: Tensor, target: Tensor, mix: Tensor | None = None) -> float:
-    """``si_sdr`` over the channels that sound in the target; NaN where none does.
+def published_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
+    """``track_metrics`` of two signals."""
+    return track_metrics(reconstruction.audio, target.audio, target.sample_rate)
 
-    ``[channels, samples]`` each; sums are in double precision. ``mix`` (float64
-    ``[outputs, channels]``) has them compared as its outputs, Mid and Side for one.
+
+def sounding_si_sdr(reconstruction: Tensor, target: Tensor) -> float:
+    """SI-SDR in dB over the channels that sound in the target; NaN where none does.
+
+    ``[channels, samples]`` each; memory does not grow with the length.
     """
-
-    def total(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        rows = target.shape[0] if mix is None else mix.shape[0]
-        sums = torch.zeros(rows, dtype=torch.float64, device=target.device)
-        for piece in zip(
-            reconstruction.split(SUM_BLOCK, -1), target.split(SUM_BLOCK, -1), strict=True
-        ):
-            ours, theirs = (x.double() if mix is None else mix @ x.double() for x in piece)
-            sums += function(ours, theirs).sum(-1)  # in place: no small blocks that split the heap
-        return sums
-
-    samples = target.shape[-1]
-    x = total(lambda ours, theirs: ours)[:, None] / samples
-    y = total(lambda ours, theirs: theirs)[:, None] / samples
-    energy = total(lambda ours, theirs: (theirs - y).square_())
-    scale = total(lambda ours, theirs: (ours - x).mul_(theirs - y)) / (energy + SI_SDR_FLOOR)
-    error = total(lambda ours, theirs: (ours - x).sub_(scale[:, None] * (theirs - y)).square_())
-    ratio = scale.square() * energy / (error + SI_SDR_FLOOR)
-    return float((10 * torch.log10(ratio + SI_SDR_FLOOR))[energy > SI_SDR_FLOOR].mean())
+    meter = StreamingSiSdr()
+    meter.add(reconstruction, target)
+    value = meter.value()
+    return math.nan if value is None else value
 
 
 def checked_pair(reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Models and the linear baseline as codecs."""
+"""Models and the linear baseline as systems."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from earvae.evaluation.codecs import Codec, CodecError, resampled
 from earvae.evaluation.excerpts import SAMPLE_RATE, content_of
+from earvae.evaluation.systems.system import System, UnusableSystem, resampled
 from earvae.model.vae import EarVAE
 
 LINEAR_CODE = Path(__file__).parent / "linear_code.safetensors"
@@ -25,7 +25,7 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class EarVAECodec(Codec):
+class EarVAESystem(System):
     """An εar-VAE with the posterior mean as latents, as ``earvae reconstruct`` runs it: with the
     fastest engine that equals the plain model within rounding.
 
@@ -38,6 +38,7 @@ class EarVAECodec(Codec):
         self.vae, self.name = vae, name
         self.parameters = parameter_count(vae)
         frames = vae.sample_rate / vae.hop_length
+        self.hop = round(SAMPLE_RATE / frames)
         self.floats_per_second = vae.latent_channels * frames
         self.identity = vae.identity
         self.description = (
@@ -63,13 +64,13 @@ class EarVAECodec(Codec):
         return resampled(decoded, self.vae.sample_rate, SAMPLE_RATE, audio.shape[1])
 
 
-class LinearBaseline(Codec):
+class LinearBaseline(System):
     """The optimal fixed linear code of music: PCA of MDCT frames, ``components`` numbers each.
 
     The code was fitted on training music (tools/fit_linear_code.py) and comes with the package;
     of its components, sorted by variance, any first ones are the best code of that size.
 
-    Raises CodecError for more components than it has.
+    Raises UnusableSystem for more components than it has.
     """
 
     def __init__(self, components: int, name: str | None = None, path: Path = LINEAR_CODE) -> None:
@@ -79,7 +80,9 @@ class LinearBaseline(Codec):
             metadata = file.metadata()
         basis = load_file(path)["basis"].float()  # [features, components]
         if not 1 <= components <= basis.shape[1]:
-            raise CodecError(f"linear:{components}: this code has 1 to {basis.shape[1]} components")
+            raise UnusableSystem(
+                f"linear:{components}: this code has 1 to {basis.shape[1]} components"
+            )
         self.basis = basis[:, :components]
         self.hop = int(metadata["hop_length"])
         self.transform = FrameTransform(self.hop, int(metadata["mdct_length"]))
@@ -110,33 +113,42 @@ class LinearBaseline(Codec):
         return result
 
 
-class Oobleck(Codec):
+class Oobleck(System):
     """A folder that diffusers' ``AutoencoderOobleck`` loads; posterior mean.
 
     The network hears the whole excerpt at once, so its memory grows with the excerpt.
-    Raises CodecError where diffusers is missing or the folder holds no such model.
+    Raises UnusableSystem where diffusers is missing or the folder holds no such model.
     """
 
     def __init__(self, folder: Path, name: str | None = None, device: str = "cpu") -> None:
         try:
             from diffusers import AutoencoderOobleck
         except ImportError:
-            raise CodecError(f"oobleck:{folder}: needs diffusers: pip install diffusers") from None
+            raise UnusableSystem(
+                f"oobleck:{folder}: needs diffusers: pip install diffusers"
+            ) from None
         if not (folder / "config.json").is_file():
-            raise CodecError(f"oobleck:{folder}: no folder of a diffusers model (no config.json)")
+            raise UnusableSystem(
+                f"oobleck:{folder}: no folder of a diffusers model (no config.json)"
+            )
         try:
             model = AutoencoderOobleck.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise CodecError(f"oobleck:{folder}: {str(error).strip().splitlines()[0]}") from None
+            raise UnusableSystem(
+                f"oobleck:{folder}: {str(error).strip().splitlines()[0]}"
+            ) from None
         self.model, self.device = model.eval().to(device), device
         config = model.config
         self.rate, self.channels = config.sampling_rate, config.audio_channels
-        self.hop = math.prod(config.downsampling_ratios)
+        stride = math.prod(config.downsampling_ratios)
+        self.stride, self.hop = stride, round(stride * SAMPLE_RATE / self.rate)
         if self.channels != 2:
-            raise CodecError(f"oobleck:{folder}: has {self.channels} audio channels, 2 are needed")
+            raise UnusableSystem(
+                f"oobleck:{folder}: has {self.channels} audio channels, 2 are needed"
+            )
         self.name = name or "oobleck"
         self.parameters = parameter_count(model)
-        self.floats_per_second = config.decoder_input_channels * self.rate / self.hop
+        self.floats_per_second = config.decoder_input_channels * self.rate / stride
         self.description = f"AutoencoderOobleck of {folder.name}"
         weights = sorted(path for path in folder.iterdir() if path.is_file())
         self.content = {path.name: content_of(path) for path in weights}
@@ -149,7 +161,7 @@ class Oobleck(Codec):
     def round_trip(self, audio: Tensor) -> Tensor:
         ours = resampled(audio, SAMPLE_RATE, self.rate, None)
         samples = ours.shape[1]
-        padded = nn.functional.pad(ours, (0, -samples % self.hop))[None].to(self.device)
+        padded = nn.functional.pad(ours, (0, -samples % self.stride))[None].to(self.device)
         latents = self.model.encode(padded).latent_dist.mode()
         decoded = self.model.decode(latents).sample[0, :, :samples].float().cpu()
         return resampled(decoded, self.rate, SAMPLE_RATE, audio.shape[1])

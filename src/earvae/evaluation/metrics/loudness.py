@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
-import soxr
 from torch import Tensor
+
+from earvae.evaluation.metrics.signal import Signal
+from earvae.true_peak import true_peak_db
 
 GATE_SECONDS = 0.4  # momentary loudness, of which the integrated one is made
 SHORT_TERM_SECONDS = 3.0  # of which the range is made
 STEP_SECONDS = 0.1  # of both
-OVERSAMPLING = 4
-BLOCK = 1 << 16  # samples
 
 
 @dataclass(frozen=True)
@@ -27,41 +27,27 @@ class Loudness:
     true_peak_db: float | None
     """Highest true peak of all channels in dB of full scale (dBTP); None for silence."""
 
-    def as_dict(self) -> dict[str, float | None]:
-        """The readings by name."""
-        return asdict(self)
-
 
 def loudness(audio: Tensor, sample_rate: int) -> Loudness:
     """The loudness of ``[1 or 2 channels, samples]``, float32, full scale = 1.
 
-    Beyond the signal it needs memory for three copies of it.
+    Beyond the signal it needs memory for some copies of it.
     """
     samples = audio.detach().cpu().numpy().T  # [samples, channels], a view
     return Loudness(
         lufs=_integrated(samples, sample_rate),
         lra=_range(samples, sample_rate),
-        true_peak_db=true_peak_db(audio, sample_rate),
+        true_peak_db=_finite(true_peak_db(samples.T)),
     )
 
 
-def true_peak_db(audio: Tensor, sample_rate: int) -> float | None:
-    """Highest true peak of ``[channels, samples]`` in dB of full scale (BS.1770-4, annex 2).
-
-    Through soxr at four times the rate, in blocks. A sample itself counts too: no reconstruction
-    of the waveform peaks below it. None for silence.
-    """
-    channels = audio.shape[0]
-    stream = soxr.ResampleStream(
-        sample_rate, OVERSAMPLING * sample_rate, channels, dtype="float32", quality="VHQ"
-    )
-    peak = 0.0
-    pieces = audio.detach().cpu().float().split(BLOCK, dim=1)
-    for number, piece in enumerate(pieces, 1):
-        block = np.ascontiguousarray(piece.numpy().T)
-        finer = stream.resample_chunk(block, last=number == len(pieces))
-        peak = max(peak, *(float(np.abs(x).max(initial=0)) for x in (block, finer)))
-    return 20 * math.log10(peak) if peak > 0 else None
+def loudness_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
+    """``lufs_difference``, ``lra_difference`` (LU) and ``true_peak_difference`` (dB):
+    reconstruction minus target; NaN where either has no such reading."""
+    pairs = zip(*(astuple(x.once(loudness)) for x in (reconstruction, target)), strict=True)
+    differences = [math.nan if None in pair else pair[0] - pair[1] for pair in pairs]
+    names = ("lufs_difference", "lra_difference", "true_peak_difference")
+    return dict(zip(names, differences, strict=True))
 
 
 def _integrated(samples: np.ndarray, rate: int) -> float | None:

@@ -12,8 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.evaluation.codecs import Codec, CodecError, Reconstruction, resampled
 from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt
+from earvae.evaluation.systems.system import (
+    Reconstruction,
+    System,
+    UnusableSystem,
+    resampled,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ FORMATS = {
 }
 
 
-class FfmpegCodec(Codec):
-    """One of ``FORMATS`` at ``kbps`` kilobits a second. Raises CodecError without ffmpeg."""
+class FfmpegCodec(System):
+    """One of ``FORMATS`` at ``kbps`` kilobits a second. Raises UnusableSystem without ffmpeg."""
 
     def __init__(self, kind: str, kbps: int, name: str | None = None) -> None:
         self.kind, self.kbps, self.format = kind, float(kbps), FORMATS[kind]
@@ -74,13 +79,13 @@ class FfmpegCodec(Codec):
         result = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if result.returncode:
             lines = result.stderr.strip().splitlines() or [f"status {result.returncode}"]
-            raise CodecError(f"{self.name}: ffmpeg failed: {lines[0]}")
+            raise UnusableSystem(f"{self.name}: ffmpeg failed: {lines[0]}")
 
 
 def _version(spec: str) -> str:
     """Such as ``5.1.9-0+deb12u1``."""
     if shutil.which("ffmpeg") is None:
-        raise CodecError(
+        raise UnusableSystem(
             f"{spec}: needs the ffmpeg program, which is not here; install it "
             "(apt-get install ffmpeg, brew install ffmpeg)"
         )

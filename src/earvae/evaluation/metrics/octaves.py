@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
+
+from earvae.evaluation.metrics.signal import Signal
 
 BANDS_HZ = {
     "0.2-1": (200.0, 1_000.0),
@@ -16,16 +19,19 @@ BANDS_HZ = {
 }
 """By name in kHz, lower edge included, upper edge not. The first is wider than an octave."""
 WINDOW, HOP = 8192, 2048  # samples
+BLOCK = 128 * HOP
 SILENCE = 1e-12  # power of a full-scale sine = 1; a band below it has no figures
 
 
-def band_bins(length: int, sample_rate: float) -> dict[str, slice]:
-    """Bins of each of ``BANDS_HZ`` in a transform of ``length`` samples; bands that begin above
-    the Nyquist frequency are left out."""
+def band_bins(
+    length: int, sample_rate: float, bands: Iterable[str] = tuple(BANDS_HZ)
+) -> dict[str, slice]:
+    """Bins of each band in a transform of ``length`` samples; those above the Nyquist frequency
+    hold none."""
+    top = length // 2 + 1
     return {
-        name: slice(math.ceil(low * length / sample_rate), math.ceil(high * length / sample_rate))
-        for name, (low, high) in BANDS_HZ.items()
-        if low < sample_rate / 2
+        band: slice(*(min(top, math.ceil(hz * length / sample_rate)) for hz in BANDS_HZ[band]))
+        for band in bands
     }
 
 
@@ -43,30 +49,39 @@ def stft(audio: Tensor, length: int, hop: int) -> Tensor:
     return torch.fft.rfft(audio.unfold(-1, length, hop) * (window * (2 / window.sum())))
 
 
-def mid_spectrum(audio: Tensor) -> Tensor:
-    """Complex ``[frames, bins]`` of Mid, (Left + Right) / 2, of ``[channels, samples]``, in
-    windows of 8192 samples every 2048. Some 0.7 MB for a second of audio."""
-    return stft(audio.float().mean(0), WINDOW, HOP)
+def mid_spectra(*signals: Signal) -> Iterator[list[Tensor]]:
+    """Complex ``[frames, bins]`` of Mid, (Left + Right) / 2, of signals of one length, in windows
+    of 8192 samples every 2048: all frames, some six seconds at a time.
+
+    Raises ValueError for signals shorter than a window.
+    """
+    last = signals[0].audio.shape[-1] - WINDOW  # sample at which a window may begin
+    for start in range(0, max(last, 0) + 1, BLOCK):
+        end = start + BLOCK + WINDOW - HOP
+        mids = (signal.audio[:, start:end].float().mean(0) for signal in signals)
+        yield [stft(mid, WINDOW, HOP) for mid in mids]
 
 
-def sdr_and_level(ours: Tensor, theirs: Tensor, sample_rate: float) -> dict[str, float]:
-    """Signal-to-distortion ratio and level of each band, of Mid spectra of both signals.
+@torch.no_grad()
+def octave_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
+    """Signal-to-distortion ratio and level of Mid in each band.
 
     ``sdr_<band>`` in dB: power of the target over power of the difference, both summed over the
     track, so no gain is forgiven; noise in the place of noise has −3 dB, nothing at all 0 dB, the
     target itself infinity. ``level_<band>`` in dB: power of the reconstruction over the target's, 0
     is best. Both are NaN where the target's band is silent. Definitions: SPEC.md, section 8.
-
-    Args:
-        ours: of the reconstruction, as ``mid_spectrum`` gives it.
-        theirs: of the target, the same shape.
-        sample_rate: Hz.
+    Raises ValueError for signals shorter than 8192 samples.
     """
+    bands = band_bins(WINDOW, target.sample_rate)
+    powers = torch.zeros(len(bands), 3, dtype=torch.float64)  # of target, reconstruction, error
+    frames = 0
+    for x, y in mid_spectra(reconstruction, target):
+        frames += len(y)
+        for row, bins in zip(powers, bands.values(), strict=True):
+            row += torch.stack([_power(part[:, bins]) for part in (y, x, x - y)])
     figures = {}
-    for band, bins in band_bins(WINDOW, sample_rate).items():
-        x, y = ours[:, bins], theirs[:, bins]
-        power, own, error = (float(_power(part)) for part in (y, x, x - y))
-        heard = power > SILENCE * y.shape[0]
+    for band, (power, own, error) in zip(bands, powers.tolist(), strict=True):
+        heard = power > SILENCE * frames
         figures[f"sdr_{band}"] = _db(power, error) if heard else math.nan
         figures[f"level_{band}"] = _db(own, power) if heard else math.nan
     return figures

@@ -1,4 +1,4 @@
-"""Codecs by what the command line calls them."""
+"""Systems by what the command line calls them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from earvae.evaluation.codecs import CodecError, Flip, Folder, Identity, Mono, System
-from earvae.evaluation.ffmpeg import FORMATS, FfmpegCodec
-from earvae.evaluation.models import EarVAECodec, LinearBaseline, Oobleck
+from earvae.errors import EarvaeError
+from earvae.evaluation.systems.checks import Flip, Identity, Mono
+from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
+from earvae.evaluation.systems.folder import Beside, Folder
+from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.system import System
 
 
-class SpecError(ValueError):
+class SpecError(EarvaeError):
     """A codec that nothing is known by; the message says which there are."""
 
 
 def make(spec: str, device: str = "cpu") -> System:
     """The system of a spec such as ``opus:96``, with ``NAME=`` in front to name its row.
 
-    Raises SpecError where the spec itself is wrong, CodecError where what it names cannot be set
-    up here.
+    Raises SpecError where the spec itself is wrong, another EarvaeError where what it names cannot
+    be set up here.
     """
     match = re.fullmatch(r"(?:([\w.-]+)=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
     if not match or match[2] not in _MAKERS:
@@ -43,7 +46,9 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
     for spec in specs:
         try:
             system = make(spec, device)
-        except CodecError as error:
+        except SpecError:
+            raise
+        except (EarvaeError, ValueError, OSError) as error:
             failures.append(str(error))
             continue
         if system.name in systems or system.name == "reference":
@@ -55,25 +60,24 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
 
 def _plain(made: type) -> Callable[..., System]:
     def maker(kind: str, _argument: None, name: str | None, _device: str) -> System:
-        return made(name or kind)
+        return made(name)
 
     return maker
 
 
 def _earvae(_kind: str, weights: str | None, name: str | None, device: str) -> System:
     from earvae import EarVAE
-    from earvae.errors import WeightsError
 
-    try:
-        vae = EarVAE.from_pretrained(weights)
-    except WeightsError as error:
-        raise CodecError(str(error)) from None
     own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
-    return EarVAECodec(vae.to(device), name or own)
+    return EarVAESystem(EarVAE.from_pretrained(weights).to(device), name or own)
 
 
 def _folder(_kind: str, path: str, name: str | None, _device: str) -> System:
     return Folder(Path(path).expanduser(), name or _name_of(path))
+
+
+def _beside(_kind: str, stem: str, name: str | None, _device: str) -> System:
+    return Beside(stem, name or _name_of(stem))
 
 
 def _ffmpeg(kind: str, kbps: str, name: str | None, _device: str) -> System:
@@ -104,6 +108,7 @@ def _name_of(path: str) -> str:
 _MAKERS: dict[str, tuple[Callable[..., System], str | None]] = {
     "earvae": (_earvae, "WEIGHTS"),
     "folder": (_folder, "PATH"),
+    "beside": (_beside, "NAME"),
     **{kind: (_ffmpeg, "KBPS") for kind in FORMATS},
     "linear": (_linear, "COMPONENTS"),
     "oobleck": (_oobleck, "FOLDER"),
