@@ -98,11 +98,14 @@ class OobleckConfig(Config):
 
 
 CLASS_LATENTS = 2
-"""Latents of the compact model that tell the class of a frame: a point on a grid."""
+"""Latents of the spectral architecture that say which basis a frame uses: a point on a grid."""
 
 
 class SpectralConfig(Config):
-    """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
+    """The shipped model's architecture: MDCT frames, a fixed linear code, ConvNeXt blocks.
+
+    docs/spectral.md has the reasons.
+    """
 
     architecture: Literal["spectral"] = "spectral"
     std_floor: ClassVar[float] = 0.0
@@ -154,7 +157,10 @@ class SpectralConfig(Config):
 
 
 class CompactConfig(Config):
-    """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
+    """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
+
+    15 M parameters with these defaults.
+    """
 
     architecture: Literal["compact"] = "compact"
     std_floor: ClassVar[float] = 0.0
@@ -576,7 +582,7 @@ class TrainConfig(Config):
         4_000,
         gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")

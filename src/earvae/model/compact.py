@@ -1,4 +1,4 @@
-"""The compact architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
+"""The plain small architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
 
 Everything is trained end to end; nothing is fixed. On both sides a plain linear layer runs beside
 the blocks, from frame to latents and from latents to frame. It starts as the principal components
