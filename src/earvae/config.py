@@ -91,10 +91,7 @@ class OobleckConfig(Config):
     @property
     def hop_length(self) -> int:
         """Samples per latent frame: the product of the strides."""
-        hop = 1
-        for stride in self.strides:
-            hop *= stride
-        return hop
+        return math.prod(self.strides)
 
 
 CLASS_LATENTS = 2
