@@ -32,5 +32,4 @@ AUDIO = {  # of audio that is not weighted, [batch, 2, samples]
     "waveform": waveform,
 }
 
-BY_HAND = tuple(MAGNITUDE | STEREO | PHASE)
-SPECTRAL = (*BY_HAND, *SPECTRA)
+SPECTRAL = tuple(MAGNITUDE | STEREO | PHASE | SPECTRA)
