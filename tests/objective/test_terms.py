@@ -350,9 +350,8 @@ def test_unknown_weight_of_a_call_is_refused_and_a_term_turned_off_stays_off():
 
 @pytest.mark.parametrize("weighting", ["k", "none"])
 def test_gradients_by_term_add_up_to_the_gradient_of_the_weighted_sum(weighting):
-    config = ObjectiveConfig(
-        resolutions=SMALL, weighting=weighting, weights={"waveform": 1.0, "magnitude_mel": 0.3}
-    )
+    every = {name: weight or 0.3 for name, weight in ObjectiveWeights().model_dump().items()}
+    config = ObjectiveConfig(resolutions=SMALL, weighting=weighting, weights=every)
     loss = PerceptualLoss(config, 44_100)
     target = music_like(0.05).double()
     audio = (target + noise(*target.shape, dtype=torch.float64)).requires_grad_()
