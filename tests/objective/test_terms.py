@@ -19,6 +19,7 @@ from earvae.objective.terms import AUDIO, SPECTRAL
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
 ALL = {name: 1.0 for name in SPECTRAL}
+EVERY = {name: weight or 0.3 for name, weight in ObjectiveWeights().model_dump().items()}
 SMALL = (256, 64)
 
 
@@ -36,9 +37,7 @@ def music_like(seconds: float = 0.3) -> torch.Tensor:
 
 
 def full_loss() -> PerceptualLoss:
-    """The default weights, and 1 for what is off by default."""
-    weights = {name: weight or 1.0 for name, weight in ObjectiveWeights().model_dump().items()}
-    return PerceptualLoss(ObjectiveConfig(weights=weights), 44_100)
+    return PerceptualLoss(ObjectiveConfig(weights=EVERY), 44_100)
 
 
 def test_every_listed_term_has_a_weight_and_every_weight_a_term():
@@ -350,8 +349,7 @@ def test_unknown_weight_of_a_call_is_refused_and_a_term_turned_off_stays_off():
 
 @pytest.mark.parametrize("weighting", ["k", "none"])
 def test_gradients_by_term_add_up_to_the_gradient_of_the_weighted_sum(weighting):
-    every = {name: weight or 0.3 for name, weight in ObjectiveWeights().model_dump().items()}
-    config = ObjectiveConfig(resolutions=SMALL, weighting=weighting, weights=every)
+    config = ObjectiveConfig(resolutions=SMALL, weighting=weighting, weights=EVERY)
     loss = PerceptualLoss(config, 44_100)
     target = music_like(0.05).double()
     audio = (target + noise(*target.shape, dtype=torch.float64)).requires_grad_()
