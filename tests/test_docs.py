@@ -152,6 +152,11 @@ def test_no_page_names_a_place_on_somebodys_machine(page):
     assert re.findall(r"(?<![\w.<])/(?:home|work|root|Users|tmp)/\S+", text) == []
 
 
+@pages
+def test_no_page_has_a_gap_to_be_filled(page):
+    assert re.findall(r"@[A-Z]+@|\bTODO\b|\bTBD\b|<{7}|>{7}", page.read_text("utf-8")) == []
+
+
 def test_the_guide_names_every_verb():
     guide = (ROOT / "docs/guide.md").read_text("utf-8")
     shown = [name for name, command in VERBS.items() if not command.hidden]
