@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from earvae import recipes
-from earvae.training import run as training
+from earvae.training import train as training
 
 CLIPS = Path(__file__).parents[1] / "clips"
 TINY = {

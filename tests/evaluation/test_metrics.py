@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earvae.evaluation.blocks import BLOCK, blocks
 from earvae.evaluation.metrics import (
     ccpc,
     icpc,
@@ -19,6 +18,7 @@ from earvae.evaluation.metrics import (
     stft_distance,
     track_metrics,
 )
+from earvae.evaluation.metrics.blocks import BLOCK, blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "metrics_expected.json").read_text())

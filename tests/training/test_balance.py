@@ -8,8 +8,8 @@ from lightning_fabric import Fabric
 from recipes import ADVERSARIAL, assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import BalanceConfig, StageConfig
-from earvae.training import run as training
 from earvae.training import step
+from earvae.training import train as training
 from earvae.training.balance import Balance
 
 CPU = torch.device("cpu")

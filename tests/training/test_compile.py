@@ -6,7 +6,7 @@ import pytest
 import torch
 from recipes import MODEL, start
 
-from earvae.training import run as training
+from earvae.training import train as training
 
 
 @pytest.fixture

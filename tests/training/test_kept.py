@@ -9,7 +9,7 @@ from recipes import assert_identical, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.model.vae import EarVAE
-from earvae.training import run as training
+from earvae.training import train as training
 
 
 def test_the_last_checkpoints_are_kept_under_their_steps(recipe, tmp_path):

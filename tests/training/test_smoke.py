@@ -8,7 +8,7 @@ from recipes import start, state_of
 
 from earvae import EarVAE, recipes
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"warm-up": 3, "adversarial": 7, "continuation": 2}

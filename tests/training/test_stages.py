@@ -14,7 +14,7 @@ from recipes import (
 )
 
 from earvae.config import ConfigError, StageConfig, TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 from earvae.training.stages import crops_before, locate
 
 

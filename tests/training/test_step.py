@@ -9,7 +9,7 @@ from torch import nn
 from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
-from earvae.training.sharding import load_optimiser
+from earvae.training.fsdp import load_optimiser
 from earvae.training.state import State
 from earvae.training.step import Share, apply, learning_rate, posterior_noise, read_figures
 
