@@ -27,6 +27,7 @@ import torch
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import KWeighting, PerceptualLoss
+from earvae.objective.terms import BY_HAND
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "objective"))
 RATE = 44_100
@@ -55,7 +56,7 @@ def automatic(config: ObjectiveConfig, device: torch.device, compiled: bool) -> 
 
     weighting = KWeighting(RATE).to(device)
     weights = config.weights.model_dump()
-    names = tuple(name for name in plain_forms.TERMS if weights[name])
+    names = tuple(name for name in BY_HAND if weights[name])
 
     def at_resolution(audio: torch.Tensor, target: torch.Tensor, length: int) -> torch.Tensor:
         ours, theirs = (plain_forms.forms.stft(x, length) for x in (audio, target))

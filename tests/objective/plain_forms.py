@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.objective.terms import MAGNITUDE, PHASE, STEREO
+from earvae.objective.terms import BY_HAND, MAGNITUDE, STEREO
 
 PAGE = Path(__file__).parents[2] / "docs" / "objective.md"
-TERMS = tuple(MAGNITUDE | STEREO | PHASE)
 
 
 class _Forms:
@@ -62,7 +61,7 @@ def term(name: str, ours: Tensor, target: Tensor, held: Tensor, config) -> Tenso
     return form(ours, target, config)
 
 
-def terms(audio: Tensor, target: Tensor, config, held=None, names=TERMS) -> dict[str, Tensor]:
+def terms(audio: Tensor, target: Tensor, config, held=None, names=BY_HAND) -> dict[str, Tensor]:
     """Raw terms of the config, averaged over items and resolutions.
 
     ``held``: audio whose magnitudes weigh the bins of the correlation terms, if not ``audio``.

@@ -14,7 +14,7 @@ import torch
 from earvae.config import ObjectiveConfig
 from earvae.objective import CorrelationLoss, PhaseLoss
 from earvae.objective.spectral import SpectralTerms
-from earvae.objective.terms import SPECTRAL
+from earvae.objective.terms import BY_HAND, SPECTRAL
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -58,7 +58,7 @@ def test_released_preset_has_the_three_terms_of_the_authors_and_no_other_of_phas
 
 def cases():
     """Every term with every value of the options that it heeds."""
-    for name in plain_forms.TERMS:
+    for name in BY_HAND:
         phase, inter = name in CORRELATION + PHASE, name == "correlation_inter"
         for weighting in ("none", "amplitude", "energy") if phase else ("none",):
             for wrap in (True, False) if name in PHASE else (True,):

@@ -33,4 +33,5 @@ AUDIO = {  # of audio that is not weighted, [batch, 2, samples]
     "waveform": waveform,
 }
 
-SPECTRAL = tuple(MAGNITUDE | STEREO | PHASE | SPECTRA)
+BY_HAND = tuple(MAGNITUDE | STEREO | PHASE)
+SPECTRAL = (*BY_HAND, *SPECTRA)
