@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sound_files import load
 
 from earvae.cli.main import main
+from tests.small import load
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from earvae.evaluation import measure, run, tables
 from earvae.evaluation.codecs import Codec, CodecError, Flip, Folder, Identity, Mono
 from earvae.evaluation.excerpts import SAMPLE_RATE, Span, find_tracks
 from earvae.evaluation.run import evaluate, summarise
+from tests.small import CLIPS
 
-CLIPS = Path(__file__).parents[1] / "clips"
 SPAN = Span(3.2)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import RATE, geometry_of, settings_of, small_model, write_music
 
 from earvae.library import items
 from earvae.library.run import Result, encode_library
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
+from tests.library.small import RATE, geometry_of, settings_of, small_model, write_music
 
 
 @pytest.fixture(scope="session")

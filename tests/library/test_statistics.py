@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from small import contents, small_model
 
 from earvae.library import measure
 from earvae.library.items import LibraryError
 from earvae.library.ranks import Rank
 from earvae.library.statistics import Moments, Statistics, beside, read
+from tests.library.small import contents, small_model
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 9), st.booleans())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +19,8 @@ from earvae.model.layers import (
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.published import expected_shapes, load_published
 from earvae.model.vae import EarVAE
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 EVEN, ODD = (2, 4, 4, 4, 8), (2, 4, 4, 5, 6)
 
 

@@ -20,8 +20,8 @@ from earvae.model.published import (
     load_published,
 )
 from earvae.model.transformer import LatentTransformer
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"]
 
 

@@ -13,20 +13,12 @@ from earvae.model.spectral import (
     scale_residual,
 )
 from earvae.model.vae import WEIGHTS_NAME, EarVAE
+from tests.small import build, spectral_config
 
-SMALL = SpectralConfig(
-    hop_length=128,
-    mdct_length=64,
-    latent_channels=16,
-    linear_channels=10,
-    linear_classes=6,
-    linear_subspace=40,
-    width=16,
-    expansion=2,
-    encoder_blocks=2,
-    decoder_blocks=2,
-    level_frames=5,
-)
+SMALL = spectral_config(
+    hop_length=128, mdct_length=64, latent_channels=16, linear_channels=10, linear_classes=6,
+    linear_subspace=40, width=16, expansion=2, encoder_blocks=2, decoder_blocks=2, level_frames=5,
+)  # fmt: skip
 
 
 def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
@@ -38,8 +30,7 @@ def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def vae() -> EarVAE:
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(SMALL)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=22_050)
     return vae
 
@@ -155,8 +146,7 @@ def test_weights_from_before_the_loudness_factor_have_none(vae, tmp_path):
 
 @torch.no_grad()
 def test_the_residual_alone_is_scaled_and_only_from_a_frequency_up():
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(SMALL)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
     transform = vae.encoder.transform
     above = transform.frequencies(44_100) >= 8_000
@@ -174,8 +164,7 @@ def test_the_residual_alone_is_scaled_and_only_from_a_frequency_up():
 
 @torch.no_grad()
 def test_nothing_of_the_bass_is_heard_above_the_linear_codes_band():
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(SMALL)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
     vae.decoder.gain.bias.fill_(-100)  # no residual
     spectrum = vae.encoder.transform(vae.decode(vae.encode(coloured_noise(1, 20, seed=4)).mean))

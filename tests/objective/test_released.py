@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
-import autograd_terms
 import pytest
 import safetensors.torch
 import torch
 
 from earvae.config import ObjectiveConfig
 from earvae.objective.spectral import CORRELATION, PHASE, SPECTRAL, SpectralTerms
+from tests.objective import autograd_terms
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "released_losses_expected.json").read_text())
 NAMES = {
     "correlation": "correlation_intra",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import autograd_terms
 import numpy as np
 import pytest
 import scipy.signal
@@ -14,6 +13,7 @@ import torch._dynamo.testing
 from earvae.config import ConfigError, ObjectiveConfig, parse
 from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLoss, PhaseLoss
 from earvae.objective.spectral import CORRELATION, PHASE, SPECTRAL, SpectralTerms
+from tests.objective import autograd_terms
 
 ALL = {name: 1.0 for name in SPECTRAL}
 SMALL = (256, 64)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import soundfile
-from recipes import ADVERSARIAL, MODEL
+
+from tests.training.recipes import ADVERSARIAL, MODEL
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,8 @@ from earvae.training.data import (
     true_peak_db,
 )
 from earvae.training.ogg import pages_of
-
-RATE = 44_100
-
-
-def noise(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * rate), channels)).astype(np.float32)
+from tests.small import RATE
+from tests.small import white as noise
 
 
 def save(path, audio, rate=RATE):

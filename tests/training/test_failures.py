@@ -11,13 +11,13 @@ import pytest
 import soundfile
 import torch
 from lightning_fabric.loggers import CSVLogger
-from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.training import log
 from earvae.training import run as training
 from earvae.training import state as training_state
 from earvae.training.data import CropDataset
+from tests.training.recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 
 def poison(monkeypatch, steps) -> None:

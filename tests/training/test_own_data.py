@@ -13,8 +13,7 @@ from earvae.training.data import list_tracks
 from earvae.training.held_out import held_out
 from earvae.training.own_data import with_data
 from earvae.training.weights import with_model
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.small import GOLDEN
 
 
 def songs(folder, count: int, seconds: float = 0.2):

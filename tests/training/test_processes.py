@@ -11,7 +11,10 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
-from recipes import (
+
+from earvae.config import TrainConfig
+from earvae.training import run as training
+from tests.training.recipes import (
     assert_identical,
     assert_same_weights,
     from_a_saved_start,
@@ -19,9 +22,6 @@ from recipes import (
     start,
     state_of,
 )
-
-from earvae.config import TrainConfig
-from earvae.training import run as training
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 

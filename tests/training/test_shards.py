@@ -16,14 +16,10 @@ from earvae.config import ConfigError, DataConfig, SourceConfig
 from earvae.training import shards
 from earvae.training.data import DROP_REASONS, CropDataset, list_tracks, make_loader, read_crop
 from earvae.training.shards import pack
+from tests.small import RATE
+from tests.small import white as noise
 
-RATE = 44_100
 BROKEN = DROP_REASONS.index("broken")
-
-
-def noise(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * rate), channels)).clip(-5, 5)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from recipes import start, state_of
 
 from earvae import EarVAE, recipes
 from earvae.config import TrainConfig
 from earvae.training import run as training
+from tests.training.recipes import start, state_of
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"warm-up": 3, "adversarial": 7, "continuation": 2}
