@@ -15,12 +15,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from earvae.config import DiscriminatorConfig  # noqa: E402
 from earvae.discriminator import Discriminator  # noqa: E402
 from earvae.objective.adversarial import discriminator_terms  # noqa: E402
-from test_discriminator import all_crops, low_passed, mono, phase_scrambled  # noqa: E402
+from tests.test_discriminator import all_crops, low_passed, mono, phase_scrambled  # noqa: E402
 
 STEPS = 120
 
