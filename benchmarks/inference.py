@@ -1,4 +1,4 @@
-"""Engines and precisions side by side: speed, memory, and deviation from float32, on real music.
+"""Engines side by side: speed, memory, and deviation from float32, on real music.
 
     python benchmarks/inference.py                          2 s and 30 s, about ten minutes
     python benchmarks/inference.py --seconds 2 --models shipped
@@ -6,8 +6,8 @@
 
 The first row of each block does what the published script does: weight norm computed at every
 call, the whole file at once, float32, torch.inference_mode. The others encode and decode in
-chunks, as the command line does. The published architecture has random weights, on which speed
-does not depend; music is the clips of tests/clips one after another, over and over.
+chunks, as the command line does. The paper's architecture ("published") has random weights, on
+which speed does not depend; music is the clips of tests/clips one after another, over and over.
 
 Every row has a process of its own, so that its memory can be told, and rows take turns (all once,
 all again), so that a machine that slows down slows all of them. Figures are medians. × real time
@@ -41,13 +41,13 @@ from torch import Tensor
 from earvae import EarVAE, OobleckConfig, codec
 from earvae.audio import read_audio
 from earvae.engine import EngineError, accelerate, choose, has_bfloat16
-from earvae.evaluation.metrics import si_sdr_of_track
+from earvae.si_sdr import si_sdr
 
 CLIPS = Path(__file__).parents[1] / "tests" / "clips"
-MODELS = {"shipped": "compact, shipped", "published": "published architecture"}
+MODELS = {"shipped": "shipped model", "published": "the paper's architecture"}
 ENGINES = ("plain", "exact", "fast")
 REFERENCE, COMPILED = "as published", "torch.compile"
-LONG = 10.0  # seconds from which the published architecture is run once only
+LONG = 10.0  # seconds from which the paper's architecture is run once only
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Row:
 
     model: str  # of MODELS
     engine: str  # of ENGINES, REFERENCE or COMPILED
-    precision: str  # fp32 or bf16
     seconds: float  # of audio
     device: str
     threads: int
@@ -137,7 +136,7 @@ def functions(row: Row, vae: EarVAE) -> tuple[Encode, Decode]:
         return whole, back
 
     engine = "plain" if row.engine == COMPILED else row.engine
-    prepared = accelerate(vae, engine, row.precision)
+    prepared = accelerate(vae, engine)
     if row.engine == COMPILED:
         prepared.encoder.compile(dynamic=True)
         prepared.decoder.compile(dynamic=True)
@@ -179,21 +178,17 @@ def peak_memory(device: str) -> int:
 
 
 def rows_of(model: str, seconds: float, arguments: argparse.Namespace) -> list[Row]:
-    """The reference, then every combination that exists for the model on the device."""
-    device = torch.device(arguments.device)
-    found = [(REFERENCE, "fp32")]
-    vae = load(model)
+    """The reference, then every engine that exists for the model on the device."""
+    vae = load(model).to(arguments.device)
+    found = [REFERENCE]
     for engine in arguments.engines:
-        for precision in ("fp32", "bf16"):
-            try:
-                chosen = choose(vae, device, engine, precision)
-            except EngineError:
-                continue
-            if chosen[1] == precision and chosen not in found:
-                found.append(chosen)
-    if arguments.compile:
-        found += [(COMPILED, precision) for name, precision in found if name == "plain"]
-    return [Row(model, *which, seconds, arguments.device, arguments.threads) for which in found]
+        try:
+            choose(vae, engine)
+        except EngineError:
+            continue
+        found.append(engine)
+    found += [COMPILED] * arguments.compile
+    return [Row(model, name, seconds, arguments.device, arguments.threads) for name in found]
 
 
 def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
@@ -224,7 +219,7 @@ def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
         figures[row].error = float((found - expected).abs().max() / expected.abs().max())
         if figures[row].error:
             scale = expected.std()  # random weights are quiet, and SI-SDR has a floor
-            figures[row].si_sdr = si_sdr_of_track(found / scale, expected / scale)
+            figures[row].si_sdr = float(si_sdr(found / scale, expected / scale))
     return figures
 
 
@@ -247,7 +242,6 @@ def table_of(title: str, figures: dict[Row, Figures]) -> Table:
     """A block: one model, one length."""
     table = Table(title=title, title_justify="left")
     table.add_column("engine")
-    table.add_column("precision")
     for name in ("ready s", "encode ×", "decode ×", "both ×", "speed-up", "peak MB", "SI-SDR dB",
                  "max error"):  # fmt: skip
         table.add_column(name, justify="right")
@@ -260,7 +254,6 @@ def table_of(title: str, figures: dict[Row, Figures]) -> Table:
             deviation = (f"{found.si_sdr:.1f}", f"{found.error:.1e}")
         table.add_row(
             row.engine,
-            row.precision,
             f"{found.ready:.1f}",
             *speeds,
             f"{reference.both / found.both:.2f}",

@@ -20,7 +20,7 @@ import auraloss
 import torch
 from torch import Tensor
 
-from earvae.evaluation.metrics import (
+from earvae.evaluation.metrics.published import (
     COHERENCE_LENGTHS,
     MEL_BANDS,
     MEL_LENGTHS,

@@ -35,11 +35,10 @@ from earvae.config import ADVERSARIAL, TrainConfig, merged, parse, read
 from earvae.discriminator import Discriminator
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
-from earvae.training.batches import make_batches, open_crops
-from earvae.training.run import adamw, compile_networks, set_up
+from earvae.training.loader import make_batches, open_crops
+from earvae.training.set_up import adamw, compile_networks, set_up, with_model
 from earvae.training.stages import Place, freeze
 from earvae.training.step import discriminator_pass, generator_pass, train_step
-from earvae.training.weights import with_model
 
 PARTS = ("generator", "losses", "discriminator", "optimiser")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}

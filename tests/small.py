@@ -55,6 +55,13 @@ def oobleck_config(**changes) -> OobleckConfig:
     return OobleckConfig(**_CONVOLUTIONS | {"transformer": None} | changes)
 
 
+CODED = spectral_config(
+    hop_length=128, mdct_length=64, latent_channels=16, linear_channels=10, linear_classes=6,
+    linear_subspace=40, width=16, expansion=2, encoder_blocks=2, decoder_blocks=2, level_frames=5,
+)  # fmt: skip
+"""Large enough for a linear code that is fitted to ``coloured_noise``."""
+
+
 def build(config: ModelConfig, seed: int = 0, residual_std: float | None = None) -> EarVAE:
     """A model with random weights, for inference; the same for the same seed.
 
@@ -111,6 +118,13 @@ def noise(samples: int, batch: int = 1, seed: int | None = None) -> Tensor:
     """White noise of RMS 0.2, ``[batch, 2, samples]``, the same for the same length (or seed)."""
     generator = torch.Generator().manual_seed(samples if seed is None else seed)
     return 0.2 * torch.randn(batch, 2, samples, generator=generator)
+
+
+def coloured_noise(batch: int, frames: int, seed: int = 0) -> Tensor:
+    """Stereo noise that falls off towards the treble, as music does, ``[batch, 2, 128·frames]``."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(batch, 2, frames * 128 + 63, generator=generator)
+    return torch.nn.functional.avg_pool1d(noise, 64, stride=1) * 0.5 + 0.01 * noise[..., 63:]
 
 
 def clip(name: str, samples: int = -1, start: int = 0) -> Tensor:

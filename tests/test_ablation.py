@@ -249,7 +249,8 @@ def test_seeds_start_from_other_networks_with_the_same_codes(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     job = all_jobs(tmp_path, ["weighting"], seeds=1)[0]
     assert job.spent() == (0.0, False)
-    ablation.write_json(job.folder / "spent.json", {"seconds": 3.0, "finished": True})
+    spent = json.dumps({"seconds": 3.0, "finished": True})
+    ablation.atomic.write(job.folder / "spent.json", spent)
     monkeypatch.setattr(ablation, "in_child", None)  # would raise if it were called
     ablation.train(job, ablation.arguments([]), print)
     assert job.spent() == (3.0, True)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from earvae import recipes
 from earvae.config import ConfigError, ModelConfig, TrainConfig, parse, read
 
 RECIPE = """
@@ -135,3 +136,93 @@ def test_a_crop_size_that_is_a_default_is_told_of_the_block_it_belongs_to(tmp_pa
 def test_a_crop_shorter_than_a_frame_is_told_the_one_size_above(tmp_path):
     lines = told(tmp_path, RECIPE.replace("batch_size: 4", "crop_samples: 500"))
     assert lines[0].endswith("latent frames of 1024 samples; use 1024")
+
+
+# --------------------------------------------------------------------------- extends
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "base.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def extending(folder, text: str, name: str = "r.yaml"):
+    (folder / name).write_text(text)
+    return read(TrainConfig, folder / name)
+
+
+def problem_of(folder, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        extending(folder, text)
+    return str(caught.value).replace(f"{folder}/", "").splitlines()
+
+
+def test_mappings_are_merged_at_every_depth_and_all_else_replaces(folder):
+    config = extending(
+        folder,
+        "extends: base.yaml\nmodel: {width: 16}\ndata: {batch_size: 3, augmentation: {mono: 0.5}}\n"
+        "stages: [{name: only, steps: 7}]\n",
+    )
+    assert (config.model.architecture, config.model.width) == ("spectral", 16)
+    assert [(s.name, s.steps, s.data.batch_size) for s in config.stages] == [("only", 7, 3)]
+    assert config.stages[0].data.sources[0].tracks == "music"
+    assert config.stages[0].data.augmentation.mono == 0.5
+
+
+def test_null_takes_a_block_away(folder):
+    (folder / "base.yaml").write_text(RECIPE + "balance: {shares: {waveform: 1}}\n")
+    assert extending(folder, "extends: base.yaml\nbalance: null\n").stages[0].balance is None
+
+
+def test_a_chain_is_followed_and_paths_are_relative_to_the_file_that_says_them(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "middle.json").write_text('{"extends": "../base.yaml", "seed": 5}')
+    config = extending(folder, "extends: sub/middle.json\nema_decay: 0.5\n")
+    assert (config.seed, config.ema_decay, len(config.stages)) == (5, 0.5, 3)
+
+
+def test_a_shipped_recipe_is_extended_by_its_name(folder):
+    config = extending(folder, "extends: compact\nseed: 99\n")
+    base = read(TrainConfig, recipes.path_of("compact"))
+    assert config == base.model_copy(update={"seed": 99})
+
+
+def test_what_is_wrong_is_told_of_the_file_that_said_it(folder):
+    text = "extends: base.yaml\nseed: -1\ndata: {batch_sise: 2}\n"
+    assert [line.split(": ")[0] for line in problem_of(folder, text)] == ["r.yaml:2", "r.yaml:3"]
+    (folder / "base.yaml").write_text(RECIPE.replace("batch_size: 4", "batch_size: 0"))
+    lines = problem_of(folder, "extends: base.yaml\nseed: -1\n")
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["r.yaml:2", "seed"], ["base.yaml:5", "data.batch_size"]
+    ]  # fmt: skip
+    lines = problem_of(folder, "extends: base.yaml\nstages:\n  - name: a\n    stepps: 3\n")
+    assert lines == [
+        "r.yaml:3: stages.0.steps: is needed",
+        "r.yaml:4: stages.0.stepps: no such key; did you mean steps?",
+        "base.yaml:5: data.batch_size: Input should be greater than or equal to 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "seed: 1\nextends: r.yaml\n",
+            "r.yaml:2: extends: goes in a circle: r.yaml extends r.yaml",
+        ),
+        ("extends: gone.yaml\n", "r.yaml:1: extends: gone.yaml: no such file"),
+        ("extends: 3\n", "r.yaml:1: extends: is the name of a recipe or the path of a file"),
+        ("extend: base.yaml\n", "r.yaml:1: extend: no such key; did you mean extends?"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_line(folder, text, line):
+    (only,) = [told for told in problem_of(folder, text) if told.startswith(line)]
+    (folder / "other.yaml").write_text("extends: r.yaml\n")
+    (only,) = problem_of(folder, "extends: other.yaml\n")
+    assert only.startswith("other.yaml:1: extends: goes in a circle: r.yaml extends other.yaml ext")
+
+
+def test_a_recipe_that_is_not_there_lists_those_that_are(folder):
+    (line,) = problem_of(folder, "extends: compat\n")
+    assert line.startswith("r.yaml:1: extends: no recipe 'compat'; did you mean compact? there are")

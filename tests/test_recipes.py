@@ -4,7 +4,7 @@ import pytest
 
 from earvae import recipes
 from earvae.config import ConfigError, ObjectiveConfig, TrainConfig, read
-from earvae.model.published import load_published
+from earvae.model.pretrained import load
 from tests.small import GOLDEN
 
 
@@ -28,7 +28,7 @@ def test_the_recipes_that_the_documents_promise_are_there():
 
 
 def test_the_48_khz_recipe_has_the_layout_of_the_published_48_khz_weights():
-    published, _ = load_published(GOLDEN / "tiny48k_v2_state_dict.safetensors")
+    published, _ = load(GOLDEN / "tiny48k_v2_state_dict.safetensors")
     ours = read(TrainConfig, recipes.path_of("paper_48k")).model
     assert ours.model_copy(update={"channels": published.channels}) == published
 

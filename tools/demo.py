@@ -19,7 +19,7 @@ from earvae import EarVAE
 from earvae.audio import read_audio
 from earvae.codec import reconstruct
 from earvae.evaluation.metrics import si_sdr
-from earvae.evaluation.pictures import spectrogram_comparison
+from earvae.evaluation.spectrogram_sheet import spectrogram_comparison
 
 
 def main() -> None:

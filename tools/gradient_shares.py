@@ -22,11 +22,10 @@ from rich.table import Table
 from earvae.config import TrainConfig, merged, parse, read
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
-from earvae.training.batches import make_batches, open_crops
-from earvae.training.run import set_up
+from earvae.training.loader import make_batches, open_crops
+from earvae.training.set_up import set_up, with_model
 from earvae.training.state import State
 from earvae.training.step import step_generator, term_gradients
-from earvae.training.weights import with_model
 
 
 def main() -> None:

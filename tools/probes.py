@@ -22,7 +22,7 @@ from rich.table import Table
 from scipy.ndimage import maximum_filter1d, median_filter
 
 from earvae import EarVAE, codec
-from earvae.evaluation.pictures import spectrogram_comparison
+from earvae.evaluation.spectrogram_sheet import spectrogram_comparison
 
 RATE = 44_100
 LENGTH = 8 * RATE

@@ -10,7 +10,8 @@ import argparse
 import torch
 
 from earvae import EarVAE
-from earvae.model.vae import SHIPPED, WEIGHTS_NAME
+from earvae.model.pretrained import SHIPPED
+from earvae.model.saved import WEIGHTS_NAME
 
 
 def main() -> None:

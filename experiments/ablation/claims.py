@@ -16,16 +16,13 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from earvae.evaluation.aggregate import HIGHER_IS_BETTER
-from earvae.evaluation.measure import PERCENT, TITLES
+from earvae.evaluation.figures import BY_KEY, HIGHER
+from earvae.evaluation.tables import title
 
 BASE = "base"
 STANDARD_ERRORS = 2.0  # that make a difference
-COLUMNS = {name: TITLES[name] for name in ("si_sdr", "mel", "stft", "icpc", "ccpc")} | {
-    "lsd_high": "LSD above 8 kHz, dB ↓",
-    "side_si_sdr": "Side SI-SDR dB ↑",
-    "lufs_difference": TITLES["lufs_difference"],
-}
+METRICS = ("si_sdr", "mel", "stft", "icpc", "ccpc", "lsd_high", "side_si_sdr", "lufs_difference")
+COLUMNS = {key: title(BY_KEY[key]) for key in METRICS}
 
 Scores = dict[str, dict[int, dict[str, float | None]]]
 """By variant and seed, metrics: means over tracks."""
@@ -97,7 +94,7 @@ def compare(scores: Scores, alternative: str, metric: str) -> Comparison:
     ours, theirs = (list(found.values()) for found in paired)
     if not ours or not theirs:
         return Comparison(metric, alternative, None, None, None)
-    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    sign = 1 if BY_KEY[metric].best is HIGHER else -1
     advantage = sign * (statistics.mean(ours) - statistics.mean(theirs))
     pooled = pooled_standard_error(ours, theirs)
     return Comparison(metric, alternative, advantage, pooled, paired_error(*paired))
@@ -177,9 +174,8 @@ def _error(error: float | None, metric: str) -> str:
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:
-    factor = 100 if metric in PERCENT else 1
-    digits = 3 if metric in ("mel", "stft") else 2
-    return f"{factor * value:{sign}.{digits}f}"
+    figure = BY_KEY[metric]
+    return f"{figure.factor * value:{sign}.{figure.digits}f}"
 
 
 def markdown(rows: list[list[str]]) -> str:

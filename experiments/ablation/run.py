@@ -35,13 +35,14 @@ from claims import (
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from earvae.audio import AudioFileError
+from earvae import atomic
 from earvae.config import ConfigError, TrainConfig, merged, parse
-from earvae.evaluation.codecs import CodecError
-from earvae.evaluation.excerpts import EvaluationError, Span, Track, find_tracks
-from earvae.evaluation.registry import make
-from earvae.evaluation.run import evaluate, write_json
-from earvae.training.run import initial_model
+from earvae.errors import EarvaeError
+from earvae.evaluation.evaluate import evaluate
+from earvae.evaluation.excerpts import Span, Track, references
+from earvae.evaluation.systems.registry import make
+from earvae.tracks import find
+from earvae.training.set_up import initial_model
 
 HERE = Path(__file__).resolve().parent
 INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
@@ -147,7 +148,7 @@ def keep(path: Path, now: dict) -> None:
     """Write what a folder's results depend on, or raise ConfigError where it holds others."""
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != now:
         raise ConfigError(f"{path}: belongs to other settings; use another --output")
-    write_json(path, now)
+    atomic.write(path, json.dumps(now, indent=1))
 
 
 # ------------------------------------------------------------------------------ training
@@ -170,7 +171,8 @@ def train(job: Job, options: argparse.Namespace, tell: Callable[[int], None]) ->
     )
     seconds = before + time.monotonic() - started
     finished = status == 0
-    write_json(job.folder / "spent.json", {"seconds": seconds, "finished": finished})
+    spent = {"seconds": seconds, "finished": finished}
+    atomic.write(job.folder / "spent.json", json.dumps(spent))
     if finished:  # only the averaged weights are needed from here on
         (job.folder / "checkpoint.pt").unlink()
     if stopped or status == INTERRUPTED:
@@ -235,12 +237,12 @@ def score(job: Job, tracks: list[Track], out: Path, span: Span) -> dict[str, flo
     """Means over tracks by metric, of the averaged weights. Raises RunFailed."""
     try:
         system = make(f"{job.name}=earvae:{job.folder / 'ema'}")
-    except CodecError as error:
+    except EarvaeError as error:
         raise RunFailed(f"{job.name}: {error}") from None
-    outcome = evaluate(tracks, [system], out / "evaluation", span)
-    if outcome.failures:  # a mean over fewer tracks could not be compared
-        raise RunFailed(f"{job.name}: not scored, {outcome.failures[0]}")
-    return {row["metric"]: row["mean"] for row in outcome.results["summary"]}
+    results, failures = evaluate(tracks, [system], out / "evaluation", span)
+    if failures:  # a mean over fewer tracks could not be compared
+        raise RunFailed(f"{job.name}: not scored, {failures[0]}")
+    return {row.metric: row.mean for row in results.summary}
 
 
 def report(settings: dict, claims: list[Claim], jobs: list[Job], scores: Scores, out: Path) -> None:
@@ -260,7 +262,8 @@ def report(settings: dict, claims: list[Claim], jobs: list[Job], scores: Scores,
         found = comparisons(claim, scores)
         details = [vars(one) | {"base_is": one.outcome} for one in found]
         judged.append({"name": claim.name, "verdict": verdict(found), "comparisons": details})
-    write_json(out / "results.json", {"settings": settings, "runs": runs, "claims": judged})
+    found = {"settings": settings, "runs": runs, "claims": judged}
+    atomic.write(out / "results.json", json.dumps(found, indent=1))
     minutes = statistics.median(run["training_seconds"] for run in runs) / 60
     text = f"""\
 {len(runs)} of {len(jobs)} runs: {settings["steps"]} steps of {settings["crops_per_step"]} crops, \
@@ -300,7 +303,7 @@ def main() -> None:
     options = arguments()
     try:
         failures = ablation(options)
-    except (ConfigError, EvaluationError, AudioFileError, OSError) as error:
+    except (ConfigError, EarvaeError, OSError) as error:
         raise SystemExit(str(error)) from None
     print(f"written: {options.output / 'results.md'}")
     if failures:
@@ -313,7 +316,7 @@ def ablation(options: argparse.Namespace) -> list[str]:
     claims = read_claims(HERE / "variants.yml", options.only)
     base = yaml.safe_load((HERE / "base.yaml").read_text(encoding="utf-8"))
     jobs = jobs_of(base, variants_of(claims), options.seeds, options.steps, out)
-    tracks = find_tracks(Path(base["data"]["sources"][0]["tracks"]), "validation")
+    tracks = references(find([base["data"]["sources"][0]["tracks"]], split="validation").files)
     training = {name: vars(options)[name] for name in ("device", "devices", "precision")}
     keep(out / "settings.json", training)
     for job in jobs:

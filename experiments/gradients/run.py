@@ -1,8 +1,8 @@
 """Do the phase terms need energy weights, wrapping, balanced gradients? An ablation.
 
-    earvae shards corpus/manifest.jsonl --split train -o pack --excerpts 8 --megabytes 45
+    earvae pack corpus/manifest.jsonl --split train -o pack --excerpts 8 --megabytes 45
     python experiments/gradients/run.py --minutes 3 --device cuda --out runs/gradients
-    python tools/hear.py --manifest corpus/manifest.jsonl --split validation --models ...
+    earvae evaluate corpus/manifest.jsonl --split validation --codec NAME=earvae:... -o results
 
 Seven objectives, each with ``--seeds`` seeds, all at once on one GPU (or ``--jobs 1`` on a CPU),
 for the same minutes each. ``results.md`` has what came out.

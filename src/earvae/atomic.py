@@ -31,7 +31,7 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = _partial(within or path.parent)
-    with _told_as(path):
+    with writing(path):
         try:
             for folder in {path.parent, temporary.parent}:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def files(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     temporary = _partial(folder)
-    with _told_as(folder):
+    with writing(folder):
         try:
             temporary.mkdir(parents=True)
             yield temporary
@@ -77,7 +77,7 @@ def folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary, before = _partial(path.parent), _partial(path.parent)
-    with _told_as(path):
+    with writing(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
@@ -87,6 +87,21 @@ def folder(path: str | Path) -> Iterator[Path]:
         finally:
             _remove(temporary)
             _remove(before)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Any OSError inside becomes a WriteError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed calls left in a folder that nothing else writes to."""
+    for path in folder.glob(".earvae-*.partial"):
+        _remove(path)
 
 
 class Staging:
@@ -130,14 +145,6 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError:
         pass
-
-
-@contextmanager
-def _told_as(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _remove_left_behind(parent: Path) -> None:

@@ -187,7 +187,7 @@ def _encode_blocks(
     if samples == 0:
         raise ValueError("audio holds no samples")
     parameters += stream.finish(frames_for(vae, samples))
-    return Posterior.of(vae.config, torch.cat(parameters, dim=2)), samples
+    return Posterior(torch.cat(parameters, dim=2), vae.config.std_floor), samples
 
 
 @torch.no_grad()

@@ -6,12 +6,11 @@ defaults; an unknown key is refused by name. All classes are frozen.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,11 +22,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from earvae.config_files import Document, load, merged
 from earvae.config_problems import problems
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line per problem."""
+from earvae.errors import ConfigError
 
 
 class Config(BaseModel):
@@ -94,20 +91,21 @@ class OobleckConfig(Config):
     @property
     def hop_length(self) -> int:
         """Samples per latent frame: the product of the strides."""
-        hop = 1
-        for stride in self.strides:
-            hop *= stride
-        return hop
+        return math.prod(self.strides)
 
 
 CLASS_LATENTS = 2
-"""Latents of the compact model that tell the class of a frame: a point on a grid."""
+"""Latents of the spectral architecture that say which basis a frame uses: a point on a grid."""
 
 
 class SpectralConfig(Config):
-    """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
+    """The shipped model's architecture: MDCT frames, a fixed linear code, ConvNeXt blocks.
+
+    docs/spectral.md has the reasons.
+    """
 
     architecture: Literal["spectral"] = "spectral"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=2)
@@ -124,7 +122,7 @@ class SpectralConfig(Config):
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
-    class_frames: int = Field(1, ge=1, description="latent frames that a class is chosen over; odd")
+    class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
@@ -145,8 +143,8 @@ class SpectralConfig(Config):
             )
         if self.linear_channels > min(self.linear_subspace, 2 * self.hop_length):
             raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
-        if not self.kernel % 2 == self.level_frames % 2 == self.class_frames % 2 == 1:
-            raise ValueError("kernel, level_frames and class_frames must be odd")
+        if not self.kernel % 2 == self.level_frames % 2 == 1:
+            raise ValueError("kernel and level_frames must be odd")
         return self
 
     @property
@@ -156,9 +154,13 @@ class SpectralConfig(Config):
 
 
 class CompactConfig(Config):
-    """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
+    """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
+
+    15 M parameters with these defaults.
+    """
 
     architecture: Literal["compact"] = "compact"
+    std_floor: ClassVar[float] = 0.0
     sample_rate: int = Field(44_100, gt=0, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: int = Field(64, ge=1)
@@ -299,7 +301,7 @@ class FilterConfig(Config):
     """Which crops are good enough to train on; any other is drawn again, and counted by reason.
 
     Without a cache every crop is judged by itself, also for true peak and bandwidth, since nothing
-    else of its track is read. With one (``DataConfig.cache``), and by ``earvae shards``, these two
+    else of its track is read. With one (``DataConfig.cache``), and by ``earvae pack``, these two
     are judged over the whole track, as in the paper.
     """
 
@@ -321,7 +323,7 @@ class SourceConfig(Config):
 
     tracks: str = Field(
         description="a folder, searched recursively; a .jsonl manifest; or the index.json, local "
-        "or remote, of shards that `earvae shards` packed"
+        "or remote, of shards that `earvae pack` packed"
     )
     split: str | None = Field(None, description="of a manifest; none = every track")
     weight: float = Field(1.0, gt=0, description="share of the crops, relative to other sources")
@@ -577,7 +579,7 @@ class TrainConfig(Config):
         4_000,
         gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")
@@ -653,48 +655,25 @@ class TrainConfig(Config):
         return any(stage.adversarial for stage in self.stages)
 
 
-def merged(base: Any, changes: Any) -> Any:
-    """``base`` with ``changes`` over it, key by key at every depth; neither is altered."""
-    base, changes = (
-        part.model_dump(exclude_unset=True) if isinstance(part, Config) else part
-        for part in (base, changes)
-    )
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    both = {key: base[key] for key in base.keys() - changes.keys()}
-    return both | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
-
-
 # --------------------------------------------------------------------------- files
 
 
-def parse(kind: Any, values: Any, source: str, text: str = "") -> Any:
+def read(kind: Any, path: str | Path) -> Any:
+    """Read a YAML or JSON file, and what it extends, as ``kind``. Raises ConfigError."""
+    return _validated(kind, *load(path))
+
+
+def parse(kind: Any, values: Any, source: str) -> Any:
     """Validate ``values`` as ``kind`` (a config class or ``ModelConfig``).
 
-    Raises ConfigError with one line per problem, each naming ``source``, the key as it was written
-    and, where ``text`` holds the file's YAML or JSON, its line.
+    Raises ConfigError with one line per problem, each naming ``source`` and the key.
     """
+    return _validated(kind, values, [Document(source)])
+
+
+def _validated(kind: Any, values: Any, documents: Sequence[Document]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         shared = SHARED if kind is TrainConfig else ()
-        lines = problems(kind, error, values, source, shared, text)
-        raise ConfigError("\n".join(lines)) from None
-
-
-def read(kind: Any, path: str | Path) -> Any:
-    """Read a YAML or JSON file as ``kind``. Raises ConfigError."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from None
-    return parse(kind, values or {}, str(path), text)
+        raise ConfigError("\n".join(problems(kind, error, values, documents, shared))) from None

@@ -13,3 +13,11 @@ class EarvaeError(Exception):
 
 class WriteError(EarvaeError):
     """A place that cannot be written: disk full, no permission, a name too long."""
+
+
+class WeightsError(EarvaeError):
+    """A model that cannot be loaded: nothing there, damaged, partial, or of another form."""
+
+
+class ConfigError(EarvaeError, ValueError):
+    """A configuration that cannot be used; the message is one line per problem."""

@@ -1,32 +1,27 @@
 """Whole files through the model: reconstruct, encode to latents, decode from latents.
 
 All three stream: audio is held a chunk at a time, latents are held whole (40 MB an hour).
-Encoded files are safetensors with one tensor ``latents`` ``[64, frames]`` and string metadata.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from earvae import audio, codec
 from earvae.audio import AudioFileError, AudioSource, OutputFormat
-from earvae.library.items import LibraryError
-from earvae.library.statistics import Statistics, beside, read
+from earvae.latents import file
+from earvae.latents.file import Latents, LatentsError, Metadata
+from earvae.latents.statistics import Statistics, denormalised
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
-
-FORMAT = "earvae-latents"
-FORMAT_VERSION = "1"
-SUFFIX = ".safetensors"
+from earvae.si_sdr import StreamingSiSdr
 
 Progress = Callable[[float], None]
 """Called with the share of a file's work that is done, 0…1."""
@@ -60,27 +55,6 @@ class Report:
         return self.duration / max(self.seconds, 1e-9)
 
 
-@dataclass(frozen=True)
-class EncodedInfo:
-    """The metadata of an encoded file."""
-
-    path: Path
-    frames: int
-    latent_channels: int
-    dtype: str
-    sample_rate: int  # Hz, of the model
-    samples: int  # at the model's rate
-    original_rate: int  # Hz
-    original_samples: int
-    channels: int  # of the original, 1 or 2
-    hop_length: int
-    model: str  # EarVAE.identity
-    latents: str  # "mean" or "sample"
-    seed: int | None
-    normalised: str | None = None  # digest of the statistics they were normalised by
-    segment: int | None = None  # of a track that was cut; None: a whole track
-
-
 def reconstruct_file(
     vae: EarVAE,
     source: str | Path,
@@ -104,9 +78,9 @@ def reconstruct_file(
     posterior, samples = _encode(vae, original, chunk_frames, lambda share: progress(share / 2))
     total = original.samples
     channels = 2 if stereo else original.channels
-    meter = audio.StreamingSiSdr()
+    meter = StreamingSiSdr()
     reference = original.blocks()
-    blocks = audio.measured(
+    blocks = _compared(
         _decode(
             vae, _latents(posterior, seed), samples, original.rate, total, channels, chunk_frames
         ),
@@ -123,9 +97,7 @@ def reconstruct_file(
         channels=channels,
         frames=posterior.mean.shape[2],
         seconds=time.perf_counter() - started,
-        peak=written.peak,
-        gain=written.gain,
-        clamped=written.clamped,
+        **asdict(written),
         si_sdr=meter.value(),
         seed=seed,
     )
@@ -135,17 +107,16 @@ def encode_file(
     vae: EarVAE,
     source: str | Path,
     target: str | Path,
-    identity: str,
     downmix: bool = False,
     seed: int | None = None,
     half: bool = False,
     chunk_frames: int = codec.CHUNK_FRAMES,
     progress: Progress | None = None,
 ) -> Report:
-    """Encode ``source`` into a safetensors file.
+    """Encode ``source`` into a safetensors file (:mod:`earvae.latents.file`).
 
-    ``identity`` is ``vae.identity``, computed once by the caller. The tensor ``latents`` is
-    ``[64, frames]``, float32 or with ``half`` float16. Raises AudioFileError.
+    The latents are ``[latent, frames]``, float32 or with ``half`` float16. Raises AudioFileError,
+    WriteError.
     """
     started = time.perf_counter()
     original = AudioSource(source, downmix)
@@ -155,29 +126,19 @@ def encode_file(
         raise AudioFileError(
             f"{source}: its latents are not finite" + (" in float16; leave out --half" * half)
         )
-    metadata = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "sample_rate": vae.sample_rate,
-        "samples": samples,
-        "original_rate": original.rate,
-        "original_samples": original.samples,
-        "channels": original.channels,
-        "hop_length": vae.hop_length,
-        "model": identity,
-        "latents": "mean" if seed is None else "sample",
-        **({} if seed is None else {"seed": seed}),
-    }
-    target = Path(target)
-    with audio.atomic(target) as temporary:
-        try:
-            save_file(
-                {"latents": latents.contiguous()},
-                temporary,
-                {name: str(value) for name, value in metadata.items()},
-            )
-        except SafetensorError as error:
-            raise AudioFileError(f"{target}: cannot be written: {error}") from None
+    assert original.samples is not None
+    metadata = Metadata(
+        sample_rate=vae.sample_rate,
+        original_rate=original.rate,
+        channels=original.channels,
+        hop_length=vae.hop_length,
+        model=vae.identity,
+        latents="mean" if seed is None else "sample",
+        seed=seed,
+        samples=samples,
+        original_samples=original.samples,
+    )
+    file.write(target, Latents(metadata, latents.numpy()))
     return Report(
         source=str(source),
         output=str(target),
@@ -195,61 +156,47 @@ def decode_file(
     source: str | Path,
     target: str | Path,
     output: OutputFormat,
-    identity: str,
     stereo: bool = False,
     force: bool = False,
     chunk_frames: int = codec.CHUNK_FRAMES,
     progress: Progress | None = None,
     statistics: Statistics | None = None,
 ) -> Report:
-    """Decode an encoded file into audio of the original rate, length and channels.
+    """Decode a file of latents into audio of the original rate, length and channels.
 
     Latents that say they are normalised are put back, by ``statistics`` or else by those found
-    beside the file. Others are put back only if ``statistics`` are given. Raises AudioFileError,
-    also, unless ``force``, for latents of another model (other than ``identity``) or statistics
-    other than those that normalised.
+    beside the file. Others are put back only if ``statistics`` are given. Raises LatentsError
+    (also, unless ``force``, for latents of another model or statistics other than those that
+    normalised), AudioFileError, WriteError.
     """
     started = time.perf_counter()
-    info = inspect_encoded(source)
-    if info.latent_channels != vae.latent_channels or info.hop_length != vae.hop_length:
-        raise AudioFileError(
-            f"{source}: holds {info.latent_channels} latents per {info.hop_length} samples, the "
-            f"model has {vae.latent_channels} per {vae.hop_length}; give the model that made it "
-            "with --weights"
+    latents = file.read(source)
+    metadata = latents.metadata
+    channels, frames = latents.values.shape
+    if channels != vae.latent_channels or metadata.hop_length != vae.hop_length:
+        raise LatentsError(
+            f"{source}: holds {channels} latents per {metadata.hop_length} samples, the model has "
+            f"{vae.latent_channels} per {vae.hop_length}; give the model that made it with "
+            "--weights"
         )
-    if info.model != identity and not force:
-        raise AudioFileError(
-            f"{source}: was encoded by model {info.model}, this is model {identity}; give the "
-            "right one with --weights, or decode anyway with --force"
+    if metadata.model != vae.identity and not force:
+        raise LatentsError(
+            f"{source}: was encoded by model {metadata.model}, this is model {vae.identity}; give "
+            "the right one with --weights, or decode anyway with --force"
         )
-    needed = codec.frames_for(vae, info.samples)
-    if info.segment is not None and info.frames == needed - 1:
-        needed -= 1  # the last samples of a segment may lean on the next one's first frame
-    if info.frames < needed:
-        raise AudioFileError(
-            f"{source}: holds {info.frames} frames, {info.samples} samples need {needed}; "
+    values = torch.from_numpy(denormalised(Path(source), latents, statistics, force))
+    needed = codec.frames_for(vae, metadata.samples)
+    if metadata.segment is not None and frames == needed - 1:
+        # The last samples of a segment may lean on the next one's first frame.
+        values = torch.cat([values, values[:, -1:]], dim=1)
+    elif frames < needed:
+        raise LatentsError(
+            f"{source}: holds {frames} frames, {metadata.samples} samples need {needed}; "
             "encode it again"
         )
-    with safe_open(source, "pt") as file:
-        latents = file.get_tensor("latents").float()
-    if not torch.isfinite(latents).all():
-        raise AudioFileError(f"{source}: holds NaN or infinity; encode it again")
-    statistics = _statistics_for(info, statistics, force)
-    if statistics is not None:
-        latents = torch.from_numpy(statistics.denormalise(latents.numpy()))
-    if needed < codec.frames_for(vae, info.samples):
-        latents = torch.cat([latents, latents[:, -1:]], dim=1)
-    channels = 2 if stereo else info.channels
-    total, rate = info.original_samples, info.original_rate
-    blocks = _decode(
-        vae,
-        latents.unsqueeze(0),
-        info.samples,
-        rate,
-        total,
-        channels,
-        chunk_frames,
-    )
+    total, rate = metadata.original_samples, metadata.original_rate
+    channels = 2 if stereo else metadata.channels
+    blocks = _decode(vae, values[None], metadata.samples, rate, total, channels, chunk_frames)
     blocks = _counted(blocks, total, progress or _ignore)
     written = audio.write(target, blocks, rate, channels, total, output)
     return Report(
@@ -258,97 +205,11 @@ def decode_file(
         samples=total,
         rate=rate,
         channels=channels,
-        frames=info.frames,
+        frames=frames,
         seconds=time.perf_counter() - started,
-        peak=written.peak,
-        gain=written.gain,
-        clamped=written.clamped,
-        seed=info.seed,
+        **asdict(written),
+        seed=metadata.seed,
     )
-
-
-def inspect_encoded(path: str | Path) -> EncodedInfo:
-    """The metadata of an encoded file. Raises AudioFileError if it is none, or damaged."""
-    path = Path(path)
-    if not path.is_file():
-        raise AudioFileError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or "latents" not in file.keys():  # noqa: SIM118
-                raise AudioFileError(f"{path}: not latents of `earvae encode` (no format={FORMAT})")
-            tensor = file.get_slice("latents")
-            shape, dtype = tensor.get_shape(), tensor.get_dtype()
-    except (SafetensorError, OSError) as error:
-        raise AudioFileError(
-            f"{path}: damaged or not a safetensors file ({error}); encode it again"
-        ) from None
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise AudioFileError(
-            f"{path}: format version {metadata.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; update earvae"
-        )
-    try:
-        numbers = {
-            name: int(metadata[name])
-            for name in (
-                "sample_rate",
-                "samples",
-                "original_rate",
-                "original_samples",
-                "channels",
-                "hop_length",
-            )
-        }
-        info = EncodedInfo(
-            path=path,
-            latent_channels=shape[0],
-            frames=shape[1],
-            dtype=dtype,
-            model=metadata["model"],
-            latents=metadata["latents"],
-            seed=int(metadata["seed"]) if "seed" in metadata else None,
-            normalised=metadata.get("normalised"),
-            segment=int(metadata["segment"]) if "segment" in metadata else None,
-            **numbers,
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise AudioFileError(
-            f"{path}: its metadata is incomplete ({error}); encode it again"
-        ) from None
-    if min(numbers.values()) < 1 or info.channels > 2 or len(shape) != 2:
-        raise AudioFileError(f"{path}: its metadata makes no sense; encode it again")
-    return info
-
-
-def _statistics_for(
-    info: EncodedInfo, statistics: Statistics | None, force: bool
-) -> Statistics | None:
-    """What a file's latents are to be put back by. Raises AudioFileError."""
-    if info.normalised is not None and statistics is None:
-        found = beside(info.path)
-        if found is None:
-            raise AudioFileError(
-                f"{info.path}: is normalised, and there is no latent_stats.json beside it; name "
-                "that with --denormalise"
-            )
-        try:
-            statistics = read(found)
-        except LibraryError as error:
-            raise AudioFileError(f"{info.path}: is normalised, and {error}") from None
-    if statistics is None:
-        return None
-    if len(statistics.mean) != info.latent_channels:
-        raise AudioFileError(
-            f"{info.path}: holds {info.latent_channels} channels, the statistics "
-            f"{len(statistics.mean)}; give the right ones with --denormalise"
-        )
-    if info.normalised not in (None, statistics.digest) and not force:
-        raise AudioFileError(
-            f"{info.path}: was normalised by statistics {info.normalised}, these are "
-            f"{statistics.digest}; give the right ones with --denormalise, or use --force"
-        )
-    return statistics
 
 
 def _encode(
@@ -384,6 +245,20 @@ def _decode(
     if channels == 1:
         decoded = audio.to_mono(decoded)
     return audio.resample(decoded, vae.sample_rate, rate, total)
+
+
+def _compared(
+    blocks: Iterable[np.ndarray], reference: Iterable[np.ndarray], meter: StreamingSiSdr
+) -> Iterator[np.ndarray]:
+    """Pass ``blocks`` through while ``meter`` compares them with ``reference``, cut otherwise."""
+    reference = iter(reference)
+    held = next(reference)
+    for block in blocks:
+        while held.shape[1] < block.shape[1]:
+            held = np.concatenate([held, next(reference)], axis=1)
+        target, held = np.split(held, [block.shape[1]], axis=1)
+        meter.add(reconstruction=torch.from_numpy(block), target=torch.from_numpy(target))
+        yield block
 
 
 def _counted(

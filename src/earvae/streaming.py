@@ -27,17 +27,83 @@ import torch
 from torch import Tensor
 
 from earvae import codec
+from earvae.errors import EarvaeError
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
-BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz: about half the delay that the compact model's context has
+BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz, a third of the delay that the shipped decoder's context has
 
 
-class StreamingError(ValueError):
+class StreamingError(EarvaeError, ValueError):
     """A model that cannot be streamed; the message says why and what to do."""
 
 
-class StreamingEncoder:
+class _Stream:
+    """One signal through a network of a model: what both directions have in common.
+
+    Raises ValueError for blocks shorter than a frame.
+    """
+
+    _name: str  # of what is pushed
+    _unit: str  # what it is counted in
+
+    def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
+        if block_frames < 1:
+            raise ValueError(f"block_frames must be at least 1, got {block_frames}")
+        self.vae, self.block_frames = vae, block_frames
+        self._dtype = next(vae.parameters()).dtype
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything pushed; the next push begins a new signal."""
+        # The most computed at a time is what the codec holds to be a good chunk.
+        self._stream = self._open(self.block_frames, max(self.block_frames, codec.CHUNK_FRAMES))
+        self._batch = 0  # unknown before the first push
+        self._pushed = 0  # samples or frames
+        self._ended = False
+
+    def _open(self, least: int, most: int) -> codec.FrameStream:
+        raise NotImplementedError
+
+    def _take(self, signal: Tensor, channels: int) -> list[Tensor]:
+        """The frames that ``signal [batch, channels, n]`` makes certain. Raises ValueError."""
+        self._check_open()
+        if signal.ndim != 3 or signal.shape[0] == 0 or signal.shape[1] != channels:
+            raise ValueError(
+                f"{self._name} must be [batch, {channels}, {self._unit}], got {list(signal.shape)}"
+            )
+        if self._batch not in (0, signal.shape[0]):
+            raise ValueError(
+                f"{self._name} had a batch of {self._batch} so far, got {signal.shape[0]}: "
+                "reset() before another signal"
+            )
+        if not signal.is_floating_point():
+            raise ValueError(f"{self._name} must be floating point, got {signal.dtype}")
+        if not signal.isfinite().all():
+            raise ValueError(f"{self._name} must be finite, got NaN or infinity")
+        self._batch = signal.shape[0]
+        self._pushed += signal.shape[2]
+        return self._stream.push(signal.to(self._dtype))
+
+    def _end(self) -> None:
+        """No more is to come. Raises ValueError if nothing came, or at the second end."""
+        self._check_open()
+        if not self._pushed:
+            raise ValueError(f"nothing to flush: no {self._unit} were pushed")
+        self._ended = True
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ValueError("the signal was flushed: reset() before another one")
+
+    def _joined(self, pieces: list[Tensor], channels: int) -> Tensor:
+        """``[batch, channels, n]``; without pieces n is 0."""
+        if not pieces:
+            return torch.empty(self._batch, channels, 0, dtype=self._dtype)
+        return torch.cat(pieces, dim=2)
+
+
+class StreamingEncoder(_Stream):
     """Audio in, posteriors out.
 
     Args:
@@ -47,10 +113,7 @@ class StreamingEncoder:
     Raises ValueError for blocks shorter than a frame.
     """
 
-    def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
-        _check_block(block_frames)
-        self.vae, self.block_frames = vae, block_frames
-        self.reset()
+    _name, _unit = "audio", "samples"
 
     @property
     def latency_samples(self) -> int:
@@ -61,59 +124,57 @@ class StreamingEncoder:
     @property
     def samples(self) -> int:
         """Samples pushed since the last reset."""
-        return self._input.length
+        return self._pushed
 
     def push(self, audio: Tensor) -> Posterior:
-        """The next audio, ``[batch, 2, n]`` with any n ≥ 0, full scale ±1.
+        """Posterior of the frames that the next audio makes certain, on the CPU; often of none
+        (``[batch, latent, 0]``).
 
-        Returns the posterior of the frames that became certain, on the CPU; often of none
-        (``[batch, latent, 0]``). Raises ValueError for another shape or batch size than before,
-        values that are not finite or not floating point, and after :meth:`flush`.
+        Audio is ``[batch, 2, n]`` with any n ≥ 0, full scale ±1. Raises ValueError for another
+        shape or batch size than before, values that are not finite or not floating point, and
+        after :meth:`flush`.
         """
-        return self._posterior(self._stream.push(self._input.take(audio)))
+        return self._posterior(self._take(audio, self.vae.config.audio_channels))
 
     def flush(self) -> Posterior:
-        """The end of the signal: the posterior of the remaining frames.
+        """Posterior of the remaining frames, at the end of the signal.
 
         The last frame is filled up with zeros as ``codec.encode`` does. Raises ValueError if no
         samples were pushed, or if called again before :meth:`reset`.
         """
-        self._input.end()
+        self._end()
         return self._posterior(self._stream.finish(codec.frames_for(self.vae, self.samples)))
 
-    def reset(self) -> None:
-        """Forget everything pushed; the next push begins a new signal."""
-        self._stream = codec.encoder_stream(self.vae, self.block_frames, _most(self.block_frames))
-        self._input = _Input("audio", "samples", self.vae, self.vae.config.audio_channels)
+    def _open(self, least: int, most: int) -> codec.FrameStream:
+        return codec.encoder_stream(self.vae, least, most)
 
     def _posterior(self, parameters: list[Tensor]) -> Posterior:
-        nothing = self._input.nothing(2 * self.vae.latent_channels)
-        return Posterior.of(self.vae.config, _joined(parameters, nothing))
+        joined = self._joined(parameters, 2 * self.vae.latent_channels)
+        return Posterior(joined, self.vae.config.std_floor)
 
 
-class StreamingDecoder:
+class StreamingDecoder(_Stream):
     """Latents in, audio out.
 
     Args:
-        vae: a model in evaluation mode that has no transformer: the compact model, or one of the
-            paper's architecture with ``transformer`` None; also one prepared by
-            ``earvae.engine``.
+        vae: a model in evaluation mode that has no transformer, such as the shipped one; also one
+            prepared by ``earvae.engine``.
         block_frames: frames computed at a time; fewer for less delay, more for less work.
 
     Raises StreamingError for a model with a transformer, ValueError for blocks shorter than a
     frame.
     """
 
+    _name, _unit = "latents", "frames"
+
     def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
-        _check_block(block_frames)
         if vae.transformers is not None:
             raise StreamingError(
                 "this model decodes through a transformer that attends to all latents, so no "
                 "sample is certain before the last latent: collect them and use codec.decode "
                 "or codec.decode_stream"
             )
-        self.vae, self.block_frames = vae, block_frames
-        self.reset()
+        super().__init__(vae, block_frames)
 
     @property
     def latency_frames(self) -> int:
@@ -126,16 +187,17 @@ class StreamingDecoder:
         return self.latency_frames * self.vae.hop_length
 
     def push(self, latents: Tensor) -> Tensor:
-        """The next latents, ``[batch, latent, n]`` with any n ≥ 0.
+        """Audio that the next latents make certain, whole frames ``[batch, 2, frames·hop]`` on the
+        CPU; often none (``[batch, 2, 0]``).
 
-        Returns the audio that became certain, whole frames ``[batch, 2, frames·hop]`` on the CPU;
-        often none (``[batch, 2, 0]``). Raises ValueError for another shape or batch size than
-        before, values that are not finite or not floating point, and after :meth:`flush`.
+        Latents are ``[batch, latent, n]`` with any n ≥ 0. Raises ValueError for another shape or
+        batch size than before, values that are not finite or not floating point, and after
+        :meth:`flush`.
         """
-        return self._audio(self._stream.push(self._input.take(latents)))
+        return self._audio(self._take(latents, self.vae.latent_channels))
 
     def flush(self, samples: int | None = None) -> Tensor:
-        """The end of the signal: the remaining audio, ``[batch, 2, n]``.
+        """The remaining audio at the end of the signal, ``[batch, 2, n]``.
 
         Args:
             samples: length of the whole signal; None: all that the latents hold, which is
@@ -144,89 +206,19 @@ class StreamingDecoder:
         Raises ValueError if no latents were pushed, if they hold fewer than ``samples`` samples or
         more than that were given already, or if called again before :meth:`reset`.
         """
-        frames, given = self._input.length, self._stream.done * self.vae.hop_length
+        frames, given = self._pushed, self._stream.done * self.vae.hop_length
         whole = frames * self.vae.hop_length - self.vae.decoder.tail_deficit
         if samples is not None and frames and not given <= samples <= whole:
             raise ValueError(
                 f"{frames} latent frames hold {whole} samples, of which {given} were given "
                 f"already: the signal cannot be {samples} samples long"
             )
-        self._input.end()
+        self._end()
         length = whole if samples is None else samples
         return self._audio(self._stream.finish(frames))[..., : length - given]
 
-    def reset(self) -> None:
-        """Forget everything pushed; the next push begins a new signal."""
-        self._stream = codec.decoder_stream(self.vae, self.block_frames, _most(self.block_frames))
-        self._input = _Input("latents", "frames", self.vae, self.vae.latent_channels)
+    def _open(self, least: int, most: int) -> codec.FrameStream:
+        return codec.decoder_stream(self.vae, least, most)
 
     def _audio(self, blocks: list[Tensor]) -> Tensor:
-        return _joined(blocks, self._input.nothing(self.vae.config.audio_channels))
-
-
-class _Input:
-    """What may be pushed: one signal of one batch size, until its end.
-
-    Attributes:
-        batch: of the signal; 0 before the first push.
-        length: samples or frames pushed.
-    """
-
-    def __init__(self, name: str, unit: str, vae: EarVAE, channels: int) -> None:
-        self.name, self.unit, self.channels = name, unit, channels
-        self.dtype = next(vae.parameters()).dtype
-        self.batch = self.length = 0
-        self.ended = False
-
-    def take(self, signal: Tensor) -> Tensor:
-        """``signal`` in the model's precision, counted. Raises ValueError."""
-        self._check(signal)
-        self.batch = signal.shape[0]
-        self.length += signal.shape[2]
-        return signal.to(self.dtype)
-
-    def nothing(self, channels: int) -> Tensor:
-        """No frames or samples, ``[batch, channels, 0]``."""
-        return torch.empty(self.batch, channels, 0, dtype=self.dtype)
-
-    def end(self) -> None:
-        """No more to come. Raises ValueError if nothing came, or at the second end."""
-        self._check_open()
-        if not self.length:
-            raise ValueError(f"nothing to flush: no {self.unit} were pushed")
-        self.ended = True
-
-    def _check(self, signal: Tensor) -> None:
-        self._check_open()
-        if signal.ndim != 3 or signal.shape[0] == 0 or signal.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.name} must be [batch, {self.channels}, {self.unit}], "
-                f"got {list(signal.shape)}"
-            )
-        if self.batch not in (0, signal.shape[0]):
-            raise ValueError(
-                f"{self.name} had a batch of {self.batch} so far, got {signal.shape[0]}: "
-                "reset() before another signal"
-            )
-        if not signal.is_floating_point():
-            raise ValueError(f"{self.name} must be floating point, got {signal.dtype}")
-        if not signal.isfinite().all():
-            raise ValueError(f"{self.name} must be finite, got NaN or infinity")
-
-    def _check_open(self) -> None:
-        if self.ended:
-            raise ValueError("the signal was flushed: reset() before another one")
-
-
-def _most(block_frames: int) -> int:
-    """Frames computed at a time when a push is long: what the codec holds to be a good chunk."""
-    return max(block_frames, codec.CHUNK_FRAMES)
-
-
-def _joined(pieces: list[Tensor], nothing: Tensor) -> Tensor:
-    return torch.cat(pieces, dim=2) if pieces else nothing
-
-
-def _check_block(block_frames: int) -> None:
-    if block_frames < 1:
-        raise ValueError(f"block_frames must be at least 1, got {block_frames}")
+        return self._joined(blocks, self.vae.config.audio_channels)

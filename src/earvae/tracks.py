@@ -78,7 +78,10 @@ class Music:
 
 
 def find(
-    inputs: Iterable[str | Path], leave_out: str | Path | None = None, split: str | None = None
+    inputs: Iterable[str | Path],
+    leave_out: str | Path | None = None,
+    split: str | None = None,
+    suffixes: frozenset[str] = SUFFIXES,
 ) -> Music:
     """The music of folders, of manifests (``.jsonl``), and files named by themselves, in order.
 
@@ -88,14 +91,15 @@ def find(
     the manifest) and perhaps ``split``, ``duration``, ``rate`` and ``channels``.
 
     ``split`` takes a part: lines of a manifest that say so, or of a folder ``train`` or
-    ``validation`` (:func:`held_out`). Raises TracksError: an input that does not exist, a split
-    of something that has none.
+    ``validation`` (:func:`held_out`). Files of latents are found in the same way, by their own
+    ``suffixes``. Raises TracksError: an input that does not exist, a split of something that has
+    none.
     """
     music = Music()
     for entry in map(Path, inputs):
         before, problems = len(music.files), len(music.problems)
         if entry.is_dir():
-            music.files += _of_folder(entry, leave_out, split, music)
+            music.files += _of_folder(entry, leave_out, split, suffixes, music)
         elif not entry.exists():
             raise TracksError(f"{printable(entry)}: no such file, folder or manifest")
         elif entry.suffix == MANIFEST:
@@ -110,7 +114,8 @@ def find(
         else:
             music.files.append(MusicFile(str(entry), entry.name))
         if (before, problems) == (len(music.files), len(music.problems)):
-            what = f"files of split {split!r}" if split else "audio files"
+            kind = "audio" if suffixes is SUFFIXES else "/".join(sorted(suffixes))
+            what = f"files of split {split!r}" if split else f"{kind} files"
             music.problems.append(f"{printable(entry)}: holds no {what}")
     return music
 
@@ -153,39 +158,62 @@ def held_out(names: Sequence[str]) -> list[bool]:
     return [place <= limit for place in places]
 
 
+def inside(name: str) -> str:
+    """The name without what leads out of a folder: a root, or steps to a parent."""
+    if name.startswith(("/", "..")):
+        return "/".join(part for part in name.split("/") if part not in ("", ".."))
+    return name
+
+
+def identity(path: str | Path) -> object:
+    """The same for all names of one file or folder: links and spellings too."""
+    try:
+        status = os.stat(path)
+    except OSError:  # one that will be made, for instance
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
 def printable(name: str | Path) -> str:
     """A name that any JSON reader and any terminal take, also where it is not valid Unicode."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _of_folder(
-    folder: Path, leave_out: str | Path | None, split: str | None, music: Music
+    folder: Path,
+    leave_out: str | Path | None,
+    split: str | None,
+    suffixes: frozenset[str],
+    music: Music,
 ) -> list[MusicFile]:
     if split not in (None, TRAIN, VALIDATION):
         raise TracksError(
             f"{printable(folder)}: has the splits {TRAIN} and {VALIDATION}, as any folder; "
             f"{split!r} is none of them"
         )
-    names = list(_search(folder, leave_out, music))
+    names = list(_search(folder, leave_out, suffixes, music))
     if split is not None:
         wanted = split == VALIDATION
         names = [name for name, out in zip(names, held_out(names), strict=True) if out is wanted]
     return [MusicFile(os.path.join(folder, name.replace("/", os.sep)), name) for name in names]
 
 
-def _search(folder: Path, leave_out: str | Path | None, music: Music) -> Iterator[str]:
+def _search(
+    folder: Path, leave_out: str | Path | None, suffixes: frozenset[str], music: Music
+) -> Iterator[str]:
     """Names of music below a folder. Not recursive: folders may be nested a thousand deep."""
-    seen = set() if leave_out is None else {_identity(leave_out)}
+    own = None if leave_out is None else identity(leave_out)
+    seen = {own}
     waiting = [""]  # folders below this one, the next one last
     while waiting:
         below = waiting.pop()
         place = os.path.join(folder, below)
         try:
-            if (identity := _identity(place)) in seen:
-                if leave_out is None or identity != _identity(leave_out):
+            if (same := identity(place)) in seen:
+                if same != own:
                     _leave_out(music, "a link to a folder that was searched already", place)
                 continue
-            seen.add(identity)
+            seen.add(same)
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
@@ -197,13 +225,13 @@ def _search(folder: Path, leave_out: str | Path | None, music: Music) -> Iterato
         for entry in entries:
             suffix = posixpath.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
-                if suffix in SUFFIXES or _is_folder(entry):
+                if suffix in suffixes or _is_folder(entry):
                     _leave_out(music, "hidden", entry.path)
             elif _is_folder(entry):
                 folders.append(f"{below}{entry.name}/")
-            elif suffix in OTHER_MUSIC:
+            elif suffix in OTHER_MUSIC and suffixes is SUFFIXES:
                 _leave_out(music, f"{suffix} is not read here (convert it to FLAC)", entry.path)
-            elif suffix not in SUFFIXES:
+            elif suffix not in suffixes:
                 continue  # covers, texts, playlists
             elif _is_file(entry):
                 yield below + entry.name
@@ -252,15 +280,6 @@ def _count(value: object) -> int | None:
 
 def _leave_out(music: Music, reason: str, path: str) -> None:
     music.left_out.setdefault(reason, []).append(path)
-
-
-def _identity(path: str | Path) -> object:
-    """The same for all names of one folder, links included."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:  # a folder that will be made
-        return os.path.realpath(path)
-    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -54,7 +54,7 @@ class PackingVAE(nn.Module):
 
     def __init__(self, hop: int = 16, gain: float = 1.0, identity: str = "packing") -> None:
         super().__init__()
-        self.config = SimpleNamespace(audio_channels=2)
+        self.config = SimpleNamespace(audio_channels=2, std_floor=0.0)
         self.hop_length = hop
         self.latent_channels = 2 * hop
         self.identity = identity

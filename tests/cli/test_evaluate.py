@@ -70,6 +70,26 @@ def test_seconds_start_and_manifest_split(tmp_path, earvae, music):
     assert results["tracks"][0]["seconds"] == 3 and results["settings"]["seconds"] is None
 
 
+def test_some_tracks_are_taken_and_turned_up(tmp_path, earvae, music):
+    for name in "abc":
+        music(tmp_path / "ref" / f"{name}.wav", samples=60_000)
+    out = tmp_path / "out"
+    options = ("--codec", "identity", "--most", "2", "--loud", "-o", out)
+    assert earvae("evaluate", tmp_path / "ref", *options).exit_code == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [track["name"] for track in results["tracks"]] == ["a.wav", "c.wav"]
+    assert results["settings"]["loud"] is True
+    assert results["tracks"][0]["loudness"]["lufs"] == pytest.approx(-9, abs=0.3)
+    assert "−9 LUFS" in (out / "results.md").read_text()
+
+
+def test_what_is_left_out_is_said_and_no_failure(tmp_path, earvae, music):
+    music(tmp_path / "ref" / "a.wav")
+    (tmp_path / "ref" / ".b.wav").touch()
+    result = earvae("evaluate", tmp_path / "ref", "--codec", "flip", "-o", tmp_path / "out")
+    assert result.exit_code == 0 and "left out, hidden: 1" in result.stderr
+
+
 def test_what_fails_is_listed_at_the_end_with_status_1(tmp_path, earvae, music):
     music(tmp_path / "ref" / "good.wav")
     (tmp_path / "ref" / "bad.wav").write_text("text")
@@ -96,7 +116,7 @@ def test_published_pairs_are_measured_where_they_lie(tmp_path, earvae, music):
         (("--codec", "mpeg"), 2, "--codec mpeg: unknown"),
         (("--codec", "flip", "--codec", "flip"), 2, "the name flip is taken"),
         (("--codec", "flip", "--start", "late"), 2, "--start late: give middle"),
-        (("--codec", "flip", "--split", "test"), 1, "--split is for manifests"),
+        (("--codec", "flip", "--split", "test"), 1, "has the splits train and validation"),
         (("--codec", "linear:99"), 1, "1 to 64 components"),
         (("--codec", "flip", "--device", "quantum"), 1, "--device quantum"),
     ],
@@ -112,7 +132,7 @@ def test_commands_that_cannot_be_meant_are_one_line(
 
 def test_missing_music_and_unwritable_results_are_one_line(tmp_path, earvae, music):
     result = earvae("evaluate", tmp_path / "none", "--codec", "flip", "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "no such folder, manifest or file" in result.stderr
+    assert result.exit_code == 1 and "no such file, folder or manifest" in result.stderr
     music(tmp_path / "ref" / "a.wav")
     (tmp_path / "file").touch()
     result = earvae("evaluate", tmp_path / "ref", "--codec", "flip", "-o", tmp_path / "file")
@@ -120,7 +140,7 @@ def test_missing_music_and_unwritable_results_are_one_line(tmp_path, earvae, mus
 
 
 def test_help_lists_every_codec(earvae):
-    from earvae.evaluation.registry import _MAKERS
+    from earvae.evaluation.systems.registry import _MAKERS
 
     text = earvae("evaluate", "--help").stdout
     assert all(kind in text for kind in _MAKERS)
@@ -134,7 +154,7 @@ def test_thdn_writes_a_csv_and_a_plot_per_codec(tmp_path, earvae):
         "thdn", "--codec", "identity", "--codec", f"folder:{tmp_path}", *options, "-o", out
     )
     assert result.exit_code == 1  # for the folder
-    assert "a tone cannot go through it" in error_lines(result)[0]
+    assert "no other sound can go through it" in error_lines(result)[0]
     assert "997 Hz" in result.stdout
     assert {path.name for path in out.iterdir()} == {"thdn.csv", "thdn_identity.png"}
     with (out / "thdn.csv").open() as file:

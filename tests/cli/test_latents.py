@@ -10,10 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from earvae.cli.main import main
+from earvae.cli.encode import OF_LIBRARIES
+from earvae.cli.main import app, main
 from tests.small import load
 
 
@@ -139,7 +141,7 @@ def test_an_encoded_file_ends_in_safetensors_and_a_folder_in_a_slash(tmp_path, e
     assert os.listdir(tmp_path / "new") == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("verb", ["encode", "decode"])
+@pytest.mark.parametrize("verb", ["encode", "decode", "library"])
 def test_missing_arguments_have_status_2(earvae, verb):
     assert earvae(verb).exit_code == 2
     assert earvae(verb, "a.wav").exit_code == 2
@@ -159,7 +161,7 @@ def library(tmp_path, music):
 
 def test_a_library_is_encoded_and_a_second_run_finds_it_done(tmp_path, earvae, library):
     out = tmp_path / "out"
-    first = earvae("encode", library, "-o", out, "--library")
+    first = earvae("library", library, "-o", out)
     assert first.exit_code == 1 and "bad.wav" in first.stderr and "encoded 4 files" in first.stdout
     latents = load_file(out / "b" / "1.safetensors")["latents"]
     audio = torch.from_numpy(load(library / "b" / "1.wav")[0])
@@ -168,10 +170,10 @@ def test_a_library_is_encoded_and_a_second_run_finds_it_done(tmp_path, earvae, l
     assert [line["file"] for line in index] == [
         "a/0.safetensors", "a/2.safetensors", "b/1.safetensors", "b/3.safetensors"
     ]  # fmt: skip
-    second = earvae("encode", library, "-o", out, "--library")
+    second = earvae("library", library, "-o", out)
     assert second.exit_code == 1 and "4 files were done already" in second.stdout
     (library / "a" / "bad.wav").unlink()
-    assert earvae("encode", library, "-o", out, "--library").exit_code == 0
+    assert earvae("library", library, "-o", out).exit_code == 0
     assert not (out / "failures.jsonl").read_bytes()
     assert earvae("decode", out, "-o", tmp_path / "decoded").exit_code == 0
     decoded, _ = load(tmp_path / "decoded" / "b" / "1.wav")
@@ -181,14 +183,41 @@ def test_a_library_is_encoded_and_a_second_run_finds_it_done(tmp_path, earvae, l
 def test_a_manifest_is_a_library(tmp_path, earvae, library):
     lines = [{"file": "in/b/3.wav", "split": "train"}, {"file": "in/a/bad.wav", "split": "test"}]
     (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = earvae("encode", tmp_path / "list.jsonl", "-o", tmp_path / "out", "--split", "train")
+    result = earvae("library", tmp_path / "list.jsonl", "-o", tmp_path / "out", "--split", "train")
     assert result.exit_code == 0 and (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
+
+
+def test_a_bad_line_of_a_manifest_is_named_and_the_other_files_are_encoded(
+    tmp_path, earvae, library
+):
+    (tmp_path / "list.jsonl").write_text('{"file": "in/b/3.wav"}\n{"fil": 1}\n')
+    result = earvae("library", tmp_path / "list.jsonl", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "list.jsonl: line 2" in result.stderr
+    assert (tmp_path / "out" / "in" / "b" / "3.safetensors").is_file()
+
+
+def test_a_folder_has_the_splits_of_training(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    command = ["library", library, "-o", tmp_path / "out", "--split"]
+    result = earvae(*command, "train")  # of four tracks none is held out
+    assert result.exit_code == 0 and "4 entries" in result.stdout
+    result = earvae(*command, "validation")
+    assert result.exit_code == 1 and "no files of split 'validation'" in result.stderr
+    assert "has the splits train and validation" in earvae(*command, "test").stderr
+
+
+def test_music_that_is_not_taken_is_named(tmp_path, earvae, music):
+    music(tmp_path / "in" / "a.wav"), music(tmp_path / "in" / ".b.wav")
+    (tmp_path / "in" / "c.m4a").touch()
+    for verb in ("library", "encode", "reconstruct"):
+        result = earvae(verb, tmp_path / "in", "-o", tmp_path / verb)
+        assert result.exit_code == 0 and ".b.wav" in result.stderr and "c.m4a" in result.stderr
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, library, order):
     """Rank 0 has the bad file. A launcher would stop the others if it failed before them."""
-    command = ["encode", library, "-o", tmp_path / "out", "--npy", "--block-files", 1]
+    command = ["library", library, "-o", tmp_path / "out", "--npy", "--block-files", 1]
     results = [earvae(*command, "--rank", rank, "--world-size", 2) for rank in order]
     assert [result.exit_code for result in results] == [0, 1]
     assert [("bad.wav" in result.stderr) for result in results] == [order[0] == 0, order[1] == 0]
@@ -201,27 +230,57 @@ def test_ranks_share_a_library_and_the_last_one_concludes(tmp_path, earvae, libr
 @pytest.mark.parametrize(
     "options,message",
     [
-        (["--store", "mean"], "--store is for libraries"),
-        (["--rank", 0, "--world-size", 2], "--rank is for libraries"),
-        (["--replace"], "--replace is for libraries"),
-        (["--library", "--store", "median"], "use mean, mean+std or sample"),
-        (["--library", "--sample"], "needs a --seed"),
-        (["--library", "--store", "mean", "--sample"], "contradict"),
-        (["--library", "--seed", 1], "--seed belongs to --sample"),
+        (["--store", "median"], "'median' is not one of"),
+        (["--store", "sample"], "needs a --seed"),
+        (["--seed", 1], "--seed belongs to --store sample"),
         (["--npy", "--store", "mean+std"], "one array a file"),
     ],
 )
 def test_library_options_that_do_not_go_together_have_status_2(
     tmp_path, earvae, library, options, message
 ):
-    result = earvae("encode", library, "-o", tmp_path / "out", *options)
+    result = earvae("library", library, "-o", tmp_path / "out", *options)
     assert result.exit_code == 2 and message in result.stderr
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("options", [["--library"], ["--shards"], ["--npy", "--half"],
+    ["--workers", 2], ["--padding=0"], ["--rank", 0, "--world-size", 2], ["--replace"],
+    ["--store", "mean"]], ids=str)  # fmt: skip
+def test_what_was_once_an_option_of_encode_names_the_verb(tmp_path, earvae, library, options):
+    result = earvae("encode", library, "-o", tmp_path / "out", *options)
+    name = options[0].partition("=")[0]
+    assert result.stderr == f"error: {name} is of libraries: earvae library IN... -o OUT\n"
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_manifest_given_to_encode_names_the_verb(tmp_path, earvae):
+    (tmp_path / "list.jsonl").touch()
+    result = earvae("encode", tmp_path / "list.jsonl", "-o", tmp_path / "out")
+    assert result.exit_code == 2 and "earvae library IN... -o OUT" in result.stderr
+
+
+def test_every_option_that_only_libraries_have_is_known_to_encode():
+    def names(verb) -> set[str]:
+        command = typer.main.get_command(app).commands[verb]
+        return {name for given in command.params for name in given.opts if name[:2] == "--"}
+
+    assert names("library") - names("encode") == OF_LIBRARIES - {"--library"}
+
+
+def test_npy_libraries_are_decoded_and_told_about_like_others(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    assert earvae("library", library, "-o", tmp_path / "out", "--npy").exit_code == 0
+    assert earvae("decode", tmp_path / "out", "-o", tmp_path / "heard").exit_code == 0
+    heard, _ = load(tmp_path / "heard" / "b" / "1.wav")
+    assert np.array_equal(heard, load(library / "b" / "1.wav")[0])
+    rows = json.loads(earvae("info", tmp_path / "out" / "b" / "1.npy", "--json").stdout)
+    assert rows["original_samples"] == 1616 and rows["model"] == "packing"
+
+
 def test_a_library_of_another_model_needs_replace(tmp_path, earvae, library, use_model):
     (library / "a" / "bad.wav").unlink()
-    command = ["encode", library, "-o", tmp_path / "out", "--shards"]
+    command = ["library", library, "-o", tmp_path / "out", "--shards"]
     assert earvae(*command).exit_code == 0
     use_model(identity="another")
     refused = earvae(*command)
@@ -234,7 +293,7 @@ def test_normalised_latents_are_put_back_by_decode_without_being_asked(
 ):
     (library / "a" / "bad.wav").unlink()
     plain, unit = tmp_path / "plain", tmp_path / "unit"
-    assert earvae("encode", library, "-o", plain, "--library").exit_code == 0
+    assert earvae("library", library, "-o", plain).exit_code == 0
     measured = earvae("stats", plain)
     assert measured.exit_code == 0 and "4 entries" in measured.stdout
     stats = json.loads((plain / "latent_stats.json").read_text())
@@ -243,8 +302,8 @@ def test_normalised_latents_are_put_back_by_decode_without_being_asked(
     )
     assert np.allclose(stats["mean"], whole.mean(axis=1), atol=1e-6)
     assert np.allclose(stats["std"], whole.astype(np.float64).std(axis=1), atol=1e-6)
-    how = ["--library", "--normalise", plain / "latent_stats.json"]
-    assert earvae("encode", library, "-o", unit, *how).exit_code == 0
+    how = ["--normalise", plain / "latent_stats.json"]
+    assert earvae("library", library, "-o", unit, *how).exit_code == 0
     assert "normalised" in earvae("stats", unit).stdout  # and what undoes them is not overwritten
     assert json.loads((unit / "latent_stats.json").read_text()) == stats
     assert earvae("info", unit / "b" / "1.safetensors").exit_code == 0
@@ -267,7 +326,7 @@ def test_normalised_latents_are_put_back_by_decode_without_being_asked(
     assert wrong.exit_code == 1 and "was normalised by statistics" in wrong.stderr
 
     use_model(identity="another")
-    refused = earvae("encode", library, "-o", tmp_path / "z", *how)
+    refused = earvae("library", library, "-o", tmp_path / "z", *how)
     assert refused.exit_code == 1 and "statistics of model packing" in refused.stderr
 
 
@@ -275,7 +334,7 @@ def test_latents_that_do_not_say_that_they_are_normalised_are_put_back_on_reques
     tmp_path, earvae, library
 ):
     """As a diffusion model would save them: its own numbers under our metadata."""
-    earvae("encode", library, "-o", tmp_path / "plain", "--library")
+    earvae("library", library, "-o", tmp_path / "plain")
     earvae("stats", tmp_path / "plain")
     stats = json.loads((tmp_path / "plain" / "latent_stats.json").read_text())
     source = tmp_path / "plain" / "b" / "1.safetensors"
@@ -295,7 +354,7 @@ def test_latents_that_do_not_say_that_they_are_normalised_are_put_back_on_reques
 
 
 def test_statistics_of_ranks_are_merged_by_measuring_them(tmp_path, earvae, library):
-    earvae("encode", library, "-o", tmp_path / "out", "--library")
+    earvae("library", library, "-o", tmp_path / "out")
     for rank in (0, 1):
         assert earvae("stats", tmp_path / "out", "--rank", rank, "--world-size", 2).exit_code == 0
     parts = sorted((tmp_path / "out").glob("latent_stats.rank-*.json"))
@@ -321,6 +380,8 @@ def test_info_of_latents_audio_and_nothing_known(tmp_path, monkeypatch, earvae, 
     audio = json.loads(earvae("info", source, "--json").stdout)
     assert audio["format"] == "FLAC PCM_16" and audio["samples"] == 30_001
     assert earvae("info", tmp_path / "gone.wav").exit_code == 1
+    for path in ("a.safetensors", "a.flac"):  # they have a rate of their own
+        assert earvae("info", tmp_path / path, "--sample-rate", 44_100).exit_code == 2
     assert "FLAC" in earvae("info", source).stdout
 
 
@@ -358,5 +419,5 @@ def test_help_survives_a_terminal_without_greek_letters(monkeypatch):
 
 def test_help_teaches_by_example(earvae):
     assert "earvae reconstruct song.flac -o out.wav" in earvae("--help").stdout
-    for verb in ("reconstruct", "encode", "decode", "info", "stats"):
+    for verb in ("reconstruct", "encode", "decode", "library", "info", "stats"):
         assert f"  earvae {verb}" in earvae(verb, "--help").stdout

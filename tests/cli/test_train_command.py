@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from earvae import recipes
-from earvae.training import run as training
+from earvae.training import train as training
 from tests.small import CLIPS
 
 TINY = {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from earvae.engine import accelerate, workers
+from earvae import engine as engines
+from earvae.engine import accelerate, oobleck, passes, workers
 from tests.small import golden
 
 
@@ -30,15 +31,33 @@ def test_the_exact_engine_equals_the_definition_to_1e_5_of_the_peak(vae, frames)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
 
 
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """A processor that has it; emulated, if need be."""
+    monkeypatch.setattr(engines, "has_bfloat16", lambda device: True)
+
+
 @torch.no_grad()
-def test_the_fast_engine_is_within_35_decibels(vae):
+def test_the_fast_engine_is_within_35_decibels(vae, bfloat16):
     """On noise through random weights; music through wide layers fares better."""
     random = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn((1, 2, vae.hop_length * 20), generator=random)
     engine = accelerate(vae, "fast")
+    assert (engine.engine, engine.precision) == ("fast", "bf16")
     latents = vae.encode(audio).mode()
     assert decibels(engine.encode(audio).mode(), latents) > 35
     assert decibels(engine.decode(latents), vae.decode(latents)) > 35
+
+
+def test_the_passes_of_torch_are_those_that_are_compiled(vae, monkeypatch):
+    """Either is used where it is, and gives the same but for rounding."""
+    pytest.importorskip("numba")
+    audio = 0.1 * torch.randn(1, 2, vae.hop_length * 9)
+    expected = accelerate(vae, "exact").encode(audio).parameters
+    monkeypatch.setattr(oobleck, "passes", lambda: passes)
+    found = accelerate(vae, "exact").encode(audio).parameters
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert not torch.equal(found, expected)  # two ways indeed
 
 
 @torch.no_grad()
@@ -47,7 +66,7 @@ def test_an_engine_keeps_the_identity_of_its_model(vae):
 
 
 @torch.no_grad()
-def test_silence_stays_finite(vae):
+def test_silence_stays_finite(vae, bfloat16):
     engine = accelerate(vae, "fast")
     posterior = engine.encode(torch.zeros(1, 2, vae.hop_length * 3))
     assert torch.isfinite(posterior.parameters).all()
@@ -64,7 +83,7 @@ def two_threads():
 
 
 @pytest.mark.parametrize("name", ["plain", "exact", "fast"])
-def test_inference_mode_changes_nothing(vae, two_threads, name):
+def test_inference_mode_changes_nothing(vae, two_threads, bfloat16, name):
     """Workers do not inherit the mode, and may not write into inference tensors; nor may buffers
     that were made in it be used outside."""
     audio = 0.1 * torch.randn(1, 2, vae.hop_length * 20)

@@ -9,9 +9,16 @@ import pytest
 import scipy.signal
 import torch
 
-from earvae.evaluation.bands import OCTAVES, band_metrics
+from earvae.evaluation.metrics import Signal
+from earvae.evaluation.metrics.image import OCTAVES, image_figures
+from earvae.evaluation.metrics.treble import treble_figures
 
 RATE = 44_100
+
+
+def band_metrics(reconstruction: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    pair = Signal(reconstruction, RATE), Signal(target, RATE)
+    return treble_figures(*pair) | image_figures(*pair)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +38,9 @@ def test_treble_cut_by_6_db_reads_6_db_of_distance_and_a_bass_cut_reads_none(noi
     for region, expected in ((hz > 7000, 20 * math.log10(2)), (hz < 7000, 0.0)):
         ours = torch.fft.irfft(torch.where(region, spectrum / 2, spectrum), n=noise.shape[-1])
         figures = band_metrics(reconstruction=ours, target=noise)
-        assert figures["treble_lsd"] == pytest.approx(expected, abs=0.02)
-        assert figures["treble_band_lsd"] == pytest.approx(expected, abs=0.02)
-        assert figures["treble_level"] == pytest.approx(-expected, abs=0.02)
+        assert figures["lsd_high"] == pytest.approx(expected, abs=0.02)
+        assert figures["band_lsd_high"] == pytest.approx(expected, abs=0.02)
+        assert figures["level_high"] == pytest.approx(-expected, abs=0.02)
 
 
 def test_another_noise_of_the_same_levels_has_distance_by_bin_and_little_by_band(noise):
@@ -41,16 +48,16 @@ def test_another_noise_of_the_same_levels_has_distance_by_bin_and_little_by_band
     10/ln 10 · π/√3 = 7.88 dB; that of means over n of them is near 10/ln 10 · √(2/n)."""
     other = 0.2 * torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
     figures = band_metrics(reconstruction=other, target=noise)
-    assert figures["treble_lsd"] == pytest.approx(7.88, abs=0.1)
+    assert figures["lsd_high"] == pytest.approx(7.88, abs=0.1)
     independent = 23 * 2 / 3  # bins of a band; a Hann window makes neighbours alike
     expected = 10 / math.log(10) * math.sqrt(2 / independent)
-    assert figures["treble_band_lsd"] == pytest.approx(expected, rel=0.15)
-    assert figures["treble_level"] == pytest.approx(0, abs=0.05)
+    assert figures["band_lsd_high"] == pytest.approx(expected, rel=0.15)
+    assert figures["level_high"] == pytest.approx(0, abs=0.05)
 
 
 def test_without_treble_in_the_target_its_figures_have_no_meaning(noise):
     figures = band_metrics(reconstruction=noise, target=torch.zeros_like(noise))
-    for name in ("treble_lsd", "treble_band_lsd", "treble_level"):
+    for name in ("lsd_high", "band_lsd_high", "level_high"):
         assert math.isnan(figures[name])
 
 

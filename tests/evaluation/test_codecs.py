@@ -12,16 +12,30 @@ import torch
 
 from earvae import codec as chunked
 from earvae.evaluation.align import find_lag
-from earvae.evaluation.codecs import CodecError, Flip, Folder, Identity, Mono
-from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, find_tracks, read_excerpt
-from earvae.evaluation.ffmpeg import FfmpegCodec
+from earvae.evaluation.excerpts import (
+    SAMPLE_RATE,
+    Excerpt,
+    Span,
+    Track,
+    read_excerpt,
+    references,
+)
 from earvae.evaluation.metrics import si_sdr
-from earvae.evaluation.models import EarVAECodec, LinearBaseline, Oobleck
-from earvae.evaluation.registry import SpecError, make, make_all
+from earvae.evaluation.systems import UnusableSystem
+from earvae.evaluation.systems.checks import Check
+from earvae.evaluation.systems.ffmpeg import FfmpegCodec
+from earvae.evaluation.systems.folder import Folder
+from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.registry import SpecError, make, make_all
+from earvae.tracks import find
 from tests.small import CLIPS, clip, spectral
 
 CLIP = CLIPS / "automat.flac"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+
+
+def find_tracks(folder: Path) -> list[Track]:
+    return references(find([folder]).files)
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +47,16 @@ def music() -> torch.Tensor:
 
 
 def test_sanity_codecs_do_what_they_say(music):
-    assert torch.equal(Identity().round_trip(music), music)
-    assert torch.equal(Flip().round_trip(music), -music)
-    mono = Mono().round_trip(music)
+    assert torch.equal(Check("identity").round_trip(music), music)
+    assert torch.equal(Check("flip").round_trip(music), -music)
+    mono = Check("mono").round_trip(music)
     assert torch.equal(mono[0], mono[1])
     torch.testing.assert_close(mono.sum(0), music.sum(0))
 
 
 def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
     vae = spectral()
-    codec = EarVAECodec(vae)
+    codec = EarVAESystem(vae)
     assert torch.equal(codec.round_trip(music), chunked.reconstruct(vae, music[None])[0])
     assert codec.settings == {"codec": "earvae", "weights": vae.identity}
     assert codec.parameters == sum(p.numel() for p in vae.parameters())
@@ -50,7 +64,7 @@ def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
 
 
 def test_model_of_another_rate_returns_our_rate_and_length(music):
-    returned = EarVAECodec(spectral(sample_rate=48_000)).round_trip(music)
+    returned = EarVAESystem(spectral(sample_rate=48_000)).round_trip(music)
     assert returned.shape == music.shape and torch.isfinite(returned).all()
 
 
@@ -66,7 +80,7 @@ def test_linear_baseline_improves_with_components_and_keeps_the_best_ones_first(
 def test_linear_baseline_in_chunks_equals_the_whole(music, monkeypatch):
     code = LinearBaseline(20)
     whole = code.round_trip(music)
-    monkeypatch.setattr("earvae.evaluation.models.CHUNK_FRAMES", 7)
+    monkeypatch.setattr("earvae.evaluation.systems.models.CHUNK_FRAMES", 7)
     torch.testing.assert_close(code.round_trip(music), whole, atol=1e-5, rtol=0)
 
 
@@ -97,7 +111,7 @@ def test_more_bits_are_better(music):
 
 @needs_ffmpeg
 def test_ffmpegs_own_complaint_is_passed_on(music):
-    with pytest.raises(CodecError, match="opus-9999: ffmpeg failed: .*9999"):
+    with pytest.raises(UnusableSystem, match="opus-9999: ffmpeg failed: .*9999"):
         FfmpegCodec("opus", 9999).round_trip(music)
 
 
@@ -132,11 +146,22 @@ def test_folder_takes_the_same_name_any_format_or_the_published_naming(music, tm
         "a/two.wav": "two.flac",
         "three.wav": "three_vae_rec.wav",
     }
-    with pytest.raises(CodecError, match="no reconstruction of four.wav"):
+    with pytest.raises(UnusableSystem, match="no reconstruction of four.wav"):
         folder.file_of(tracks["four.wav"])
     write(made / "a/two.aiff", music[:, :1000])
-    with pytest.raises(CodecError, match="two.aiff, two.flac; keep one"):
+    with pytest.raises(UnusableSystem, match="two.aiff, two.flac; keep one"):
         folder.file_of(tracks["a/two.wav"])
+
+
+def test_reconstructions_beside_their_references_are_found_by_their_name(music, tmp_path):
+    for name in ("a/original.wav", "a/theirs.flac", "b/original.wav"):
+        write(tmp_path / name, music[:, :1000])
+    tracks = {track.name: track for track in find_tracks(tmp_path)}
+    system = make("beside:theirs")
+    assert system.name == "theirs"
+    assert system.file_of(tracks["a/original.wav"]) == tmp_path / "a" / "theirs.flac"
+    with pytest.raises(UnusableSystem, match="no theirs.* beside original.wav"):
+        system.file_of(tracks["b/original.wav"])
 
 
 def test_published_pairs_in_one_folder_are_told_apart(music, tmp_path):
@@ -147,7 +172,7 @@ def test_published_pairs_in_one_folder_are_told_apart(music, tmp_path):
     folder = Folder(tmp_path, "published")
     assert folder.file_of(track).name == "song_vae_rec.wav"
     (tmp_path / "song_vae_rec.wav").unlink()
-    with pytest.raises(CodecError, match="no reconstruction"):  # and never the reference itself
+    with pytest.raises(UnusableSystem, match="no reconstruction"):  # and never the reference itself
         folder.file_of(track)
 
 
@@ -172,12 +197,22 @@ def test_folder_is_known_by_the_files_content(music, tmp_path):
     assert folder.settings_for(track) != before
 
 
+def test_folder_refuses_other_sounds_than_its_files(music, tmp_path):
+    write(tmp_path / "ref" / "a.wav", music)
+    (track,) = find_tracks(tmp_path / "ref")
+    folder = Folder(tmp_path / "ref", "made")
+    with pytest.raises(UnusableSystem, match="made: holds ready files"):
+        folder.round_trip(music)
+    with pytest.raises(UnusableSystem, match="leave out --loud"):
+        folder.reconstruct(read_excerpt(track, Span(1.0, loud=True)))
+
+
 # ------------------------------------------------------------------ diffusers
 
 
 def test_without_diffusers_there_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(CodecError, match="needs diffusers: pip install diffusers"):
+    with pytest.raises(UnusableSystem, match="needs diffusers: pip install diffusers"):
         make(f"oobleck:{tmp_path}")
 
 
@@ -202,7 +237,7 @@ def test_a_diffusers_folder_is_loaded_and_run(music, tmp_path):
     torch.testing.assert_close(codec.round_trip(piece), expected)
     assert codec.floats_per_second == pytest.approx(4 * 44_100 / 8)
     assert set(codec.settings["files"]) >= {"config.json"}
-    with pytest.raises(CodecError, match="no folder of a diffusers model"):
+    with pytest.raises(UnusableSystem, match="no folder of a diffusers model"):
         Oobleck(tmp_path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import soundfile
@@ -12,14 +10,17 @@ import torch
 from earvae.audio import AudioFileError, AudioSource
 from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
-    EvaluationError,
     Span,
     Track,
-    find_tracks,
+    evenly,
     read_excerpt,
     read_stretch,
+    references,
     slug_of,
+    turned_up,
 )
+from earvae.evaluation.metrics.loudness import loudness
+from earvae.tracks import find
 
 
 def ramp_file(path, seconds: float, rate: int = SAMPLE_RATE, channels: int = 2):
@@ -30,13 +31,14 @@ def ramp_file(path, seconds: float, rate: int = SAMPLE_RATE, channels: int = 2):
     return path
 
 
-def test_folders_are_searched_and_reconstructions_and_results_are_no_references(tmp_path):
-    for name in ("b/song.wav", "b/song_vae_rec.wav", "a.flac", ".hidden.wav", ".h/x.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def find_tracks(source, **more) -> list[Track]:
+    return references(find([source], **more).files)
+
+
+def test_reconstructions_and_results_are_no_references(tmp_path):
+    for name in ("b/song.wav", "b/song_vae_rec.wav", "a.flac", "out/audio/reference.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
-    (tmp_path / "out" / "audio").mkdir(parents=True)
-    (tmp_path / "out" / "audio" / "reference.wav").touch()
-    (tmp_path / "notes.txt").touch()
     tracks = find_tracks(tmp_path, leave_out=tmp_path / "out")
     assert [(track.name, track.slug) for track in tracks] == [
         ("a.flac", "a"),
@@ -44,31 +46,23 @@ def test_folders_are_searched_and_reconstructions_and_results_are_no_references(
     ]
 
 
-def test_one_file_is_a_set_of_one(tmp_path):
-    (tmp_path / "x.wav").touch()
-    assert [track.name for track in find_tracks(tmp_path / "x.wav")] == ["x.wav"]
+def test_every_so_many_tracks_are_taken_and_no_more_than_asked_for():
+    tracks = list(range(13))
+    assert evenly(tracks, None) == tracks and evenly(tracks, 20) == tracks
+    assert evenly(tracks, 5) == [0, 3, 6, 9, 12] and evenly(tracks, 1) == [0]
 
 
-def test_manifest_gives_the_tracks_of_a_split(tmp_path):
-    lines = [{"file": f"p/{name}.ogg", "split": split} for name, split in ("at", "bs", "ct")]
-    manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    assert [track.name for track in find_tracks(manifest, "t")] == ["p/a.ogg", "p/c.ogg"]
-    assert len(find_tracks(manifest)) == 3
-    with pytest.raises(EvaluationError, match="holds no track of split 'validation'"):
-        find_tracks(manifest, "validation")
-    manifest.write_text('{"file": "a.ogg"}\n[]\n')
-    with pytest.raises(EvaluationError, match="line 2 is not"):
-        find_tracks(manifest)
-
-
-def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(EvaluationError, match="no such folder, manifest or file"):
-        find_tracks(tmp_path / "none")
-    with pytest.raises(EvaluationError, match="holds no audio file"):
-        find_tracks(tmp_path)
-    with pytest.raises(EvaluationError, match="--split is for manifests"):
-        find_tracks(tmp_path, "test")
+def test_loud_excerpts_have_the_loudness_of_masters_and_no_peak_over_full_scale(tmp_path):
+    random = np.random.default_rng(0)
+    swell = np.linspace(0.01, 0.1, 3 * SAMPLE_RATE)[:, None]
+    audio = swell * random.standard_normal((3 * SAMPLE_RATE, 2))
+    soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE, subtype="FLOAT")
+    (track,) = find_tracks(tmp_path)
+    loud = read_excerpt(track, Span(loud=True))
+    assert loudness(loud.audio, SAMPLE_RATE).lufs == pytest.approx(-9, abs=0.1)
+    assert float(loud.audio.abs().max()) <= 1
+    silence = torch.zeros(2, SAMPLE_RATE)
+    assert torch.equal(turned_up(silence), silence)
 
 
 def test_slugs_are_plain_and_never_shared(tmp_path):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earvae.evaluation.blocks import BLOCK, blocks
 from earvae.evaluation.metrics import (
     ccpc,
     icpc,
@@ -18,6 +17,7 @@ from earvae.evaluation.metrics import (
     stft_distance,
     track_metrics,
 )
+from earvae.evaluation.metrics.blocks import BLOCK, blocks
 from tests.small import GOLDEN
 
 EXPECTED = json.loads((GOLDEN / "metrics_expected.json").read_text())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from earvae.errors import WeightsError
 from earvae.export.diffusers import NotConvertibleError, export_diffusers
 from earvae.model.diffusers import WEIGHTS_NAME
-from earvae.model.published import PublishedFormatError
 from earvae.model.vae import EarVAE
 from tests.small import deviation, model, noise, two_snakes
 
@@ -63,7 +63,7 @@ def test_shared_activations_that_were_parted_are_refused_under_our_note(tmp_path
     note = {"format": "pt", "earvae_config": two_snakes(**PAPERS).config.model_dump_json()}
     state["decoder.block.0.res_unit1.snake2.alpha"] += 0.1
     save_file(state, tmp_path / WEIGHTS_NAME, note)
-    with pytest.raises(PublishedFormatError, match="differ"):
+    with pytest.raises(WeightsError, match="differ"):
         EarVAE.from_pretrained(tmp_path)
     save_file(state, tmp_path / WEIGHTS_NAME, {"format": "pt"})
     assert not EarVAE.from_pretrained(tmp_path).config.shared_snake
@@ -73,7 +73,7 @@ def test_a_config_that_contradicts_our_note_is_refused(tmp_path):
     export_diffusers(two_snakes(), tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling_rate": 48_000}))
-    with pytest.raises(PublishedFormatError, match="another configuration"):
+    with pytest.raises(WeightsError, match="another configuration"):
         EarVAE.from_pretrained(tmp_path)
 
 

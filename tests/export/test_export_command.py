@@ -57,7 +57,7 @@ def test_an_architecture_without_that_form_is_one_line_that_says_what_to_do(tmp_
     result = earvae(f"--{kind}", tmp_path / "out", "--weights", tmp_path / "compact")
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"error: {tmp_path / 'out'}: ")
+    assert line.startswith("error: ")
     assert "architecture is 'compact'" in line and "use earvae itself" in line
 
 

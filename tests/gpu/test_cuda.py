@@ -12,10 +12,10 @@ from earvae.config import ObjectiveConfig, TrainConfig
 from earvae.discriminator import Discriminator
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
-from earvae.training import run as training
 from earvae.training import step as stepping
-from earvae.training.batches import make_batches, open_crops
-from earvae.training.run import set_up
+from earvae.training import train as training
+from earvae.training.loader import make_batches, open_crops
+from earvae.training.set_up import set_up
 from earvae.training.stages import locate
 from earvae.training.state import CHECKPOINT
 from tests.small import CLIPS

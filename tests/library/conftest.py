@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from earvae.library import items
-from earvae.library.run import Result, encode_library
+from earvae import tracks
+from earvae.library.encode import Result, encode_library
+from earvae.library.items import Library
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
 from tests.library.small import RATE, geometry_of, settings_of, small_model, write_music
@@ -43,14 +44,13 @@ def encode(vae) -> Encode:
         names = Settings.__dataclass_fields__
         changes = {name: how.pop(name) for name in list(how) if name in names}
         block_items = how.pop("block_items", 7)
-        library = items.find([source] if isinstance(source, Path) else source, out)
+        files = tracks.find([source] if isinstance(source, Path) else source, out).files
         return encode_library(
             model,
-            library,
+            Library(files, changes.get("shard_items") or block_items),
             out,
             settings_of(model, **changes),
             geometry or geometry_of(model),
-            block_items=changes.get("shard_items") or block_items,
             **how,
         )
 

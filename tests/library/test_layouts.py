@@ -14,28 +14,14 @@ from safetensors import safe_open
 from safetensors.numpy import load, load_file
 
 from earvae.audio import output_format
-from earvae.files import decode_file, inspect_encoded
-from earvae.library.entries import safetensors_bytes
+from earvae.files import decode_file
+from earvae.latents.file import inspect
 from tests.library.small import HOP, RATE, write_music
 from tests.small import golden
 
 
 def index_of(folder):
     return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
-
-
-def test_the_safetensors_library_reads_what_we_write(tmp_path):
-    tensors = {
-        "latents": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "std": np.ones((2, 3), np.float16),
-    }
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors_bytes(tensors, {"seed": 5, "source": 'ä "quoted"\\x'}))
-    with safe_open(path, "np") as file:
-        assert file.metadata() == {"seed": "5", "source": 'ä "quoted"\\x'}
-        assert sorted(file.keys()) == ["latents", "std"]
-    for name, values in load_file(path).items():
-        assert values.dtype == tensors[name].dtype and np.array_equal(values, tensors[name])
 
 
 # ------------------------------------------------------------------------------ shards
@@ -144,7 +130,7 @@ def test_segments_are_cuts_of_the_latents_of_a_track_followed_by_silence(
     audio, _ = soundfile.read(path, dtype="float32", always_2d=True)
     position = offset = 0
     for number, cut in enumerate(cuts):
-        info = inspect_encoded(cut)
+        info = inspect(cut).metadata
         with safe_open(cut, "np") as file:
             metadata = file.metadata()
             assert file.get_tensor("latents").shape == (8, 100)
@@ -175,6 +161,6 @@ def test_segments_decode_to_as_many_samples_as_they_stand_for(tmp_path, encode):
         total = 0
         for cut in sorted(out.glob("*.safetensors")):
             target = tmp_path / f"{name}.wav"
-            decode_file(vae, cut, target, output_format(".wav"), vae.identity)
+            decode_file(vae, cut, target, output_format(".wav"))
             total += soundfile.info(target).frames
         assert total == 100_000

@@ -19,14 +19,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from earvae import codec
+from earvae import codec, tracks
 from earvae.audio import read_audio
+from earvae.errors import WriteError
 from earvae.files import encode_file
-from earvae.library import items
-from earvae.library.items import LibraryError
-from earvae.library.load import Reader
+from earvae.library.encode import encode_library
+from earvae.library.items import Library, LibraryError
 from earvae.library.ranks import Rank
-from earvae.library.run import encode_library
+from earvae.library.reader import Reader
 from tests.library.small import (
     HOP,
     contents,
@@ -56,7 +56,7 @@ def test_latents_do_not_depend_on_the_company_of_a_file(tmp_path, vae, music, en
     assert len(files) == 20
     for path in files:
         below = path.relative_to(music).with_suffix(".safetensors")
-        encode_file(vae, path, tmp_path / "one.safetensors", vae.identity)
+        encode_file(vae, path, tmp_path / "one.safetensors")
         expected = load_file(tmp_path / "one.safetensors")["latents"]
         found = load_file(tmp_path / "out" / below)["latents"]
         assert found.shape == expected.shape
@@ -197,10 +197,10 @@ def encode_slowly(source: Path, out: Path, layout: dict, batch: int) -> None:
     torch.set_num_threads(1)
     vae = small_model()
     vae.encoder.register_forward_hook(lambda *_: time.sleep(0.004))
-    library = items.find([source], out)
-    geometry = geometry_of(vae, budget=batch)
     block = layout.get("shard_items") or 16
-    encode_library(vae, library, out, settings_of(vae, **layout), geometry, block)
+    library = Library(tracks.find([source], out).files, block)
+    geometry = geometry_of(vae, budget=batch)
+    encode_library(vae, library, out, settings_of(vae, **layout), geometry)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
@@ -214,7 +214,7 @@ def test_killed_three_times_and_run_again_gives_the_same_bytes(tmp_path, encode,
     encode(source, tmp_path / "whole", geometry=geometry, block_items=16, **layout)
     out = tmp_path / "out"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["earvae.library.run"])
+    context.set_forkserver_preload(["earvae.library.encode"])
     for target in (8, 25, 45):  # files after which to kill, of 60
         child = context.Process(target=encode_slowly, args=(source, out, layout, 240))
         child.start()
@@ -383,7 +383,7 @@ def test_a_replacement_that_was_stopped_goes_on_and_mixes_nothing(
 
 def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(tmp_path, music, encode):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(LibraryError, match="cannot be written") as caught:
+    with pytest.raises(WriteError, match="cannot be written") as caught:
         encode(music, tmp_path / "out")
     assert "\n" not in str(caught.value)
 

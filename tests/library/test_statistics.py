@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from earvae.library import measure
-from earvae.library.items import LibraryError
-from earvae.library.ranks import Rank
-from earvae.library.statistics import Moments, Statistics, beside, read
+from earvae.latents.file import NPY, SHARD, SUFFIX, LatentsError
+from earvae.latents.statistics import Moments, Statistics, beside, measure, read
+from earvae.tracks import find
 from tests.library.small import contents, small_model
+
+
+def stored(*folders: Path) -> list[Path]:
+    """What `earvae stats` would measure there."""
+    files = find(folders, suffixes=frozenset({SUFFIX, NPY, SHARD})).files
+    return [Path(found.path) for found in files]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 9), st.booleans())
@@ -41,20 +47,20 @@ def test_statistics_are_those_of_all_true_frames(tmp_path, music, encode, layout
     frames = [load_file(path)["latents"] for path in (tmp_path / "plain").rglob("*.safetensors")]
     whole = np.concatenate(frames, axis=1).astype(np.float64)
     encode(music, tmp_path / "out", **layout)
-    paths = measure.find([tmp_path / "out"])
-    found, normalised = measure.measure(paths)
+    paths = stored(tmp_path / "out")
+    found, normalised = measure(paths)
     assert not normalised and found.moments.count == whole.shape[1]
     near = {"rtol": 1e-9}
     if "segment_frames" in layout:  # what follows the end differs, so the last frames do
         near = {"rtol": 0.02, "atol": 0.01}
     assert np.allclose(found.mean, whole.mean(axis=1), **near)
     assert np.allclose(found.moments.std, whole.std(axis=1), **near)
-    parts = [measure.measure(paths, Rank(rank, 3))[0] for rank in range(3)]
+    parts = [measure(paths[rank::3])[0] for rank in range(3)]
     files = []
     for rank, part in enumerate(parts):
         files.append(tmp_path / f"part{rank}.json")
         files[-1].write_text(part.to_json())
-    merged, _ = measure.measure(files)
+    merged, _ = measure(files)
     assert merged.entries == found.entries and merged.moments.count == found.moments.count
     assert np.allclose(merged.mean, found.mean, rtol=1e-12)
     assert np.allclose(merged.moments.std, found.moments.std, rtol=1e-12)
@@ -63,12 +69,12 @@ def test_statistics_are_those_of_all_true_frames(tmp_path, music, encode, layout
 def test_the_spread_of_samples_is_that_of_means_and_of_the_posterior(tmp_path, music, encode):
     encode(music, tmp_path / "both", store="mean+std")
     encode(music, tmp_path / "drawn", store="sample", seed=1)
-    both, _ = measure.measure(measure.find([tmp_path / "both"]))
+    both, _ = measure(stored(tmp_path / "both"))
     tensors = [load_file(path) for path in (tmp_path / "both").rglob("*.safetensors")]
     std = np.concatenate([t["std"] for t in tensors], axis=1).astype(np.float64)
     values = json.loads(both.to_json())
     assert np.allclose(values["posterior_std"], np.sqrt(np.square(std).mean(axis=1)), rtol=1e-6)
-    drawn, _ = measure.measure(measure.find([tmp_path / "drawn"]))
+    drawn, _ = measure(stored(tmp_path / "drawn"))
     assert drawn.latents == "sample"
     assert np.allclose(values["sample_std"], drawn.moments.std, rtol=0.05)
 
@@ -101,7 +107,7 @@ def test_bad_statistics_are_one_line(tmp_path, text):
     path = tmp_path / "s.json"
     if text != "gone":
         path.write_text(text)
-    with pytest.raises(LibraryError, match="s.json") as caught:
+    with pytest.raises(LatentsError, match="s.json") as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
@@ -116,11 +122,11 @@ def test_statistics_are_found_in_the_nearest_folder_above(tmp_path):
 
 def test_normalised_latents_have_mean_0_and_std_1(tmp_path, vae, music, encode):
     encode(music, tmp_path / "out", store="mean+std")
-    stats, _ = measure.measure(measure.find([tmp_path / "out"]))
+    stats, _ = measure(stored(tmp_path / "out"))
     how = {"normalised": stats.digest, "statistics": stats, "store": "mean+std"}
     encode(music, tmp_path / "unit", **how)
     assert read(tmp_path / "unit").digest == stats.digest
-    again, normalised = measure.measure(measure.find([tmp_path / "unit"]))
+    again, normalised = measure(stored(tmp_path / "unit"))
     assert normalised and np.abs(again.mean).max() < 1e-5
     assert np.abs(again.moments.std - 1).max() < 1e-5
     for path in (tmp_path / "out").rglob("*.safetensors"):
@@ -140,13 +146,13 @@ def test_latents_that_do_not_go_together_are_refused(tmp_path, music, encode):
     encode(music, tmp_path / "a")
     encode(music, tmp_path / "b", small_model(seed=1))
     encode(music, tmp_path / "c", store="sample", seed=1)
-    stats, _ = measure.measure(measure.find([tmp_path / "a"]))
+    stats, _ = measure(stored(tmp_path / "a"))
     encode(music, tmp_path / "d", normalised=stats.digest, statistics=stats)
     for other, message in (("b", "of model"), ("c", "sample of model"), ("d", "normalised")):
-        with pytest.raises(LibraryError, match=message):
-            measure.measure(measure.find([tmp_path / "a", tmp_path / other]))
+        with pytest.raises(LatentsError, match=message):
+            measure(stored(tmp_path / "a", tmp_path / other))
     (tmp_path / "a" / "a" / "00.safetensors").write_bytes(b"damaged")
-    with pytest.raises(LibraryError, match="00.safetensors: damaged, or not"):
-        measure.measure(measure.find([tmp_path / "a"]))
-    with pytest.raises(LibraryError, match="no latents there"):
-        measure.measure(measure.find([music]))
+    with pytest.raises(LatentsError, match="00.safetensors: damaged, or not"):
+        measure(stored(tmp_path / "a"))
+    with pytest.raises(LatentsError, match="no latents there"):
+        measure(stored(music))

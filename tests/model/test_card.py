@@ -4,7 +4,7 @@ import pytest
 
 from earvae import EarVAE
 from earvae.model.card import essentials
-from earvae.model.vae import SHIPPED
+from earvae.model.pretrained import SHIPPED
 
 
 def test_plain_values_are_read_and_others_left_out(tmp_path):

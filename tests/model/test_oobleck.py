@@ -17,7 +17,8 @@ from earvae.model.layers import (
     fold_weight_norm,
 )
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
-from earvae.model.published import expected_shapes, load_published
+from earvae.model.parts import skeleton
+from earvae.model.pretrained import load
 from earvae.model.vae import EarVAE
 from tests.small import GOLDEN
 
@@ -32,7 +33,7 @@ def small_config(strides: tuple[int, ...]) -> OobleckConfig:
 
 
 def golden_parts(name: str) -> tuple[OobleckEncoder, OobleckDecoder]:
-    config, state = load_published(GOLDEN / f"{name}_state_dict.safetensors")
+    config, state = load(GOLDEN / f"{name}_state_dict.safetensors")
     parts = nn.ModuleDict({"encoder": OobleckEncoder(config), "decoder": OobleckDecoder(config)})
     parts.load_state_dict({k: v for k, v in state.items() if not k.startswith("transformers")})
     return parts["encoder"], parts["decoder"]
@@ -77,7 +78,7 @@ def test_convolutions_equal_torchs_own_weight_normalisation(transposed: bool):
 
 def test_full_configuration_has_exactly_the_published_names_and_shapes():
     published = json.loads((GOLDEN / "published_44k_state_dict_shapes.json").read_text())
-    ours = {name: list(shape) for name, shape in expected_shapes(OobleckConfig()).items()}
+    ours = {name: list(t.shape) for name, t in skeleton(OobleckConfig()).state_dict().items()}
     assert len(published) == 386
     assert ours == published
 

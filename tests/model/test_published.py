@@ -12,14 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from earvae.config import OobleckConfig
+from earvae.errors import WeightsError
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
-from earvae.model.published import (
-    PublishedFormatError,
-    deduplicated,
-    expected_shapes,
-    load_published,
-)
+from earvae.model.parts import skeleton
+from earvae.model.pretrained import load
 from earvae.model.transformer import LatentTransformer
+from earvae.model.vae import EarVAE
 from tests.small import GOLDEN
 
 TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"]
@@ -60,8 +58,8 @@ def state() -> dict[str, Tensor]:
 
 
 def assert_loads_as_golden(path: Path, name: str = "tiny44k", **arguments) -> None:
-    config, state = load_published(path, **arguments)
-    golden_config, golden = load_published(weights_of(name))
+    config, state = load(path, **arguments)
+    golden_config, golden = load(weights_of(name))
     assert config == golden_config
     assert state.keys() == golden.keys()
     for key, tensor in golden.items():
@@ -74,9 +72,7 @@ def assert_loads_as_golden(path: Path, name: str = "tiny44k", **arguments) -> No
 @pytest.mark.parametrize("with_config", [True, False])
 @pytest.mark.parametrize("name", TINY)
 def test_golden_values_from_the_state_dict_with_and_without_its_config(name, with_config):
-    config, state = load_published(
-        weights_of(name), config_json=config_of(name) if with_config else None
-    )
+    config, state = load(weights_of(name), config=config_of(name) if with_config else None)
     model = build(config, state)
     golden = load_file(GOLDEN / f"{name}_io.safetensors")
     with torch.inference_mode():
@@ -104,11 +100,11 @@ def test_golden_values_from_the_state_dict_with_and_without_its_config(name, wit
     ],
 )
 def test_architecture_is_read_off_the_shapes(name, rate, strides, depth):
-    config, _ = load_published(weights_of(name))
+    config, _ = load(weights_of(name))
     assert (config.sample_rate, config.strides, config.channels) == (rate, strides, 4)
     assert (config.multiples, config.latent_channels) == ((1, 2, 4, 8, 16), 64)
     assert (config.transformer.depth if config.transformer else None) == depth
-    assert load_published(weights_of(name), config_of(name))[0] == config
+    assert load(weights_of(name), config_of(name))[0] == config
 
 
 # --------------------------------------------------------------------------- forms of one file
@@ -149,7 +145,7 @@ def test_folded_weight_norm_loads_and_computes_the_same(tmp_path, state):
         direction, gain = folded.pop(name), folded.pop(f"{stem}_g")
         folded[stem] = torch._weight_norm(direction, gain, 0)
     folded["decoder.layers.7.weight"][0] = 0  # a channel that is off must not become NaN
-    config, loaded = load_published(saved(tmp_path / "folded.pt", folded))
+    config, loaded = load(saved(tmp_path / "folded.pt", folded))
     model = build(config, loaded)
     golden = load_file(GOLDEN / "tiny44k_io.safetensors")
     with torch.inference_mode():
@@ -171,14 +167,14 @@ def test_constant_buffers_and_second_names_of_shared_activations_may_be_absent(t
     assert len(lean) == len(state) - 1 - 4 - 2 * 30  # 30 residual units
     path = saved(tmp_path / "lean.pt", lean)
     assert_loads_as_golden(path)
-    assert_loads_as_golden(path, config_json=config_of("tiny44k"))
+    assert_loads_as_golden(path, config=config_of("tiny44k"))
 
 
 def test_half_precision_file_loads_as_float32(tmp_path, state):
     path = tmp_path / "half.safetensors"
     save_file({name: tensor.half() for name, tensor in state.items()}, path)
-    config, loaded = load_published(path)
-    assert config == load_published(weights_of("tiny44k"))[0]
+    config, loaded = load(path)
+    assert config == load(weights_of("tiny44k"))[0]
     assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
 
 
@@ -187,7 +183,7 @@ def test_half_precision_file_loads_as_float32(tmp_path, state):
 
 def with_strides(folder: Path, strides: tuple[int, ...]) -> Path:
     config = OobleckConfig(channels=2, multiples=(1,) * len(strides), strides=strides)
-    shapes = expected_shapes(config)
+    shapes = {name: tensor.shape for name, tensor in skeleton(config).state_dict().items()}
     state = {name: torch.zeros(shape) for name, shape in shapes.items()}
     state.update(LatentTransformer(config).state_dict(prefix="transformers."))
     return saved(folder / "unusual.pt", state)
@@ -195,17 +191,17 @@ def with_strides(folder: Path, strides: tuple[int, ...]) -> Path:
 
 def test_unknown_total_stride_asks_for_the_sample_rate(tmp_path):
     path = with_strides(tmp_path, (4, 8))
-    with pytest.raises(PublishedFormatError, match=r"unusual\.pt.*stride is 32.*sample_rate"):
-        load_published(path)
-    config, _ = load_published(path, sample_rate=32_000)
+    with pytest.raises(WeightsError, match=r"unusual\.pt.*stride is 32.*sample_rate"):
+        load(path)
+    config, _ = load(path, sample_rate=32_000)
     assert (config.sample_rate, config.hop_length) == (32_000, 32)
 
 
 def test_sample_rate_of_the_config_counts_and_must_not_contradict(tmp_path):
     path = edited_config(tmp_path, "tiny44k", lambda c: c.update(sample_rate=32_000))
-    assert load_published(weights_of("tiny44k"), path)[0].sample_rate == 32_000
-    with pytest.raises(PublishedFormatError, match="32000 and 48000"):
-        load_published(weights_of("tiny44k"), path, sample_rate=48_000)
+    assert load(weights_of("tiny44k"), path)[0].sample_rate == 32_000
+    with pytest.raises(WeightsError, match="says 32000 Hz, but 48000 Hz was asked for"):
+        load(weights_of("tiny44k"), path, sample_rate=48_000)
 
 
 # --------------------------------------------------------------------------- refusals
@@ -224,8 +220,8 @@ class Payload:
 def test_pickle_that_carries_code_is_refused_and_does_not_run(tmp_path, state):
     trace = tmp_path / "executed"
     bad = saved(tmp_path / "bad.pyt", {**state, "extra": Payload(f"touch '{trace}'")})
-    with pytest.raises(PublishedFormatError, match=r"bad\.pyt.*nothing in it was executed.*system"):
-        load_published(bad)
+    with pytest.raises(WeightsError, match=r"bad\.pyt.*nothing in it was executed.*system"):
+        load(bad)
     assert not trace.exists()
     torch.load(bad, weights_only=False)
     assert trace.exists()  # the payload was live: only the refusal kept it from running
@@ -236,33 +232,33 @@ def test_pickle_that_carries_code_is_refused_and_does_not_run(tmp_path, state):
 def test_file_that_holds_no_weights_is_refused_in_one_line(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(PublishedFormatError, match=name) as caught:
-        load_published(path)
+    with pytest.raises(WeightsError, match=name) as caught:
+        load(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(3)])
 def test_pytorch_file_without_a_state_dict_is_refused(tmp_path, content):
-    with pytest.raises(PublishedFormatError, match="state dict"):
-        load_published(saved(tmp_path / "x.pt", content))
+    with pytest.raises(WeightsError, match="state dict"):
+        load(saved(tmp_path / "x.pt", content))
 
 
 def test_truncated_file_is_refused(tmp_path, state):
     path = saved(tmp_path / "cut.pt", state)
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(PublishedFormatError, match=r"cut\.pt"):
-        load_published(path)
+    with pytest.raises(WeightsError, match=r"cut\.pt"):
+        load(path)
 
 
-def test_missing_file_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_published(tmp_path / "absent.pt")
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"absent\.pt: no such file or folder"):
+        load(tmp_path / "absent.pt")
 
 
 def test_another_network_is_refused_with_counts_and_names(tmp_path):
     other = {f"conv{i}.weight": torch.zeros(2, 2, 3) for i in range(6)}
-    with pytest.raises(PublishedFormatError) as caught:
-        load_published(saved(tmp_path / "other.pt", other))
+    with pytest.raises(WeightsError) as caught:
+        load(saved(tmp_path / "other.pt", other))
     message = str(caught.value)
     assert "other.pt" in message
     assert "386 of 386 names missing" in message
@@ -276,8 +272,8 @@ def test_partial_file_is_refused_with_the_missing_names(tmp_path, state, part, w
     gone = len(state) - len(kept)
     kept["stranger"] = torch.zeros(1)
     path = saved(tmp_path / "part.pt", kept)
-    with pytest.raises(PublishedFormatError) as caught:
-        load_published(path, config_of("tiny44k") if with_config else None)
+    with pytest.raises(WeightsError) as caught:
+        load(path, config_of("tiny44k") if with_config else None)
     message = str(caught.value)
     assert f"part.pt: not a whole εar-VAE: {gone} of 386 names missing ({part}" in message
     assert "1 unexpected (stranger)" in message
@@ -286,28 +282,28 @@ def test_partial_file_is_refused_with_the_missing_names(tmp_path, state, part, w
 def test_tensor_of_another_shape_is_named(tmp_path, state):
     state["encoder.layers.2.layers.1.layers.1.bias"] = torch.zeros(5)
     with pytest.raises(
-        PublishedFormatError,
+        WeightsError,
         match=r"encoder\.layers\.2\.layers\.1\.layers\.1\.bias is \[5\] instead of \[4\]",
     ):
-        load_published(saved(tmp_path / "shape.pt", state))
+        load(saved(tmp_path / "shape.pt", state))
 
 
 def test_tensor_with_nan_is_named(tmp_path, state):
     state["decoder.layers.0.bias"][3] = torch.nan
-    with pytest.raises(PublishedFormatError, match=r"decoder\.layers\.0\.bias holds NaN"):
-        load_published(saved(tmp_path / "nan.pt", state))
+    with pytest.raises(WeightsError, match=r"decoder\.layers\.0\.bias holds NaN"):
+        load(saved(tmp_path / "nan.pt", state))
 
 
 def test_two_activations_where_the_architecture_shares_one_are_refused(tmp_path, state):
     state["decoder.layers.1.layers.3.layers.2.alpha"] += 0.1
-    with pytest.raises(PublishedFormatError, match="one activation in both places"):
-        load_published(saved(tmp_path / "two.pt", state))
+    with pytest.raises(WeightsError, match="differ, but are one tensor in two places"):
+        load(saved(tmp_path / "two.pt", state))
 
 
 def test_another_rotary_base_is_refused(tmp_path, state):
     state["transformers.rotary_pos_emb.inv_freq"] **= 1.1
-    with pytest.raises(PublishedFormatError, match="inv_freq is not of base"):
-        load_published(saved(tmp_path / "rotary.pt", state))
+    with pytest.raises(WeightsError, match="inv_freq is not of base"):
+        load(saved(tmp_path / "rotary.pt", state))
 
 
 @pytest.mark.parametrize(
@@ -319,8 +315,8 @@ def test_another_rotary_base_is_refused(tmp_path, state):
     ],
 )
 def test_config_of_another_model_is_refused_naming_both_files(name, config_name, field):
-    with pytest.raises(PublishedFormatError) as caught:
-        load_published(weights_of(name), config_of(config_name))
+    with pytest.raises(WeightsError) as caught:
+        load(weights_of(name), config_of(config_name))
     message = str(caught.value)
     assert f"{config_name}_config.json says {field} = " in message
     assert f"{name}_state_dict.safetensors holds" in message
@@ -341,25 +337,22 @@ def test_config_of_another_model_is_refused_naming_both_files(name, config_name,
 )
 def test_unusable_config_is_refused_naming_the_key(tmp_path, edit, complaint):
     path = edited_config(tmp_path, "tiny44k", edit)
-    with pytest.raises(PublishedFormatError, match=complaint) as caught:
-        load_published(weights_of("tiny44k"), path)
+    with pytest.raises(WeightsError, match=complaint) as caught:
+        load(weights_of("tiny44k"), path)
     assert str(path) in str(caught.value)
 
 
 def test_config_that_is_not_json_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe{")
-    with pytest.raises(PublishedFormatError, match=r"config\.json: not readable as JSON"):
-        load_published(weights_of("tiny44k"), path)
+    with pytest.raises(WeightsError, match=r"config\.json: not readable as JSON"):
+        load(weights_of("tiny44k"), path)
 
 
 # --------------------------------------------------------------------------- saving
 
 
-def test_deduplicated_state_is_saved_by_safetensors_and_restores_the_whole(tmp_path):
-    config, state = load_published(weights_of("tiny44k"))
-    model = build(config, state)
-    kept = deduplicated(model.state_dict())
-    assert len(kept) == 386 - 60
-    save_file(kept, tmp_path / "ours.safetensors")  # refuses one memory under two names
-    assert_loads_as_golden(tmp_path / "ours.safetensors")
+def test_what_we_save_holds_a_shared_activation_once_and_restores_the_whole(tmp_path):
+    EarVAE.from_pretrained(weights_of("tiny44k")).save_pretrained(tmp_path)
+    assert len(load_file(tmp_path / "model.safetensors")) == 386 - 60
+    assert_loads_as_golden(tmp_path)

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from earvae import codec
 from earvae.config import ModelConfig, OobleckConfig, parse
+from earvae.errors import WeightsError
 from earvae.model.diffusers import WEIGHTS_NAME, their_name
+from earvae.model.parts import skeleton
 from earvae.model.posterior import Posterior
-from earvae.model.published import PublishedFormatError, expected_shapes
 from earvae.model.vae import EarVAE
 from tests.small import TWO_SNAKES, noise, two_snakes
 
@@ -99,7 +100,8 @@ def test_files_and_identities_of_the_papers_layout_are_what_they_were():
 
 def test_two_activations_double_their_parameters_and_keep_their_names():
     one, two = (OobleckConfig(**LAYOUT | {"shared_snake": shared}) for shared in (True, False))
-    assert expected_shapes(one) == expected_shapes(two)
+    one_names, two_names = (skeleton(config).state_dict() for config in (one, two))
+    assert {n: t.shape for n, t in one_names.items()} == {n: t.shape for n, t in two_names.items()}
     count = {shared: sum(p.numel() for p in EarVAE(c).parameters())
              for shared, c in ((True, one), (False, two))}  # fmt: skip
     units = 2 * 3 * (8 + 8 + 16)  # encoder and decoder, three units at each of three widths
@@ -181,7 +183,7 @@ def test_stable_audio_opens_rate_is_known_by_its_stride(tmp_path):
 )
 def test_other_kinds_of_autoencoders_are_refused_by_key(tmp_path, change, complaint):
     folder = saved(tmp_path / "other", ours().state_dict(), tools_config(**change))
-    with pytest.raises(PublishedFormatError, match=complaint):
+    with pytest.raises(WeightsError, match=complaint):
         EarVAE.from_pretrained(folder)
 
 
@@ -291,25 +293,26 @@ def stated(folder: Path, **changes) -> None:
         ({"decoder_channels": 16}, "encoder_hidden_size and decoder_channels differ"),
         ({"decoder_input_channels": 5}, "is not twice decoder_input_channels"),
         ({"act_fn": "silu"}, r"config\.json: act_fn"),
-        ({"downsampling_ratios": [2, 3, 5]}, "another shape"),
+        ({"downsampling_ratios": [1, 3, 4]}, r"config\.json: .*strides must be at least 2"),
+        ({"downsampling_ratios": [2, 3, 5]}, r"is \[\d.*\] instead of \["),
     ],
 )
 def test_folders_that_cannot_be_ours_are_refused_by_key(theirs, changes, complaint):
     _, folder = theirs
     stated(folder, **changes)
-    with pytest.raises(PublishedFormatError, match=complaint):
+    with pytest.raises(WeightsError, match=complaint):
         EarVAE.from_pretrained(folder)
 
 
 def test_partial_weights_and_other_rates_are_refused(theirs):
     _, folder = theirs
-    with pytest.raises(PublishedFormatError, match="says 32000 Hz, but 44100"):
+    with pytest.raises(WeightsError, match="says 32000 Hz, but 44100"):
         EarVAE.from_pretrained(folder, sample_rate=44_100)
     state = load_file(folder / WEIGHTS_NAME)
     del state["encoder.conv1.bias"]
     save_file(state, folder / WEIGHTS_NAME)
-    with pytest.raises(PublishedFormatError, match=r"1 of \d+ names missing \(encoder\.layers\.0"):
+    with pytest.raises(WeightsError, match=r"1 of \d+ names missing \(encoder\.layers\.0"):
         EarVAE.from_pretrained(folder)
     (folder / WEIGHTS_NAME).unlink()
-    with pytest.raises(PublishedFormatError, match=f"no {WEIGHTS_NAME}"):
+    with pytest.raises(WeightsError, match=f"no {WEIGHTS_NAME}"):
         EarVAE.from_pretrained(folder)

@@ -6,8 +6,8 @@ import signal
 import torch
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
-from earvae.training.run import initial_model
+from earvae.training import train as training
+from earvae.training.set_up import initial_model
 from earvae.training.state import CHECKPOINT
 
 MODEL = {

@@ -7,8 +7,8 @@ import torch
 from lightning_fabric import Fabric
 
 from earvae.config import BalanceConfig, StageConfig
-from earvae.training import run as training
 from earvae.training import step
+from earvae.training import train as training
 from earvae.training.balance import Balance
 from tests.training.recipes import (
     ADVERSARIAL,

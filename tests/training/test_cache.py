@@ -7,9 +7,11 @@ import torch
 
 from earvae.config import ConfigError, DataConfig
 from earvae.training import cache as cache_module
-from earvae.training.batches import make_batches, open_crops
-from earvae.training.cache import STEPS, CachedCrops, gather_by_index, gather_slices
-from earvae.training.data import AUGMENTATIONS, DROP_REASONS, CropDataset
+from earvae.training.augment import AUGMENTATIONS
+from earvae.training.cache import STEPS, CachedCrops, LastDecoded, gather_by_index, gather_slices
+from earvae.training.crops import CropDataset
+from earvae.training.filters import DROP_REASONS
+from earvae.training.loader import make_batches, open_crops
 from tests.small import RATE
 from tests.small import white as noise
 from tests.training.recipes import start
@@ -169,7 +171,6 @@ def test_whole_tracks_are_refused_by_true_peak_and_bandwidth_and_named(tmp_path)
 
 def test_more_audio_than_memory_is_refused_in_hours_and_bytes(folder, monkeypatch):
     """4.5 s of stereo at 2 bytes a sample are 0.8 MB."""
-    monkeypatch.setattr(cache_module, "_filled", None)
     monkeypatch.setattr(cache_module, "free_bytes", lambda device: 700_000)
     with pytest.raises(ConfigError, match=r"0\.00 h of audio at 44100 Hz need \d+ bytes") as caught:
         cached(folder)
@@ -193,18 +194,22 @@ def test_short_tracks_are_left_out_or_followed_by_silence(tmp_path):
 
 
 def test_two_stages_on_the_same_tracks_decode_once(folder, monkeypatch):
-    monkeypatch.setattr(cache_module, "_filled", None)
-    decoded = []
+    decoded, last = [], LastDecoded()
     original = cache_module._decoded
     monkeypatch.setattr(
         cache_module, "_decoded", lambda track, *rest: decoded.append(1) or original(track, *rest)
     )
     told = []
-    open_crops(config(folder, cache="ram"), RATE, CPU, tell=lambda *numbers: told.append(numbers))
+
+    def opened(**options):
+        show = lambda *numbers: told.append(numbers)  # noqa: E731
+        return open_crops(config(folder, cache="ram", **options), RATE, CPU, 1, show, last)
+
+    opened()
     assert told == [(1, 3), (2, 3), (3, 3)]
-    open_crops(config(folder, cache="ram", augmentation={"limit": 0.3}), RATE, CPU)
+    opened(augmentation={"limit": 0.3})
     assert len(decoded) == 3
-    open_crops(config(folder, cache="ram", filters={"true_peak_db": 12}), RATE, CPU)
+    opened(filters={"true_peak_db": 12})
     assert len(decoded) == 6
 
 

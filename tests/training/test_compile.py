@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from earvae.training import run as training
+from earvae.training import train as training
 from tests.training.recipes import MODEL, start
 
 

@@ -16,8 +16,8 @@ import yaml
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
-from earvae.training import run as training
-from earvae.training.ending import Budget, Stop, Workers, told
+from earvae.training import train as training
+from earvae.training.ending import Budget, Stop, Workers, explain
 from tests.training.recipes import of_steps, start, state_of
 
 # What happens at the third step, in place of it.
@@ -33,16 +33,16 @@ FAULTS = {
 PROGRAM = """
 import sys, torch
 from earvae.cli.main import main
-from earvae.training import ending, run
+from earvae.training import ending, train
 ending.GRACE = {grace}
-step = run.train_step
+step = train.train_step
 def faulty(fabric, config, place, state, *rest):
     if state.step == 2:
         import multiprocessing
         print([process.pid for process in multiprocessing.active_children()], flush=True)
         {fault}
     return step(fabric, config, place, state, *rest)
-run.train_step = faulty
+train.train_step = faulty
 sys.argv = ["earvae", "train", {recipe!r}, "--run", {run!r}, "--device", "cpu"]
 main()
 """
@@ -215,7 +215,7 @@ def test_failures_are_told_in_one_line_with_what_to_do():
         KeyError("sources"): "KeyError: 'sources'",
     }  # fmt: skip
     for error, part in expected.items():
-        line = told(error)
+        line = explain(error)
         assert part in line and "\n" not in line, line
 
 

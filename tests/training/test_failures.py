@@ -13,10 +13,11 @@ import torch
 from lightning_fabric.loggers import CSVLogger
 
 from earvae.config import ConfigError, TrainConfig
+from earvae.errors import WriteError
 from earvae.training import log
-from earvae.training import run as training
 from earvae.training import state as training_state
-from earvae.training.data import CropDataset
+from earvae.training import train as training
+from earvae.training.crops import CropDataset
 from tests.training.recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 
@@ -147,12 +148,12 @@ class FullDisk:
 
 def test_a_full_disk_at_the_end_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch):
     start(of_steps(recipe, 1), tmp_path)
-    before = (tmp_path / training.CHECKPOINT).read_bytes()
+    before = (tmp_path / training_state.CHECKPOINT).read_bytes()
     FullDisk(monkeypatch)
-    with pytest.raises(training.TrainingError, match="could not be written: .*No space left"):
+    with pytest.raises(WriteError, match="could not be written: .*No space left"):
         start(of_steps(recipe, 2), tmp_path)
-    assert (tmp_path / training.CHECKPOINT).read_bytes() == before
-    assert not list(tmp_path.glob(".checkpoint*"))
+    assert (tmp_path / training_state.CHECKPOINT).read_bytes() == before
+    assert not list(tmp_path.glob(".earvae*"))
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(recipe, tmp_path, monkeypatch):
@@ -164,7 +165,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(recipe, tmp_path, 
         disk.full = arguments[3].step == 2
         try:
             return original(*arguments)
-        except OSError as error:
+        except WriteError as error:
             failures.append(error)
             raise
 
@@ -193,7 +194,7 @@ def test_figures_that_are_not_finite_are_valid_json(recipe, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("content", [b"", b"this is not a checkpoint", b"PK\x03\x04 nor is this"])
 def test_a_damaged_checkpoint_is_named(recipe, tmp_path, content):
-    (tmp_path / training.CHECKPOINT).write_bytes(content)
+    (tmp_path / training_state.CHECKPOINT).write_bytes(content)
     with pytest.raises(ConfigError, match="checkpoint.pt: not a checkpoint of earvae"):
         start(recipe, tmp_path)
 
@@ -203,7 +204,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    torch.save({"config": Payload()}, tmp_path / training.CHECKPOINT)
+    torch.save({"config": Payload()}, tmp_path / training_state.CHECKPOINT)
     with pytest.raises(ConfigError, match="not a checkpoint of earvae"):
         start(recipe, tmp_path)
     assert not (tmp_path / "executed").exists()
@@ -250,12 +251,12 @@ def test_reporting_workers_and_memory_may_change(recipe, tmp_path):
 
 
 def test_the_state_that_failed_to_save_is_told_on_every_rank(tmp_path, monkeypatch):
-    """torch reports some full disks as RuntimeError; callers get an OSError that names the run."""
+    """torch reports some full disks as RuntimeError; callers get an error that names the run."""
 
     def full(*_):
         raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed")
 
-    monkeypatch.setattr(training_state, "_write", full)
+    monkeypatch.setattr(torch, "save", full)
 
     class OneRank:
         is_global_zero = True
@@ -270,7 +271,7 @@ def test_the_state_that_failed_to_save_is_told_on_every_rank(tmp_path, monkeypat
         def state_dict(self, _):
             return {}
 
-    with pytest.raises(OSError, match=f"{tmp_path}: the checkpoint could not be written"):
+    with pytest.raises(WriteError, match=f"{tmp_path}: the checkpoint could not be written"):
         training_state.save(OneRank(), None, tmp_path, Counted())
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from earvae import EarVAE
 from earvae.cli.main import app
 from earvae.config import ConfigError, TrainConfig
-from earvae.training import run as training
+from earvae.training.set_up import initial_discriminator, initial_model
 from tests.small import GOLDEN
 from tests.training.recipes import start, state_of
 
@@ -45,7 +45,7 @@ def fine(recipe, published):
 
 
 def test_the_first_forward_equals_the_golden_output(fine):
-    vae = training.initial_model(TrainConfig(**fine))
+    vae = initial_model(TrainConfig(**fine))
     golden = load_file(GOLDEN / "tiny44k_io.safetensors")
     with torch.no_grad():
         reconstruction, posterior = vae(golden["audio"])
@@ -78,19 +78,19 @@ def test_a_run_starts_from_the_generator_and_the_discriminator_of_another(staged
     start(staged, tmp_path / "first")
     second = TrainConfig(**staged | {"initial_weights": str(tmp_path / "first")})
     first = state_of(tmp_path / "first")
-    for name, weight in training.initial_model(second).state_dict().items():
+    for name, weight in initial_model(second).state_dict().items():
         assert torch.equal(weight, first["ema"][name])
-    for name, weight in training.initial_discriminator(second).state_dict().items():
+    for name, weight in initial_discriminator(second).state_dict().items():
         assert torch.equal(weight, first["discriminator"][name])
     wider = second.discriminator.model_copy(update={"channels": 3})
     with pytest.raises(ConfigError, match="its discriminator is not the one under"):
-        training.initial_discriminator(second.model_copy(update={"discriminator": wider}))
+        initial_discriminator(second.model_copy(update={"discriminator": wider}))
 
 
 def test_the_shipped_model_can_be_a_start():
     data = {"sources": [{"tracks": "unused"}]}
     config = {"stages": [{"name": "a", "steps": 1, "data": data}], "initial_weights": "shipped"}
-    vae = training.initial_model(TrainConfig(**config))
+    vae = initial_model(TrainConfig(**config))
     assert vae.identity == EarVAE.from_pretrained().identity
 
 

@@ -8,7 +8,7 @@ import torch
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.model.vae import EarVAE
-from earvae.training import run as training
+from earvae.training import train as training
 from tests.training.recipes import assert_identical, of_steps, start, state_of
 
 

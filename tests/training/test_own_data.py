@@ -9,10 +9,9 @@ import soundfile
 
 from earvae import EarVAE, recipes
 from earvae.config import ConfigError, SourceConfig, TrainConfig, read
-from earvae.training.data import list_tracks
-from earvae.training.held_out import held_out
 from earvae.training.own_data import with_data
-from earvae.training.weights import with_model
+from earvae.training.set_up import with_model
+from earvae.training.sources import list_tracks
 from tests.small import GOLDEN
 
 
@@ -61,25 +60,6 @@ def test_of_fewer_than_five_songs_none_is_held_out_and_that_is_said(tmp_path, ti
     assert len(names(config.stages[0].data.sources[0])) == 4
 
 
-def test_a_twentieth_is_held_out_and_stays_so_when_the_folder_grows():
-    folder = Path("music")
-    paths = [folder / f"{number}.flac" for number in range(2000)]
-    before, after = held_out(paths[:1000], folder), held_out(paths, folder)
-    assert 30 < sum(before) < 75
-    assert after[:1000] == before
-    moved = held_out([Path("elsewhere") / path.name for path in paths], Path("elsewhere"))
-    assert moved == after
-
-
-def test_five_songs_give_at_least_one_to_hold_out_and_formats_of_one_song_stay_together():
-    folder = Path("music")
-    for start in range(20):
-        paths = [folder / f"{start + n}.{s}" for n in range(5) for s in ("wav", "mp3")]
-        held = held_out(paths, folder)
-        assert held[::2] == held[1::2]
-        assert 1 <= sum(held[::2]) < 5
-
-
 def test_a_manifest_keeps_its_own_splits(tmp_path, tiny):
     songs(tmp_path, 6)
     lines = [
@@ -122,7 +102,7 @@ def test_a_recipe_without_validation_trains_on_the_whole_folder(tmp_path, tiny):
 
 
 def test_a_folder_without_music_is_named(tmp_path, tiny):
-    with pytest.raises(ConfigError, match=f"{tmp_path}: no usable audio file"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: holds no audio files"):
         with_data(tiny, [str(tmp_path)])
 
 

@@ -14,7 +14,7 @@ import yaml
 from lightning_fabric import Fabric
 
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import set_up as starting
 from tests.training.recipes import (
     assert_identical,
     assert_same_weights,
@@ -145,14 +145,14 @@ def test_ranks_with_unequal_batches_of_validation_stay_in_step(together):
 ONE_RANK_FAILS = """
 import os
 from earvae.cli.main import main
-from earvae.training import run
-step = run.train_step
+from earvae.training import train
+step = train.train_step
 def faulty(fabric, config, place, state, *rest):
     if fabric.global_rank == 1 and state.step == 1:
         print("pid", os.getpid(), flush=True)
         raise KeyError("on purpose")
     return step(fabric, config, place, state, *rest)
-run.train_step = faulty
+train.train_step = faulty
 if __name__ == "__main__":
     main()
 """
@@ -177,14 +177,14 @@ def test_a_failure_of_one_rank_ends_all_with_a_line(staged, tmp_path):
 
 def first_fits(fabric, config, folder):
     seen = []
-    original = training.initial_model
+    original = starting.initial_model
 
     def initial_model(config, fit_code=True):
         seen.append(fit_code)
         return original(config, fit_code=fit_code)
 
-    training.initial_model = initial_model
-    state = training.set_up(fabric, config, folder)
+    starting.initial_model = initial_model
+    state = starting.set_up(fabric, config, folder)
     torch.save((seen, state.vae.state_dict()), folder / f"rank{fabric.global_rank}.pt")
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from earvae import EarVAE, recipes
 from earvae.config import TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 from tests.training.recipes import start, state_of
 
 ROOT = Path(__file__).parents[2]

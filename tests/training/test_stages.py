@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from earvae.config import ConfigError, StageConfig, TrainConfig
-from earvae.training import run as training
+from earvae.training import train as training
 from earvae.training.stages import crops_before, locate
 from tests.training.recipes import (
     assert_identical,

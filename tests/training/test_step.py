@@ -8,7 +8,7 @@ from torch import nn
 
 from earvae.config import ObjectiveConfig, OptimiserConfig
 from earvae.objective import PerceptualLoss
-from earvae.training.sharding import load_optimiser
+from earvae.training.fsdp import load_optimiser
 from earvae.training.state import State
 from earvae.training.step import Share, apply, learning_rate, posterior_noise, read_figures
 from tests.small import spectral

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earvae.cli.options import usage_error
+import typer
+
+from earvae import tracks
+from earvae.cli.errors import usage_error
+from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from earvae.files import Progress, Report
+    from earvae.files import Report
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,12 @@ class Plan:
 
 
 def to_one_file(inputs: list[Path], output: str) -> bool:
-    """Whether ``output`` names a file: one input, not a folder, and OUT is no folder either.
+    """Whether ``output`` names a file: one input, no folder or manifest, and OUT no folder.
 
     OUT is a folder where it is one already or ends in a slash; also where it has no suffix and
     the input does not exist, so that the input is what gets complained about.
     """
-    if len(inputs) != 1 or inputs[0].is_dir():
+    if len(inputs) != 1 or inputs[0].is_dir() or inputs[0].suffix == tracks.MANIFEST:
         return False
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         return False
@@ -51,74 +56,56 @@ def to_one_file(inputs: list[Path], output: str) -> bool:
 def plan(
     inputs: list[Path],
     output: Path,
-    suffixes: Collection[str],
     new_suffix: str,
     one_file: bool,
     ending: str = "",
+    suffixes: frozenset[str] = tracks.SUFFIXES,
 ) -> Plan:
     """What each input becomes. Nothing is touched yet.
 
-    With ``one_file``, ``output`` is the one input's output; else it is a folder. Folders are
-    searched for ``suffixes``, hidden files and folders left out, and keep their subfolders below
-    OUT. ``ending`` goes between a name and ``new_suffix``. Two inputs with one output, or an
-    output that is an input, are usage errors (status 2).
+    With ``one_file``, ``output`` is the one input's output; else it is a folder, in which the
+    files of folders and manifests (:func:`earvae.tracks.find`) keep their subfolders. ``ending``
+    goes between a name and ``new_suffix``. Two inputs with one output, or an output that is an
+    input, are usage errors (status 2).
     """
-    pairs: list[tuple[Path, Path]] = []  # an input, and its path below OUT
-    failures: list[str] = []
     if one_file:
-        jobs = [Job(inputs[0], output)]
+        planned = Plan([Job(inputs[0], output)], [])
     else:
         if output.exists() and not output.is_dir():
             usage_error(f"{output}: is a file; several inputs, or a folder, need a folder")
+        planned = Plan([], [])
         for entry in inputs:
-            if not entry.is_dir():
-                pairs.append((entry, Path(entry.name)))
+            try:
+                found = tracks.find([entry], output, suffixes=suffixes)
+            except tracks.TracksError as error:
+                planned.failures.append(str(error))
                 continue
-            found = _search(entry, output, suffixes, failures)
-            if not found:
-                failures.append(f"{entry}: holds no {' '.join(sorted(suffixes))} files")
-            pairs += [(path, path.relative_to(entry)) for path in found]
-        jobs = [
-            Job(source, output / below.with_name(f"{below.stem}{ending}{new_suffix}"))
-            for source, below in pairs
-        ]
-    _refuse_collisions(jobs)
-    return Plan(jobs, failures)
+            planned.failures.extend(found.problems)
+            if suffixes is tracks.SUFFIXES:
+                print_left_out(found)
+            for file in found.files:
+                below = Path(tracks.inside(file.name))
+                target = output / below.with_name(f"{below.stem}{ending}{new_suffix}")
+                planned.jobs.append(Job(Path(file.path), target))
+    _refuse_collisions(planned.jobs)
+    return planned
 
 
-def _search(
-    folder: Path, output: Path, suffixes: Collection[str], failures: list[str]
-) -> list[Path]:
-    """Files below ``folder``, in order; what lies in OUT below it is ours and left out."""
-    found: list[Path] = []
-
-    def unreadable(error: OSError) -> None:
-        failures.append(f"{error.filename}: folder cannot be read: {error.strerror}")
-
-    own = output.resolve()
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and Path(parent, name).resolve() != own
-        )
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
-        ]
-    return found
+def print_left_out(music: tracks.Music) -> None:
+    """A line to standard error for each reason why something that was found is not taken."""
+    for line in music.left_out_lines():
+        typer.echo(line, err=True)
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
-    inputs = {_file_id(job.source): job.source for job in jobs}
+    inputs = {tracks.identity(job.source): job.source for job in jobs}
     sources: dict[Path, Path] = {}  # by target
     for job in jobs:
-        if (same := inputs.get(_file_id(job.target))) is not None:
+        if (same := inputs.get(tracks.identity(job.target))) is not None:
             usage_error(f"{job.target}: is the input {same}; choose another output")
         target = job.target.resolve()
         if (first := sources.get(target)) is not None:
-            if _file_id(first) == _file_id(job.source):
+            if tracks.identity(first) == tracks.identity(job.source):
                 usage_error(f"{job.source}: is given twice")
             usage_error(
                 f"{first} and {job.source} would both become {job.target}; rename one, or run "
@@ -127,59 +114,64 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         sources[target] = job.source
 
 
-def _file_id(path: Path) -> object:
-    """The same for all names of one file: links and spellings too."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path.resolve()
-    return status.st_dev, status.st_ino
-
-
-def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[Report], list[str]]:
-    """Do every job, with a progress bar where standard error is a terminal.
+def run(jobs: list[Job], work: Callable[..., Report]) -> tuple[list[Report], list[str]]:
+    """Do every job by ``work(source, target, progress=…)``, a function of ``earvae.files``.
 
     A file that fails becomes one line of the second list, and the next is done.
     """
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from earvae.audio import AudioFileError
-
     reports: list[Report] = []
     failures: list[str] = []
-    console = Console(stderr=True)
-    with (
-        tidy_when_terminated(),
-        Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        ) as bar,
-    ):
-        task = bar.add_task("", total=len(jobs))
+    with tidy_when_terminated(), progress_bar(len(jobs), "") as update:
         for number, job in enumerate(jobs):
-            bar.update(task, description=job.source.name, completed=number)
+            update(completed=number, description=job.source.name)
 
             def progress(share: float, number: int = number) -> None:
-                bar.update(task, completed=number + share)
+                update(completed=number + share)
 
             try:
-                reports.append(work(job, progress))
-            except AudioFileError as error:
+                with memory_explained(
+                    f"{job.source}: out of memory; use a smaller --chunk-seconds"
+                ):
+                    reports.append(work(job.source, job.target, progress=progress))
+            except EarvaeError as error:
                 failures.append(str(error))
-            except (MemoryError, torch.OutOfMemoryError):
-                failures.append(_out_of_memory(job))
-            except RuntimeError as error:
-                if "allocate memory" not in str(error):
-                    raise
-                failures.append(_out_of_memory(job))
     return reports, failures
+
+
+@contextmanager
+def progress_bar(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar where standard error is a terminal; a function to call with ``advance`` or
+    ``completed`` out of ``total``, and perhaps ``description``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        MofNCompleteColumn(),
+        Remaining(),
+    )
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        yield partial(bar.update, bar.add_task(what, total=total))
+
+
+@contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Running out of memory, of a CPU or a GPU, becomes an EarvaeError of this line."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and "allocate memory" not in str(error):
+            raise
+        raise EarvaeError(advice) from None
 
 
 @contextmanager
@@ -194,10 +186,6 @@ def tidy_when_terminated() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _out_of_memory(job: Job) -> str:
-    return f"{job.source}: out of memory; use a smaller --chunk-seconds"
 
 
 def stdout() -> Console:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import Job, plan, run, to_one_file
-from earvae.cli.errors import finish, one_line
+from earvae.cli.batch import plan, run, to_one_file
+from earvae.cli.errors import finish
 from earvae.cli.reconstruct import print_table
-
-if TYPE_CHECKING:
-    from earvae.files import Progress, Report
 
 
 def decode(
-    inputs: options.Inputs = None,
-    output: options.Output = None,
+    inputs: options.Inputs,
+    output: options.Output,
     weights: options.Weights = None,
     config: options.PublishedConfig = None,
     sample_rate: options.SampleRate = None,
@@ -46,7 +44,7 @@ def decode(
 ) -> None:
     """Decode latents to audio, at the original's rate and of the original's length.
 
-    Files of `earvae encode --normalise` say that they are normalised, and are put back without
+    Files of `earvae library --normalise` say that they are normalised, and are put back without
     being asked. Latents that a diffusion model generated in normalised form and saved without
     saying so need --denormalise; do not give it for files that are not normalised.
 
@@ -55,41 +53,28 @@ def decode(
     earvae decode latents/ -o decoded/
     earvae decode generated/ -o heard/ --denormalise latents/latent_stats.json
     """
-    if not inputs:
-        options.usage_error("name at least one latent file or folder to read")
-    if output is None:
-        options.usage_error("say where to write: -o OUT")
     one_file = to_one_file(inputs, output)
-    new_suffix = options.output_suffix(output, one_file, suffix)
-    form = options.output_format(new_suffix, subtype, clip)
+    ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
-    from earvae.files import SUFFIX, decode_file
-    from earvae.library import statistics
-    from earvae.library.items import LibraryError
+    from earvae.files import decode_file
+    from earvae.latents import file, statistics
 
-    try:
-        stats = None if denormalise is None else statistics.read(denormalise)
-    except LibraryError as error:
-        one_line(str(error))
-    planned = plan(inputs, Path(output), {SUFFIX}, new_suffix, one_file)
+    stats = None if denormalise is None else statistics.read(denormalise)
+    planned = plan(
+        inputs, Path(output), ending, one_file, suffixes=frozenset({file.SUFFIX, file.NPY})
+    )
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
-    identity = vae.identity
 
-    def work(job: Job, progress: Progress) -> Report:
-        return decode_file(
-            vae,
-            job.source,
-            job.target,
-            form,
-            identity,
-            stereo=stereo,
-            force=force,
-            chunk_frames=options.chunk_frames(vae, chunk_seconds),
-            progress=progress,
-            statistics=stats,
-        )
-
+    work = partial(
+        decode_file,
+        vae,
+        output=form,
+        stereo=stereo,
+        force=force,
+        chunk_frames=options.chunk_frames(vae, chunk_seconds),
+        statistics=stats,
+    )
     reports, failures = run(planned.jobs, work)
     if reports:
         print_table(reports)

@@ -11,9 +11,9 @@ from earvae.cli import options
 from earvae.cli.errors import finish, one_line
 
 if TYPE_CHECKING:
-    from earvae.evaluation.codecs import System
     from earvae.evaluation.excerpts import Span, Track
-    from earvae.evaluation.run import Outcome
+    from earvae.evaluation.results import Results
+    from earvae.evaluation.systems import System
 
 
 def evaluate(
@@ -39,8 +39,16 @@ def evaluate(
         str, typer.Option(help="middle, or the second of the track to begin at.")
     ] = "middle",
     split: Annotated[
-        str | None, typer.Option(help="Of a manifest: train, validation or test. Default: all.")
+        str | None,
+        typer.Option(help="Of a manifest, or train or validation of a folder. Default: all."),
     ] = None,
+    most: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Every so many tracks, N at most.")
+    ] = None,
+    loud: Annotated[
+        bool,
+        typer.Option("--loud", help="Turned up to −9 LUFS through a soft limiter, as masters are."),
+    ] = False,
     device: options.Device = "auto",
 ) -> None:
     """Measure codecs side by side on your music, and make a page to listen on.
@@ -54,6 +62,7 @@ def evaluate(
       earvae              the model that comes with the package
       earvae:WEIGHTS      a folder of ours, a published weight file, a hub id
       folder:PATH         ready reconstructions: song.*, or song_vae_rec.*
+      beside:NAME         ready reconstructions: NAME.* beside each reference
       opus:96 mp3:128     through ffmpeg, kilobits a second
       vorbis:96 aac:128
       linear:64           best fixed linear code, 64 numbers a frame
@@ -64,33 +73,35 @@ def evaluate(
     earvae evaluate album/ --codec earvae --codec opus:96 -o results/
     earvae evaluate corpus/manifest.jsonl --split test --codec mine=earvae:runs/compact/ema -o out/
     """
-    from earvae.audio import AudioFileError
-    from earvae.evaluation.excerpts import EvaluationError, Span, find_tracks
+    from earvae import tracks
+    from earvae.evaluation import tables
+    from earvae.evaluation.excerpts import Span, evenly, references
 
     try:
         import pyloudnorm  # noqa: F401
     except ModuleNotFoundError as error:
         one_line(f"evaluation needs the package {error.name}: pip install 'earvae[eval]'")
-    span = Span(seconds or None, _start(start))
+    span = Span(seconds or None, _start(start), loud)
     systems, failures = systems_of(codec or ["earvae"], device)
-    try:
-        tracks = find_tracks(source, split, leave_out=output)
-        outcome = _run(tracks, systems, output, span)
-        from earvae.evaluation import tables
-
-        tables.write_all(outcome.results, output)
-    except (EvaluationError, AudioFileError) as error:
-        one_line(str(error))
-    failures += outcome.failures
-    _print_table(outcome.results)
-    page = _page(output) if outcome.results["tracks"] else None
+    music = tracks.find([source], leave_out=output, split=split)
+    for line in music.left_out_lines():
+        typer.echo(line, err=True)
+    failures += music.problems
+    found = evenly(references(music.files), most)
+    if not found:
+        finish(failures or [f"{source}: holds nothing but reconstructions"], 0)
+    results, more = _run(found, systems, output, span)
+    failures += more
+    tables.write_all(results, output)
+    _print_table(results)
+    page = _page(output) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
-    finish(failures, sum(result["error"] is None for result in outcome.results["results"]))
+    finish(failures, sum(result.error is None for result in results.results))
 
 
 def systems_of(specs: list[str], device: str) -> tuple[list[System], list[str]]:
     """What ``--codec`` names, and a line for each that cannot be set up; leaves if none can."""
-    from earvae.evaluation.registry import SpecError, make_all
+    from earvae.evaluation.systems.registry import SpecError, make_all
 
     try:
         systems, failures = make_all(specs, options.device_of(device))
@@ -113,14 +124,16 @@ def _start(text: str) -> float | None:
     return start
 
 
-def _run(tracks: list[Track], systems: list[System], output: Path, span: Span) -> Outcome:
+def _run(
+    tracks: list[Track], systems: list[System], output: Path, span: Span
+) -> tuple[Results, list[str]]:
     """The evaluation, with a progress bar where standard error is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     from earvae.cli.batch import tidy_when_terminated
-    from earvae.evaluation.run import evaluate
+    from earvae.evaluation.evaluate import evaluate
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeLeft(), TextColumn("{task.description}"))
@@ -130,20 +143,20 @@ def _run(tracks: list[Track], systems: list[System], output: Path, span: Span) -
     ):
         task = bar.add_task("", total=len(tracks) * len(systems))
 
-        def tell(done: int, doing: str) -> None:
+        def progress(done: int, doing: str) -> None:
             bar.update(task, completed=done, description=doing[-50:])
 
-        return evaluate(tracks, systems, output, span, tell)
+        return evaluate(tracks, systems, output, span, progress)
 
 
-def _print_table(results: dict) -> None:
+def _print_table(results: Results) -> None:
     from rich.table import Table
 
     from earvae.cli.batch import stdout
-    from earvae.evaluation.tables import table
+    from earvae.evaluation.tables import compact_table
 
-    header, rows = table(results, intervals=False)
-    shown = Table(title=f"mean over {len(results['tracks'])} tracks")
+    header, rows = compact_table(results)
+    shown = Table(title=f"mean over {len(results.tracks)} tracks")
     for number, title in enumerate(header):
         shown.add_column(title, justify="left" if number == 0 else "right")
     for row in rows:
@@ -155,14 +168,10 @@ def _page(output: Path) -> Path | None:
     """The listening page, where what draws it is installed."""
     try:
         from earvae.evaluation import report
-
     except ModuleNotFoundError as error:
         name = error.name
         typer.echo(
             f"no listening page: it needs the package {name}: pip install 'earvae[eval]'", err=True
         )
         return None
-    try:
-        return report.build(output)
-    except report.ReportError as error:
-        one_line(str(error))
+    return report.build(output)

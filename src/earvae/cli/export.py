@@ -56,25 +56,18 @@ def export(
         options.usage_error("--half belongs to --onnx; add that or leave out --half")
     if onnx is not None:
         try:
-            from earvae.export.onnx import UnsupportedLayerError, export_onnx
+            from earvae.export.onnx import export_onnx
         except ModuleNotFoundError as error:
             one_line(f"--onnx needs the package {error.name}: pip install 'earvae[export]'")
     vae = options.load_model(weights, config, sample_rate, "cpu")
 
     if onnx is not None:
-        try:
-            files = export_onnx(vae, onnx, half)
-        except (UnsupportedLayerError, OSError) as error:
-            one_line(f"{onnx}: {error}")
-        for path in files:
+        for path in export_onnx(vae, onnx, half):
             typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     if diffusers is not None:
-        from earvae.export.diffusers import NotConvertibleError, export_diffusers
+        from earvae.export.diffusers import export_diffusers
 
-        try:
-            differences = export_diffusers(vae, diffusers)
-        except (NotConvertibleError, OSError) as error:
-            one_line(f"{diffusers}: not written: {error}")
+        differences = export_diffusers(vae, diffusers)
         typer.echo(f"{diffusers}: for AutoencoderOobleck.from_pretrained")
         for line in differences:
             typer.echo(f"note: {line}")

@@ -26,21 +26,16 @@ def export_weights(
     earvae export-weights runs/compact -o my_model --half
     earvae reconstruct song.flac -o out.wav --weights my_model
     """
-    from earvae.config import ConfigError
-
     try:
         import torch
 
         from earvae.training.state import CHECKPOINT, generator_of, load
     except ModuleNotFoundError as error:
         one_line(f"reading a run needs the package {error.name}: pip install 'earvae[train]'")
-    try:
-        saved = load(run)
-        if saved is None:
-            one_line(f"{run}: no {CHECKPOINT} there; name the folder of a run")
-        vae = generator_of(saved, averaged=not raw)
-        vae.save_pretrained(output, dtype=torch.float16 if half else None)
-    except (ConfigError, OSError) as error:
-        one_line(str(error))
+    saved = load(run)
+    if saved is None:
+        one_line(f"{run}: no {CHECKPOINT} there; name the folder of a run")
+    vae = generator_of(saved, averaged=not raw)
+    vae.save_pretrained(output, dtype=torch.float16 if half else None)
     which = "last" if raw else "averaged"
     typer.echo(f"{output}: {which} weights after step {saved['step']}, model {vae.identity}")

@@ -10,10 +10,11 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import stdout
-from earvae.cli.errors import one_line
+from earvae.cli.errors import usage_error
 
 if TYPE_CHECKING:
     from earvae import EarVAE
+    from earvae.latents.file import Header
 
 
 def info(
@@ -53,18 +54,25 @@ def info(
 
 
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
-    from earvae.audio import READABLE_SUFFIXES, AudioFileError
-    from earvae.files import SUFFIX
+    from earvae.latents import file
+    from earvae.tracks import SUFFIXES
 
-    path = Path(source) if source else None
-    try:
-        if path is not None and path.suffix.lower() in READABLE_SUFFIXES:
-            return _audio_rows(path)
-        if path is not None and path.suffix == SUFFIX and _holds_latents(path):
-            return _latent_rows(path)
-    except AudioFileError as error:
-        one_line(str(error))
-    return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
+    rows = None
+    if source is not None:
+        path = Path(source)
+        if path.suffix.lower() in SUFFIXES:
+            rows = _audio_rows(path)
+        elif path.suffix in (file.SUFFIX, file.NPY):
+            try:
+                rows = _latent_rows(path, file.inspect(path))
+            except file.LatentsError:  # weights, perhaps
+                if path.suffix == file.NPY:
+                    raise
+    if rows is None:
+        return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
+    if config is not None or sample_rate is not None:
+        usage_error(f"{source}: is no model; --config and --sample-rate are of models")
+    return rows
 
 
 def _audio_rows(path: Path) -> dict:
@@ -82,33 +90,20 @@ def _audio_rows(path: Path) -> dict:
     }
 
 
-def _holds_latents(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    from earvae.files import FORMAT
-
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
-
-
-def _latent_rows(path: Path) -> dict:
-    from earvae.files import inspect_encoded
-
-    found = inspect_encoded(path)
+def _latent_rows(path: Path, found: Header) -> dict:
+    of = found.metadata
     return {
         "latent_file": str(path),
-        "latents": f"{found.latent_channels} × {found.frames} {found.dtype}",
-        "drawn": "posterior mean" if found.seed is None else f"sample, seed {found.seed}",
-        "model": found.model,
-        "model_rate": found.sample_rate,
-        "hop_length": found.hop_length,
-        "original_rate": found.original_rate,
-        "original_samples": found.original_samples,
-        "original_channels": found.channels,
-        "seconds": round(found.original_samples / found.original_rate, 3),
+        "latents": f"{found.channels} × {found.frames} {found.dtype}",
+        "drawn": "posterior mean" if of.seed is None else f"sample, seed {of.seed}",
+        "normalised": of.normalised or "no",
+        "model": of.model,
+        "model_rate": of.sample_rate,
+        "hop_length": of.hop_length,
+        "original_rate": of.original_rate,
+        "original_samples": of.original_samples,
+        "original_channels": of.channels,
+        "seconds": round(of.original_samples / of.original_rate, 3),
     }
 
 
@@ -119,7 +114,7 @@ def _model_rows(vae: EarVAE, source: str | None) -> dict:
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
 
     from earvae.model.card import essentials
-    from earvae.model.vae import SHIPPED
+    from earvae.model.pretrained import SHIPPED
 
     rows = {
         "model": source or "the model that comes with earvae",

@@ -1,125 +1,237 @@
-"""What ``earvae encode`` does with a library: options to settings, progress, the report."""
+"""``earvae library``: a music library to latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import tidy_when_terminated
-from earvae.cli.errors import one_line
+from earvae.cli.batch import (
+    memory_explained,
+    print_left_out,
+    progress_bar,
+    tidy_when_terminated,
+)
+from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
-    from earvae.engine import InferenceVAE
-    from earvae.library.plan import Geometry
-    from earvae.library.run import Result
-    from earvae.library.settings import Settings
-    from earvae.library.statistics import Statistics
+    from earvae.library.encode import Result
 
 LISTED_FAILURES = 20  # on the screen; the file has all
 
 
-@dataclass(frozen=True)
-class LibraryOptions:
-    """The options of the command, under their names."""
+def library(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IN...", show_default=False, help="Folders, manifests (.jsonl) or files."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The folder of the library.")
+    ],
+    weights: options.Weights = None,
+    config: options.PublishedConfig = None,
+    sample_rate: options.SampleRate = None,
+    device: options.Device = "auto",
+    engine: options.Engine = "auto",
+    precision: options.Precision = None,
+    shards: Annotated[
+        bool,
+        typer.Option("--shards", help="WebDataset tars: KEY.safetensors (or .npy) + KEY.json."),
+    ] = False,
+    npy: Annotated[
+        bool,
+        typer.Option(
+            "--npy",
+            help="[channels, frames] as .npy + .json, as stable-audio-tools' pre-encoded dataset "
+            "reads them.",
+        ),
+    ] = False,
+    store: Annotated[
+        Literal["mean", "mean+std", "sample"],
+        typer.Option(
+            "--store",
+            help="mean+std: a second tensor `std`. sample: needs a --seed; each file has noise of "
+            "its own.",
+        ),
+    ] = "mean",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Of --store sample, the same for every run and every rank."
+        ),
+    ] = None,
+    half: options.Half = False,
+    segment_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--segment-seconds",
+            min=0.1,
+            help="Cut latents into entries of this length, in whole frames; the last of a track is "
+            "padded with encoded silence and masked. Default: whole tracks.",
+        ),
+    ] = None,
+    normalise: Annotated[
+        Path | None,
+        typer.Option(
+            "--normalise",
+            metavar="STATS",
+            help="Store (latents - mean) / std by channel, with a latent_stats.json that `earvae "
+            "stats` wrote. Every file says so, and `earvae decode` undoes it.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a manifest: lines with this `split` only. Of a folder: train or validation, "
+            "which is a twentieth of its tracks."
+        ),
+    ] = None,
+    downmix: options.Downmix = False,
+    rank: options.RankNumber = None,
+    world_size: options.WorldSize = None,
+    block_files: Annotated[
+        int,
+        typer.Option(
+            "--block-files",
+            min=1,
+            help="Consecutive files that one rank batches and, with --shards, packs into a shard.",
+        ),
+    ] = 256,
+    chunk_seconds: options.ChunkSeconds = 10.0,
+    batch_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--batch-seconds",
+            min=0.1,
+            help="Audio computed at a time. Default: 10 on a CPU, 60 on a GPU.",
+        ),
+    ] = None,
+    padding: Annotated[
+        float | None,
+        typer.Option(
+            "--padding",
+            min=0.0,
+            help="Files of different lengths share a batch if the longest is at most this share "
+            "longer. Default: 0 on a CPU, which gains nothing by it; else 0.15.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Threads that decode ahead.")
+    ] = 2,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Encode again what was encoded with other settings."),
+    ] = False,
+) -> None:
+    """Encode a music library to latents: resumable, over several processes.
 
-    inputs: list[Path]
-    output: Path
-    weights: str | None
-    config: Path | None
-    sample_rate: int | None
-    device: str
-    engine: str
-    precision: str | None
-    store: str
-    seed: int | None
-    half: bool
-    downmix: bool
-    chunk_seconds: float
-    shards: bool
-    npy: bool
-    segment_seconds: float | None
-    normalise: Path | None
-    split: str | None
-    rank: int | None
-    world_size: int | None
-    block_files: int
-    batch_seconds: float | None
-    padding: float | None
-    workers: int
-    replace: bool
+    A hundred thousand files are as safe as one. Kill it at any moment and run the same command
+    again: it goes on, and ends with the same bytes. Run it again on a finished library: nothing is
+    done twice, new and changed files are encoded. Files that cannot be read are listed in
+    OUT/failures.jsonl, and the status is then 1 (with several ranks, of the one that finishes
+    last). Another model, engine or other settings are refused in the same OUT, unless --replace
+    encodes everything again. OUT/index.jsonl lists all entries with source, hash, mask and
+    lengths, OUT/summary.json the counts and the speed. A manifest has a JSON object a line, with
+    `file` (relative to it).
 
+    \b
+    earvae library music/ -o latents/
+    earvae library train.jsonl -o shards/ --shards --store mean+std --half
+    earvae library music/ -o sao/ --npy --segment-seconds 30
+    torchrun --nproc-per-node 8 -m earvae.cli.main library music/ -o shards/ --shards
+    sbatch --array=0-31 --wrap "earvae library music/ -o latents/"
 
-def encode_library(given: LibraryOptions) -> None:
-    """Encode this rank's share and report.
+    Latents are stored as the model gives them. Only those of --normalise are normalised:
 
-    Leaves with status 1 if anything failed; of several ranks the last does so for all, since
-    launchers such as torchrun stop the other ranks as soon as one fails.
+    \b
+    earvae library music/ -o latents/
+    earvae stats latents/                              writes latents/latent_stats.json
+    earvae library music/ -o unit/ --normalise latents/latent_stats.json
+    earvae decode unit/ -o decoded/                    knows, and undoes it
     """
-    import torch
+    if store == "sample" and seed is None:
+        usage_error("a library of samples needs a --seed, the same for every run and rank")
+    if store != "sample" and seed is not None:
+        usage_error("--seed belongs to --store sample; add that or leave out --seed")
+    if npy and store == "mean+std":
+        usage_error("--npy holds one array a file: --store mean or sample, or leave out --npy")
+    if output.is_file():
+        usage_error(f"{output}: is a file; a library needs a folder")
 
-    from earvae.library import items, run, statistics
+    from earvae import tracks
+    from earvae.latents import statistics
+    from earvae.library.encode import encode_library
+    from earvae.library.items import Library
+    from earvae.library.plan import Geometry
     from earvae.library.ranks import find_rank
+    from earvae.library.settings import Settings
 
-    if given.output.is_file():
-        options.usage_error(f"{given.output}: is a file; a library needs a folder")
-    try:
-        rank = find_rank(given.rank, given.world_size)
-        library = items.find(given.inputs, given.output, given.split)
-        stats = None if given.normalise is None else statistics.read(given.normalise)
-        if not len(library):
-            one_line("; ".join(library.problems))
-        device = own_device(given.device)
-        source = options.load_model(given.weights, given.config, given.sample_rate, device)
-        vae = options.prepare(source, given.engine, given.precision)
-        settings = _settings(given, vae, stats)
-        if rank.world > 1:
-            typer.echo(f"rank {rank.rank} of {rank.world} ({rank.origin})")
-        own = _own_files(len(library), given.block_files, rank.takes)
-        with tidy_when_terminated(), progress_bar(own, "encoding") as progress:
-            result = run.encode_library(
-                vae,
-                library,
-                given.output,
-                settings,
-                _geometry(given, vae),
-                given.block_files,
-                rank,
-                given.workers,
-                stats,
-                given.replace,
-                progress,
-            )
-    except items.LibraryError as error:
-        one_line(str(error))
-    except (MemoryError, torch.OutOfMemoryError):
-        one_line("out of memory; use a smaller --batch-seconds or --chunk-seconds")
-    _report(result, given.output)
-    _finish(result, library.problems, given.output)
+    own = find_rank(rank, world_size)
+    music = tracks.find(inputs, output, split)
+    print_left_out(music)
+    if not music.files:
+        one_line("; ".join(music.problems))
+    items = Library(music.files, block_files)
+    stats = None if normalise is None else statistics.read(normalise)
+    vae = options.load_model(weights, config, sample_rate, _own_device(device))
+    vae = options.prepare(vae, engine, precision)
+    if stats is not None and (len(stats.mean), stats.model) != (vae.latent_channels, vae.identity):
+        one_line(
+            f"{normalise}: statistics of model {stats.model}, and this is {vae.identity}; make "
+            "new ones with `earvae stats`"
+        )
+    settings = Settings(
+        model=vae.identity,
+        sample_rate=vae.sample_rate,
+        hop_length=vae.hop_length,
+        latent_channels=vae.latent_channels,
+        engine=vae.engine,
+        precision=vae.precision,
+        store=store,
+        seed=seed,
+        half=half,
+        downmix=downmix,
+        segment_frames=segment_seconds and options.chunk_frames(vae, segment_seconds),
+        normalised=stats and stats.digest,
+        payload="npy" if npy else "safetensors",
+        shard_items=block_files if shards else None,
+    )
+    on_cpu = next(vae.parameters()).device.type == "cpu"
+    context = vae.encoder.context_frames
+    geometry = Geometry(
+        budget=options.chunk_frames(vae, batch_seconds or (10.0 if on_cpu else 60.0)),
+        longest=options.chunk_frames(vae, chunk_seconds) + 2 * context,
+        context=context,
+        padding=(0.0 if on_cpu else 0.15) if padding is None else padding,
+    )
+    if own.world > 1:
+        typer.echo(f"rank {own.rank} of {own.world} ({own.origin})")
+    with (
+        tidy_when_terminated(),
+        memory_explained("out of memory; use a smaller --batch-seconds or --chunk-seconds"),
+        progress_bar(own.files(len(music.files), block_files), "encoding") as update,
+    ):
+        result = encode_library(
+            vae,
+            items,
+            output,
+            settings,
+            geometry,
+            rank=own,
+            workers=workers,
+            statistics=stats,
+            replace=replace,
+            progress=lambda files: update(advance=files),
+        )
+    _report(result, output)
+    _finish(result, music.problems, output)
 
 
-@contextmanager
-def progress_bar(files: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of files just done; silent without a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), Remaining()
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task(what, total=files)
-        yield lambda done: bar.advance(task, done)
-
-
-def own_device(device: str) -> str:
+def _own_device(device: str) -> str:
     """With several GPUs and --device auto, each process of a machine takes one of its own."""
     import torch
 
@@ -129,66 +241,14 @@ def own_device(device: str) -> str:
     return f"cuda:{local_rank() % count}" if device == "auto" and count > 1 else device
 
 
-def _settings(given: LibraryOptions, vae: InferenceVAE, statistics: Statistics | None) -> Settings:
-    from earvae.library.items import LibraryError
-    from earvae.library.settings import Settings
-
-    identity = vae.identity
-    if statistics is not None:
-        if len(statistics.mean) != vae.latent_channels or statistics.model != identity:
-            raise LibraryError(
-                f"{given.normalise}: statistics of model {statistics.model}, and this is "
-                f"{identity}; make new ones with `earvae stats`"
-            )
-    frames = None
-    if given.segment_seconds is not None:
-        frames = options.chunk_frames(vae, given.segment_seconds)
-    return Settings(
-        model=identity,
-        sample_rate=vae.sample_rate,
-        hop_length=vae.hop_length,
-        latent_channels=vae.latent_channels,
-        engine=vae.engine,
-        precision=vae.precision,
-        store=given.store,  # type: ignore[arg-type]
-        seed=given.seed,
-        half=given.half,
-        downmix=given.downmix,
-        segment_frames=frames,
-        normalised=None if statistics is None else statistics.digest,
-        payload="npy" if given.npy else "safetensors",
-        shard_items=given.block_files if given.shards else None,
-    )
-
-
-def _geometry(given: LibraryOptions, vae: InferenceVAE) -> Geometry:
-    from earvae.library.plan import Geometry
-
-    on_cpu = next(vae.parameters()).device.type == "cpu"
-    seconds = given.batch_seconds or (10.0 if on_cpu else 60.0)
-    padding = given.padding if given.padding is not None else (0.0 if on_cpu else 0.15)
-    context = vae.encoder.context_frames
-    return Geometry(
-        budget=options.chunk_frames(vae, seconds),
-        longest=options.chunk_frames(vae, given.chunk_seconds) + 2 * context,
-        context=context,
-        padding=padding,
-    )
-
-
-def _own_files(files: int, block: int, takes: Callable[[int], bool]) -> int:
-    blocks = range(-(-files // block))
-    return sum(min(block, files - number * block) for number in blocks if takes(number))
-
-
 def _report(result: Result, folder: Path) -> None:
     summary = result.summary
     if summary.encoded:
-        speed = summary.audio_seconds / summary.seconds
         typer.echo(
             f"encoded {summary.encoded} files, {summary.audio_seconds / 3600:.2f} h of audio, in "
             f"{summary.seconds:.1f} s: {summary.files_per_second:.2f} files a second, "
-            f"{speed:.1f} × real time; the model computed {summary.compute_share:.0%} of the time"
+            f"{summary.speed:.1f} × real time; the model computed {summary.compute_share:.0%} of "
+            "the time"
         )
     if summary.skipped:
         typer.echo(f"{summary.skipped} files were done already")
@@ -200,7 +260,11 @@ def _report(result: Result, folder: Path) -> None:
 
 
 def _finish(result: Result, problems: list[str], folder: Path) -> None:
-    """List this rank's failures; status 1 if the whole library has any."""
+    """List this rank's failures; status 1 if the whole library has any.
+
+    Of several ranks the last leaves with it for all, since launchers such as torchrun stop the
+    other ranks as soon as one fails.
+    """
     failures = problems + result.summary.failures
     for failure in failures[:LISTED_FAILURES]:
         typer.echo(f"error: {failure}", err=True)

@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from earvae.cli.corpus import corpus
 from earvae.cli.decode import decode
-from earvae.cli.encode import encode
+from earvae.cli.encode import EncodeCommand, encode
+from earvae.cli.errors import reported
 from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
+from earvae.cli.library import library
+from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
-from earvae.cli.shards import shards
+from earvae.cli.renamed import register
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
@@ -49,6 +51,7 @@ def earvae(
     \b
     earvae reconstruct song.flac -o out.wav      hear what the codec does
     earvae encode album/ -o latents/             one .safetensors a track
+    earvae library music/ -o latents/            thousands of tracks; kill it, go on
     earvae decode latents/ -o decoded/           and audio again
     earvae evaluate album/ --codec earvae --codec opus:96 -o report
     earvae train --recipe smoke --run runs/smoke
@@ -57,11 +60,12 @@ def earvae(
 
 
 VERBS = (
-    reconstruct, encode, decode, info, evaluate, thdn, train, export_weights, export, corpus,
-    shards, stats,
+    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, pack,
+    export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
-    app.command()(verb)
+    app.command(cls=EncodeCommand if verb is encode else None)(reported(verb))
+register(app)
 
 
 def main() -> None:
@@ -72,7 +76,7 @@ def main() -> None:
     try:
         app(prog_name="earvae")
     except SystemExit as leaving:
-        if leaving.code and "earvae.training.run" in sys.modules:
+        if leaving.code and "earvae.training.train" in sys.modules:
             # What torch left running, such as calls to other ranks, must not keep the process.
             try:
                 sys.stdout.flush()

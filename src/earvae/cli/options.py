@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earvae.cli.errors import one_line
+from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
     from earvae import EarVAE
     from earvae.audio import OutputFormat
     from earvae.engine import InferenceVAE
 
-Inputs = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="IN...", show_default=False, help="Files, or folders to search."),
-]
-Output = Annotated[
-    str | None,  # a Path would lose the slash at the end
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
-        "Existing files are replaced.",
-    ),
-]
+_INPUTS = typer.Argument(
+    metavar="IN...", show_default=False, help="Files, manifests (.jsonl), or folders to search."
+)
+Inputs = Annotated[list[Path], _INPUTS]
+OptionalInputs = Annotated[list[Path] | None, _INPUTS]
+_OUTPUT = typer.Option(
+    "--output",
+    "-o",
+    metavar="OUT",
+    help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
+    "Existing files are replaced.",
+)
+Output = Annotated[str, _OUTPUT]  # a Path would lose the slash at the end
+OptionalOutput = Annotated[str | None, _OUTPUT]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -56,17 +56,14 @@ Engine = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="auto, plain, exact or fast. auto and exact: equal to plain within rounding, about "
-        "twice as fast for the paper's architecture. fast: differs by about -40 dB of the signal.",
+        help="auto, plain, exact or fast. auto: equal to plain within rounding, about three times "
+        "as fast for the paper's architecture on a CPU. fast: products in bfloat16 where the "
+        "device has it, differs by about -40 dB of the signal.",
     ),
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(
-        "--precision",
-        help="fp32 or bf16, of the products of --engine fast or plain. Default: fp32; bf16 for "
-        "--engine fast where the device has it.",
-    ),
+    typer.Option("--precision", hidden=True, help="The old spelling of --engine fast."),
 ]
 ChunkSeconds = Annotated[
     float,
@@ -86,6 +83,13 @@ Seed = Annotated[
         "--seed", min=0, help="Of --sample, for every file alike. Default: a new one, reported."
     ),
 ]
+Half = Annotated[bool, typer.Option("--half", help="Store float16 latents.")]
+RankNumber = Annotated[
+    int | None, typer.Option("--rank", help="This process, from 0. Default: torchrun, SLURM.")
+]
+WorldSize = Annotated[
+    int | None, typer.Option("--world-size", help="Processes in all, each with its --rank.")
+]
 Downmix = Annotated[
     bool,
     typer.Option("--downmix", help="Fold 3 to 8 channels to stereo (ITU-R BS.775)."),
@@ -104,7 +108,7 @@ Subtype = Annotated[
     ),
 ]
 Clip = Annotated[
-    str | None,
+    Literal["none", "clamp", "rescale"] | None,
     typer.Option(
         "--clip",
         help="Peaks beyond full scale: none (left alone; integer files refuse them), clamp, or "
@@ -117,12 +121,6 @@ Stereo = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of a table.")]
 
 
-def usage_error(message: str) -> NoReturn:
-    """Print one line and leave with status 2: the command itself cannot be meant."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
-
-
 def seed_of(sample: bool, seed: int | None) -> int | None:
     """The seed of the draw, or None for the posterior mean."""
     if seed is not None and not sample:
@@ -132,27 +130,23 @@ def seed_of(sample: bool, seed: int | None) -> int | None:
     return seed
 
 
-def output_suffix(output: str | None, one_file: bool, wanted: str | None) -> str:
-    """What output files end in, dot included: as the file OUT does, or as --format says."""
-    wanted = wanted and "." + wanted.lower().lstrip(".")
-    if output is None or not one_file:
-        return wanted or ".wav"
-    suffix = Path(output).suffix
-    if wanted not in (None, suffix.lower()):
-        usage_error(f"{output}: is a file, and --format {wanted[1:]} is for folders; leave it out")
-    return suffix
-
-
-def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputFormat:
-    """The format to write; options that do not go together are a usage error."""
+def output_format(
+    output: str | None, one_file: bool, wanted: str | None, subtype: str | None, clip: Clip
+) -> tuple[str, OutputFormat]:
+    """What output files end in, dot included, as the file OUT does or as --format says; and how
+    they are written. Options that do not go together are a usage error."""
     from earvae import audio
 
-    if clip not in (None, "none", "clamp", "rescale"):
-        usage_error(f"--clip {clip}: use none, clamp or rescale")
-    if not suffix:
-        usage_error("OUT has no suffix: name a file such as out.wav, or end a folder with a slash")
+    suffix = "." + (wanted or "wav").lower().lstrip(".")
+    if output is not None and one_file:
+        suffix = Path(output).suffix
+        if wanted is not None:
+            usage_error(f"{output}: is a file, and --format {wanted} is for folders; leave it out")
+        if not suffix:
+            usage_error(f"{output}: has no suffix; name a file such as out.wav, or end a folder "
+                        "with a slash")  # fmt: skip
     try:
-        return audio.output_format(suffix, subtype and subtype.lower(), clip)
+        return suffix, audio.output_format(suffix, subtype and subtype.lower(), clip)
     except audio.OutputFormatError as error:
         usage_error(str(error))
 
@@ -160,39 +154,28 @@ def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputF
 def load_model(
     weights: str | None, config: Path | None, sample_rate: int | None, device: str
 ) -> EarVAE:
-    """The model on its device; any problem is one line and status 1."""
-    from safetensors import SafetensorError
-
+    """The model on its device. Raises WeightsError."""
     from earvae import EarVAE
-    from earvae.config import ConfigError
-    from earvae.model.published import PublishedFormatError
-    from earvae.model.vae import ModelSourceError
 
     if config is not None and weights is None:
         usage_error("--config describes a published weight file; name that with --weights")
     device = device_of(device)
-    try:
-        if config is not None:
-            vae = EarVAE.from_published(Path(weights or ""), config, sample_rate)
-        else:
-            vae = EarVAE.from_pretrained(weights, sample_rate)
-    except (ModelSourceError, PublishedFormatError, ConfigError) as error:
-        one_line(str(error))
-    except OSError as error:
-        one_line(f"{error.filename or weights}: {error.strerror or error}")
-    except SafetensorError as error:
-        one_line(f"{weights}: damaged or not safetensors weights ({error})")
-    return vae.to(device)
+    return EarVAE.from_pretrained(weights, sample_rate, config).to(device)
 
 
 def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
-    """The model behind --engine and --precision; one that is not there is a usage error."""
+    """The model behind --engine; one that is not there is a usage error."""
     from earvae.engine import EngineError, accelerate
 
+    if precision is not None:
+        usage_error(
+            f"--precision {precision}: an engine has one precision: --engine fast for bfloat16, "
+            "any other for float32"
+        )
     try:
-        return accelerate(vae, engine, precision)
+        return accelerate(vae, engine)
     except EngineError as error:
-        usage_error(f"--engine {engine}: {error}")
+        usage_error(f"--{error}")
 
 
 def device_of(device: str) -> str:

@@ -13,13 +13,13 @@ from earvae.cli.errors import one_line
 
 def stats(
     inputs: Annotated[
-        list[Path] | None,
+        list[Path],
         typer.Argument(
             metavar="LATENTS...",
             show_default=False,
             help="Latent files, shards, folders of them, or statistics to merge.",
         ),
-    ] = None,
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -29,18 +29,14 @@ def stats(
             help="Where to write. Default: latent_stats.json in the folder that is measured.",
         ),
     ] = None,
-    rank: Annotated[
-        int | None, typer.Option("--rank", help="This process, from 0. Default: torchrun, SLURM.")
-    ] = None,
-    world_size: Annotated[
-        int | None, typer.Option("--world-size", help="Processes in all, each with its --rank.")
-    ] = None,
+    rank: options.RankNumber = None,
+    world_size: options.WorldSize = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure latents: mean and standard deviation of every channel.
 
     The result, latent_stats.json, is where diffusion code finds the numbers, and what
-    `earvae encode --normalise` and `earvae decode --denormalise` use. It holds `mean` and `std`
+    `earvae library --normalise` and `earvae decode --denormalise` use. It holds `mean` and `std`
     (of the population, over all true frames: padding does not count), `count` in frames, the
     model's identity and, for latents with a `std` tensor, `sample_std`: the standard deviation
     that samples of the posterior have. One entry at a time is in memory.
@@ -54,27 +50,26 @@ def stats(
     torchrun --nproc-per-node 8 -m earvae.cli.main stats latents/
     earvae stats latents/latent_stats.rank-*.json -o latents/latent_stats.json
     """
-    if not inputs:
-        options.usage_error("name at least one latent file, shard or folder")
-
-    from earvae.cli.library import progress_bar
-    from earvae.library import measure
-    from earvae.library.items import LibraryError
+    from earvae import atomic, tracks
+    from earvae.cli.batch import progress_bar
+    from earvae.latents import file
+    from earvae.latents.statistics import NAME, measure
     from earvae.library.ranks import find_rank
-    from earvae.library.replace import write_whole
 
-    target = output or measure.default_target(inputs)
-    try:
-        own = find_rank(rank, world_size)
-        paths = measure.find(inputs)
-        with progress_bar(len(paths[own.rank :: own.world]), "measuring") as progress:
-            found, normalised = measure.measure(paths, own, progress)
-        if target is not None and own.world > 1:
-            target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
-        if target is not None and not normalised:
-            write_whole(target, found.to_json().encode())
-    except LibraryError as error:
-        one_line(str(error))
+    target = output
+    if target is None and len(inputs) == 1 and inputs[0].is_dir():
+        target = inputs[0] / NAME
+    own = find_rank(rank, world_size)
+    latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
+    if latents.problems:
+        one_line("; ".join(latents.problems))
+    paths = [Path(found.path) for found in latents.files][own.rank :: own.world]
+    with progress_bar(len(paths), "measuring") as update:
+        found, normalised = measure(paths, lambda files: update(advance=files))
+    if target is not None and own.world > 1:
+        target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
+    if target is not None and not normalised:
+        atomic.write(target, found.to_json())
     if as_json:
         typer.echo(found.to_json(), nl=False)
     else:

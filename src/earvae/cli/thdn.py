@@ -44,10 +44,9 @@ def thdn(
     earvae thdn --codec earvae --codec opus:96 -o thdn/
     earvae thdn --codec earvae --level -6 --frequency 100 --frequency 997 -o thdn/
     """
-    from earvae.audio import AudioFileError
     from earvae.cli.evaluate import systems_of
     from earvae.evaluation import thdn as aes17
-    from earvae.evaluation.codecs import Codec, CodecError
+    from earvae.evaluation.systems import UnusableSystem
 
     try:
         import matplotlib  # noqa: F401
@@ -58,21 +57,16 @@ def thdn(
     frequencies = tuple(frequency) if frequency else aes17.FREQUENCIES
     readings: dict[str, list[aes17.Reading]] = {}
     for system in systems:
-        if not isinstance(system, Codec):
-            failures.append(f"{system.name}: holds ready files; a tone cannot go through it")
-            continue
         try:
             readings[system.name] = aes17.measure_thdn(system, levels, frequencies)
-            aes17.plot(system.name, readings[system.name], output / f"thdn_{system.name}.png")
         except ValueError as error:
             options.usage_error(str(error))
-        except (CodecError, AudioFileError) as error:
-            failures.append(f"{system.name}: {error}")
+        except UnusableSystem as error:
+            failures.append(str(error))
+        else:
+            aes17.plot(system.name, readings[system.name], output / f"thdn_{system.name}.png")
     if readings:
-        try:
-            aes17.write_csv(readings, output / "thdn.csv")
-        except AudioFileError as error:
-            one_line(str(error))
+        aes17.write_csv(readings, output / "thdn.csv")
         _print_table(readings)
         typer.echo(f"written: {output / 'thdn.csv'}")
     finish(failures, len(readings))

@@ -4,14 +4,13 @@ Engines, by what they promise against the plain model in float32:
 
 - ``plain``: torch's own layers, weight normalisation folded.
 - ``exact``: fewer multiplications in float32; differs by less than 1e-5 of the peak.
-- ``fast``: fewer still; with bfloat16 products where the
-  processor has them. About 40 dB below the signal on music (docs/inference.md).
+- ``fast``: products in bfloat16. About 40 dB below the signal on music (docs/inference.md).
 - ``auto``: the fastest that is equal in float32.
 
-``exact`` and ``fast`` are for the paper's architecture on CPUs. On other devices the first is
-``plain`` and the second ``plain`` under bfloat16 autocast. The compact architectures have one
-engine, ``plain``: they compute too little to gain, and bfloat16 costs the fixed linear code 40 dB.
-docs/inference.md has the measurements.
+``exact`` is for the paper's architecture on CPUs, ``fast`` for the paper's architecture where the
+device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The other architectures
+compute too little to gain, and bfloat16 costs their fixed codes 40 dB. An engine that is not there
+is refused. docs/inference.md has the measurements.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from earvae import config as configs
+from earvae.errors import EarvaeError
 from earvae.model.layers import fold_weight_norm
-from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
+from earvae.model.oobleck import OobleckEncoder
+from earvae.model.parts import Parts
 from earvae.model.vae import EarVAE
 
 ENGINES = ("auto", "plain", "exact", "fast")
-PRECISIONS = ("fp32", "bf16")
 
 
-class EngineError(ValueError):
-    """An engine or precision that this model or machine does not have; the message says why."""
+class EngineError(EarvaeError):
+    """An engine that this model or machine does not have; the message says why."""
 
 
 class InferenceVAE(EarVAE):
@@ -42,17 +41,13 @@ class InferenceVAE(EarVAE):
     identity are the source's.
 
     Attributes:
-        engine: ``plain``, ``exact`` or ``fast``.
+        engine: ``plain``, ``exact`` or ``fast``; on a GPU ``plain`` for every name.
         precision: ``fp32`` or ``bf16``, of the matrix products; activations are always float32.
     """
 
-    def __init__(
-        self, source: EarVAE, encoder: nn.Module, decoder: nn.Module, engine: str, precision: str
-    ) -> None:
-        nn.Module.__init__(self)  # not EarVAE's, which would build the layers
-        self.config, self.engine, self.precision = source.config, engine, precision
-        self.transformers = source.transformers
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, source: EarVAE, parts: Parts, engine: str, precision: str) -> None:
+        super().__init__(source.config, parts)
+        self.engine, self.precision = engine, precision
         self._identity = source.identity
         self.eval()
 
@@ -64,74 +59,51 @@ class InferenceVAE(EarVAE):
         raise EngineError("a model prepared for inference cannot be saved; save the original")
 
 
-def accelerate(vae: EarVAE, engine: str = "auto", precision: str | None = None) -> InferenceVAE:
+def accelerate(vae: EarVAE, engine: str = "auto") -> InferenceVAE:
     """``vae`` on its device, prepared for inference. ``vae`` itself stays as it is.
 
     Takes seconds and up to three times the memory of the weights for the paper's architecture.
-
-    Args:
-        engine: one of ENGINES.
-        precision: of the products, one of PRECISIONS; None: float32, but bfloat16 for ``fast``
-            where the device is quick at it.
-
-    Raises EngineError for a combination that does not exist here.
+    Raises EngineError unless ``engine`` is one of ENGINES that exists for this model there.
     """
-    device = next(vae.parameters()).device
-    engine, precision = choose(vae, device, engine, precision)
-    convolutional = isinstance(vae.encoder, OobleckEncoder)
-    if not convolutional:
-        return InferenceVAE(vae, vae.encoder, vae.decoder, "plain", "fp32")
-    assert isinstance(vae.decoder, OobleckDecoder)
+    engine, precision = choose(vae, engine)
+    encoder, decoder = vae.encoder, vae.decoder
     if engine == "plain":
-        encoder = fold_weight_norm(copy.deepcopy(vae.encoder))
-        decoder = fold_weight_norm(copy.deepcopy(vae.decoder))
+        if isinstance(encoder, OobleckEncoder):
+            encoder = fold_weight_norm(copy.deepcopy(encoder))
+            decoder = fold_weight_norm(copy.deepcopy(decoder))
         if precision == "bf16":
             encoder, decoder = Autocast(encoder), Autocast(decoder)
-        return InferenceVAE(vae, encoder, decoder, engine, precision)
+    else:
+        from earvae.engine import oobleck
 
-    from earvae.engine import oobleck
-
-    fast = oobleck.HALF if precision == "bf16" else oobleck.FAST
-    arithmetic = oobleck.EXACT if engine == "exact" else fast
-    return InferenceVAE(
-        vae,
-        oobleck.fast_encoder(vae.encoder, arithmetic),
-        oobleck.fast_decoder(vae.decoder, arithmetic),
-        engine,
-        precision,
-    )
+        arithmetic = oobleck.FAST if engine == "fast" else oobleck.EXACT
+        encoder = oobleck.FastEncoder(encoder, arithmetic)
+        decoder = oobleck.FastDecoder(decoder, arithmetic)
+    return InferenceVAE(vae, Parts(encoder, vae.transformers, decoder), engine, precision)
 
 
-def choose(
-    vae: EarVAE, device: torch.device, engine: str, precision: str | None
-) -> tuple[str, str]:
-    """What ``engine`` and ``precision`` come to for this model there: (engine, precision).
+def choose(vae: EarVAE, engine: str) -> tuple[str, str]:
+    """The engine and the precision that ``engine`` stands for, for this model on its device.
 
-    The engine is ``plain``, ``exact`` or ``fast``. Raises EngineError.
+    ``plain``, ``exact`` or ``fast``, and ``fp32`` or ``bf16``. Raises EngineError.
     """
     if engine not in ENGINES:
         raise EngineError(f"engine {engine}: use one of {', '.join(ENGINES)}")
-    if precision not in (None, *PRECISIONS):
-        raise EngineError(f"precision {precision}: use one of {', '.join(PRECISIONS)}")
-    if precision == "bf16" and engine in ("auto", "exact"):
-        raise EngineError(f"precision bf16: engine {engine} promises float32; use fast or plain")
-    if not isinstance(vae.config, configs.OobleckConfig):
-        if precision == "bf16":
-            name = vae.config.architecture
-            raise EngineError(
-                f"precision bf16: not for the architecture {name!r}, whose only engine is plain in "
-                "float32; use fp32"
-            )
-        return "plain", "fp32"
-    half = has_bfloat16(device)
-    if precision == "bf16" and not half:
-        raise EngineError(f"precision bf16: {device.type} has no bfloat16 arithmetic here")
+    device = next(vae.parameters()).device
+    convolutional, on_cpu = isinstance(vae.encoder, OobleckEncoder), device.type == "cpu"
+    if engine in ("exact", "fast") and not convolutional:
+        raise EngineError(
+            f"engine {engine}: the architecture {vae.config.architecture!r} has one engine, plain, "
+            "in float32; use auto"
+        )
     if engine == "fast":
-        precision = precision or ("bf16" if half else "fp32")
-        return ("fast" if device.type == "cpu" else "plain"), precision
-    if engine in ("auto", "exact"):
-        return ("exact" if device.type == "cpu" else "plain"), "fp32"
-    return "plain", precision or "fp32"
+        if not has_bfloat16(device):
+            raise EngineError(f"engine fast: {device.type} has no bfloat16 arithmetic; use auto")
+        return ("fast" if on_cpu else "plain"), "bf16"
+    if engine == "exact" and not on_cpu:
+        raise EngineError(f"engine exact: for CPUs, the model is on {device.type}; use auto")
+    exact = engine == "exact" or (engine == "auto" and convolutional and on_cpu)
+    return ("exact" if exact else "plain"), "fp32"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -6,26 +6,24 @@ What differs from ``model/oobleck.py``, which stays the definition:
 - dilated and strided convolutions with 1.3 to 4.4 times fewer multiplications
   (:mod:`~earvae.engine.bilinear`), their weights transformed once, in float64;
 - activation, transforms and sums as few passes over rows that fit a core's cache
-  (:mod:`~earvae.engine.kernels`), time split over threads once per layer.
+  (:mod:`~earvae.engine.passes`), time split over threads once per layer.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.engine import kernels, workers
-from earvae.engine.bilinear import (
-    SEVEN_TAPS_COARSE,
-    SEVEN_TAPS_EXACT,
-    SEVEN_TAPS_FAST,
-    TWO_TAPS,
-    Bilinear,
-)
-from earvae.engine.kernels import Kernels, scratch
+from earvae.engine import workers
+from earvae.engine.bilinear import SEVEN_TAPS, SEVEN_TAPS_COARSE, TWO_TAPS, Bilinear
+from earvae.engine.workers import scratch
 from earvae.model.layers import SNAKE_EPSILON, SnakeBeta, WeightNormConv1d
 from earvae.model.oobleck import (
     DecoderBlock,
@@ -49,9 +47,15 @@ class Arithmetic:
     dtype: torch.dtype = torch.float32
 
 
-EXACT = Arithmetic(SEVEN_TAPS_EXACT)
-FAST = Arithmetic(SEVEN_TAPS_FAST)
-HALF = Arithmetic(SEVEN_TAPS_COARSE, torch.bfloat16)
+EXACT = Arithmetic(SEVEN_TAPS)
+FAST = Arithmetic(SEVEN_TAPS_COARSE, torch.bfloat16)
+
+
+@functools.cache
+def passes() -> ModuleType:
+    """The passes over memory: compiled where numba is installed, else torch's."""
+    compiled = importlib.util.find_spec("numba") is not None
+    return importlib.import_module(f"earvae.engine.{'compiled' if compiled else 'passes'}")
 
 
 class Snake(nn.Module):
@@ -64,6 +68,10 @@ class Snake(nn.Module):
         super().__init__()
         self.register_buffer("alpha", source.alpha.detach().float().exp())
         self.register_buffer("amplitude", 1 / (source.beta.detach().float().exp() + SNAKE_EPSILON))
+
+    def run(self, x: Tensor, first: int, out: Tensor) -> None:
+        """Rows ``first`` … of ``x [time, channels]`` into ``out``; zeros beyond its ends."""
+        passes().snake(x, first, self.alpha, self.amplitude, out)
 
 
 class Convolution(nn.Module):
@@ -95,16 +103,16 @@ class Convolution(nn.Module):
         """Rows of input that ``rows`` rows of output take: whole tiles."""
         return -(-rows // self.tile) * self.tile + self.reach
 
-    def run(self, passes: Kernels, h: Tensor, out: Tensor) -> None:
+    def run(self, h: Tensor, out: Tensor) -> None:
         """``h [input_rows(rows), in]`` to ``out [rows, out]``, float32."""
         products, narrow, wide = self.weight.shape
         tiles = (h.shape[0] - self.reach) // self.algorithm.outputs
         dtype = self.weight.dtype
         factors = scratch("factors", (tiles, products, narrow), dtype)
-        passes.spread(h, self.algorithm, self.dilation, factors)
+        passes().spread(h, self.algorithm, self.dilation, factors)
         result = scratch("result", (products, tiles, wide), dtype)
         torch.bmm(factors.transpose(0, 1), self.weight, out=result)
-        passes.gather(result, self.algorithm, self.dilation, self.bias, out)
+        passes().gather(result, self.algorithm, self.dilation, self.bias, out)
 
 
 class Unit(nn.Module):
@@ -129,22 +137,22 @@ class Unit(nn.Module):
         self.register_buffer("weight", weight.to(arithmetic.dtype).contiguous())
         self.register_buffer("bias", _bias(point.bias, weight.shape[1]))
 
-    def run(self, passes: Kernels, x: Tensor, out: Tensor) -> None:
+    def run(self, x: Tensor, out: Tensor) -> None:
         length, channels = x.shape
-        convolution, before, between = self.convolution, self.before, self.between
+        convolution = self.convolution
 
         def stretch(start: int, stop: int) -> None:
             rows = stop - start
             h = scratch("h", (convolution.input_rows(rows), channels))
             first = start - convolution.reach // 2
-            passes.snake(x, first, before.alpha, before.amplitude, h)
+            self.before.run(x, first, h)
             y = scratch("y", (rows, channels))
-            convolution.run(passes, h, y)
+            convolution.run(h, y)
             active = scratch("active", (rows, channels), self.weight.dtype)
-            passes.snake(y, 0, between.alpha, between.amplitude, active)
+            self.between.run(y, 0, active)
             z = scratch("z", (rows, channels), self.weight.dtype)
             torch.mm(active, self.weight, out=z)
-            passes.add(x[start:stop], z, self.bias, out[start:stop])
+            passes().add(x[start:stop], z, self.bias, out[start:stop])
 
         workers.run(stretch, _spans(length, channels, convolution.tile))
 
@@ -163,7 +171,7 @@ class Down(nn.Module):
         weight = weight.permute(0, 3, 1, 2).flatten(1, 2)  # [out, stride·in, 2]
         self.convolution = Convolution(weight, source.bias, TWO_TAPS, arithmetic.dtype)
 
-    def run(self, passes: Kernels, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         channels, convolution = x.shape[1] * self.stride, self.convolution
         out = x.new_empty(self.output_length(x.shape[0]), convolution.weight.shape[2])
 
@@ -171,8 +179,8 @@ class Down(nn.Module):
             blocks = convolution.input_rows(stop - start)
             h = scratch("h", (blocks * self.stride, x.shape[1]))
             first = start * self.stride - self.padding
-            passes.snake(x, first, self.snake.alpha, self.snake.amplitude, h)
-            convolution.run(passes, h.view(blocks, channels), out[start:stop])
+            self.snake.run(x, first, h)
+            convolution.run(h.view(blocks, channels), out[start:stop])
 
         workers.run(stretch, _spans(out.shape[0], channels, convolution.tile))
         return out
@@ -193,99 +201,92 @@ class Up(nn.Module):
         bias = None if source.bias is None else source.bias.repeat(self.stride)
         self.convolution = Convolution(weight, bias, TWO_TAPS, arithmetic.dtype)
 
-    def run(self, passes: Kernels, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         convolution = self.convolution
         out = x.new_empty(x.shape[0] + 1, convolution.weight.shape[2])  # all blocks anyone feeds
 
         def stretch(start: int, stop: int) -> None:
             h = scratch("h", (convolution.input_rows(stop - start), x.shape[1]))
-            passes.snake(x, start - 1, self.snake.alpha, self.snake.amplitude, h)
-            convolution.run(passes, h, out[start:stop])
+            self.snake.run(x, start - 1, h)
+            convolution.run(h, out[start:stop])
 
         workers.run(stretch, _spans(out.shape[0], out.shape[1], convolution.tile))
         rows = out.view(-1, self.channels)
         return rows[self.padding : rows.shape[0] - self.padding]
 
 
-class FastEncoder(nn.Module):
-    """As :class:`earvae.model.oobleck.OobleckEncoder`, from which it is made."""
+class FastStack(nn.Module):
+    """What the fast encoder and decoder have in common: the layers between the first and the last.
 
-    def __init__(self, source: OobleckEncoder, arithmetic: Arithmetic, passes: Kernels) -> None:
+    A subclass has ``_one``, which takes an item of the batch through them all.
+    """
+
+    def __init__(self, source: OobleckEncoder | OobleckDecoder, arithmetic: Arithmetic) -> None:
         super().__init__()
-        self.passes, self.context_frames = passes, source.context_frames
+        self.context_frames = source.context_frames
         first, *blocks, snake, last = source.layers
-        self.first, self.last = _plain(first), _plain(last)
-        self.snake = Snake(snake)
-        self.units, self.downs = nn.ModuleList(), nn.ModuleList()
-        for block in blocks:
-            assert isinstance(block, EncoderBlock)
-            *units, activation, strided = block.layers
-            self.units.append(nn.ModuleList(Unit(unit, arithmetic) for unit in units))
-            self.downs.append(Down(activation, strided, arithmetic))
+        self.first, self.snake, self.last = _plain(first), Snake(snake), _plain(last)
+        self.layers = nn.ModuleList(_prepared(blocks, arithmetic))
 
     @torch.inference_mode(False)  # a setting of the thread, and the workers are others
     @torch.no_grad()
-    def forward(self, audio: Tensor) -> Tensor:
-        """``[batch, 2, frames·hop]`` to ``[batch, 2·latent, frames]``."""
-        return torch.stack([self._one(item) for item in audio.float()])
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 ``[batch, channels, time]`` to ``[batch, channels', time']``, as the source."""
+        return torch.stack([self._one(item) for item in x.float()])
+
+    def _between(self, x: Tensor) -> Tensor:
+        """Rows ``[time, channels]`` through all blocks; two buffers take turns in their units."""
+        spare = None
+        for layer in self.layers:
+            if isinstance(layer, Unit):
+                spare = torch.empty_like(x) if spare is None else spare
+                layer.run(x, spare)
+                x, spare = spare, x
+            else:
+                x, spare = layer.run(x), None
+        return x
+
+
+class FastEncoder(FastStack):
+    """As :class:`earvae.model.oobleck.OobleckEncoder`, from which it is made."""
 
     def _one(self, audio: Tensor) -> Tensor:
-        x = _narrow_to_wide(self.first, audio)
-        for units, down in zip(self.units, self.downs, strict=True):
-            x = down.run(self.passes, _residual(self.passes, units, x))
+        """``[2, frames·hop]`` to ``[2·latent, frames]``."""
+        x = self._between(_narrow_to_wide(self.first, audio))
         h = torch.empty_like(x)
-        self.passes.snake(x, 0, self.snake.alpha, self.snake.amplitude, h)
+        self.snake.run(x, 0, h)
         return _conv(self.last, h.t())
 
 
-class FastDecoder(nn.Module):
+class FastDecoder(FastStack):
     """As :class:`earvae.model.oobleck.OobleckDecoder`, from which it is made."""
 
-    def __init__(self, source: OobleckDecoder, arithmetic: Arithmetic, passes: Kernels) -> None:
-        super().__init__()
-        self.passes, self.context_frames = passes, source.context_frames
+    def __init__(self, source: OobleckDecoder, arithmetic: Arithmetic) -> None:
+        super().__init__(source, arithmetic)
         self.tail_deficit = source.tail_deficit
-        first, *blocks, snake, last = source.layers
-        self.first, self.last = _plain(first), _plain(last)
-        self.snake = Snake(snake)
-        self.units, self.ups = nn.ModuleList(), nn.ModuleList()
-        for block in blocks:
-            assert isinstance(block, DecoderBlock)
-            activation, transposed, *units = block.layers
-            self.ups.append(Up(activation, transposed, arithmetic))
-            self.units.append(nn.ModuleList(Unit(unit, arithmetic) for unit in units))
-
-    @torch.inference_mode(False)  # a setting of the thread, and the workers are others
-    @torch.no_grad()
-    def forward(self, latents: Tensor) -> Tensor:
-        """``[batch, latent, frames]`` to ``[batch, 2, frames·hop − tail_deficit]``."""
-        return torch.stack([self._one(item) for item in latents.float()])
 
     def _one(self, latents: Tensor) -> Tensor:
-        x = _conv(self.first, latents).t().contiguous()
-        for up, units in zip(self.ups, self.units, strict=True):
-            x = _residual(self.passes, units, up.run(self.passes, x))
-        return _wide_to_narrow(self.passes, self.snake, self.last, x)
-
-
-def fast_encoder(source: OobleckEncoder, arithmetic: Arithmetic) -> FastEncoder:
-    return FastEncoder(source, arithmetic, kernels.best())
-
-
-def fast_decoder(source: OobleckDecoder, arithmetic: Arithmetic) -> FastDecoder:
-    return FastDecoder(source, arithmetic, kernels.best())
+        """``[latent, frames]`` to ``[2, frames·hop − tail_deficit]``."""
+        x = self._between(_conv(self.first, latents).t().contiguous())
+        return _wide_to_narrow(self.snake, self.last, x)
 
 
 # --------------------------------------------------------------------------- parts
 
 
-def _residual(passes: Kernels, units: nn.ModuleList, x: Tensor) -> Tensor:
-    """``x`` through residual units; two buffers take turns."""
-    spare = torch.empty_like(x)
-    for unit in units:
-        unit.run(passes, x, spare)
-        x, spare = spare, x
-    return x
+def _prepared(
+    blocks: list[EncoderBlock | DecoderBlock], arithmetic: Arithmetic
+) -> Iterator[Unit | Down | Up]:
+    """The layers of all blocks in their order; an activation goes with its strided convolution."""
+    for block in blocks:
+        for layer in block.layers:
+            if isinstance(layer, ResidualUnit):
+                yield Unit(layer, arithmetic)
+            elif isinstance(layer, SnakeBeta):
+                snake = layer
+            else:
+                strided = Down if isinstance(layer, WeightNormConv1d) else Up
+                yield strided(snake, layer, arithmetic)
 
 
 def _narrow_to_wide(layer: nn.Conv1d, audio: Tensor) -> Tensor:
@@ -304,7 +305,7 @@ def _narrow_to_wide(layer: nn.Conv1d, audio: Tensor) -> Tensor:
     return out
 
 
-def _wide_to_narrow(passes: Kernels, snake: Snake, layer: nn.Conv1d, x: Tensor) -> Tensor:
+def _wide_to_narrow(snake: Snake, layer: nn.Conv1d, x: Tensor) -> Tensor:
     """Activation and a convolution of rows ``[time, many]`` to few channels ``[few, time]``.
 
     One product gives every tap's contribution; the taps are then summed along the diagonal.
@@ -317,7 +318,7 @@ def _wide_to_narrow(passes: Kernels, snake: Snake, layer: nn.Conv1d, x: Tensor) 
     def stretch(start: int, stop: int) -> None:
         rows = stop - start
         h = scratch("h", (rows + taps - 1, many))
-        passes.snake(x, start - padding, snake.alpha, snake.amplitude, h)
+        snake.run(x, start - padding, h)
         each = torch.mm(h, weight)  # [rows + taps − 1, taps·few]
         diagonal = each.as_strided((rows, taps, few), (taps * few, taps * few + few, 1))
         out[:, start:stop] = diagonal.sum(1).t()

@@ -1,4 +1,4 @@
-"""A few threads that each run one stretch of time, torch single-threaded inside.
+"""A few threads that each run one stretch of time, torch single-threaded inside, and their memory.
 
 Splitting a layer's time axis once keeps a thread's data in its own cache and needs one meeting
 per layer; torch's own threading would meet at every operation, and its waiting threads would take
@@ -7,15 +7,29 @@ the cores from the compiled passes.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
+_memory = threading.local()
 _lock = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process and number of threads
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """An uninitialised tensor that this thread gets again under the same name.
+
+    Fresh memory costs page faults, a large share of the time of passes that only touch it once.
+    """
+    held, size = _memory.__dict__, math.prod(shape)
+    if (name, dtype) not in held or held[name, dtype].numel() < size:
+        held[name, dtype] = torch.empty(size, dtype=dtype)
+    return held[name, dtype][:size].view(shape)
 
 
 def spans(length: int, longest: int, multiple: int, workers: int) -> list[tuple[int, int]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+import posixpath
 import re
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.audio import READABLE_SUFFIXES, AudioFileError, AudioSource, resample, to_stereo
+from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
+from earvae.evaluation.metrics.loudness import loudness
+from earvae.tracks import MusicFile
 
 SAMPLE_RATE = 44_100  # Hz, of everything that is measured, as in the published evaluation
 RECONSTRUCTION_ENDING = "_vae_rec"  # of the published reconstructions: song_vae_rec.wav
 SLUG_LENGTH = 100  # characters that every file system takes
-
-
-class EvaluationError(Exception):
-    """Something to evaluate that is not there; the message says what to do."""
+LOUD_LUFS = -9.0  # of commercial masters
+LOUD_STEPS = 8  # the limiter takes loudness away, so the gain is approached in steps
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Span:
     start: float | None = None
     """Seconds into the track; None: from the middle (whole seconds, so that the stretch begins
     on a sample at every rate)."""
+    loud: bool = False
+    """Whether the stretch is turned up to −9 LUFS through a soft limiter, as masters are."""
 
     def first_second(self, duration: float) -> float:
         """Where the stretch of a track of ``duration`` seconds begins."""
@@ -65,6 +68,7 @@ class Excerpt:
     track: Track
     start: float  # seconds
     audio: Tensor
+    loud: bool = False
 
     @property
     def seconds(self) -> float:
@@ -72,29 +76,28 @@ class Excerpt:
         return self.audio.shape[1] / SAMPLE_RATE
 
 
-def find_tracks(
-    source: Path, split: str | None = None, leave_out: Path | None = None
-) -> list[Track]:
-    """The references of a folder, of a manifest in JSON Lines (``earvae corpus`` writes one), or
-    one file.
+def references(music: Iterable[MusicFile]) -> list[Track]:
+    """The references among found files (``earvae.tracks.find``): all but those of the published
+    reconstructions' naming."""
+    names = {
+        Path(file.path): file.name
+        for file in music
+        if not posixpath.splitext(file.name)[0].endswith(RECONSTRUCTION_ENDING)
+    }
+    slugs = [slug_of(posixpath.splitext(name)[0]) for name in names.values()]
+    taken = [slug.lower() for slug in slugs]
+    tracks = []
+    for (path, name), slug in zip(names.items(), slugs, strict=True):
+        if not slug or taken.count(slug.lower()) > 1:
+            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
+            slug = f"{slug or 'track'}_{digits}"
+        tracks.append(Track(path, name, slug))
+    return tracks
 
-    Files of the published reconstruction naming are no references, nor is anything hidden or
-    below ``leave_out``. Raises EvaluationError.
-    """
-    if split is not None and source.suffix != ".jsonl":
-        raise EvaluationError(f"{source}: --split is for manifests (.jsonl); leave it out")
-    if source.is_dir():
-        root, files = source, _search(source, leave_out)
-    elif not source.is_file():
-        raise EvaluationError(f"{source}: no such folder, manifest or file")
-    elif source.suffix == ".jsonl":
-        root, files = source.parent, _listed(source, split)
-    else:
-        root, files = source.parent, [source]
-    if not files:
-        what = f"track of split {split!r}" if split else "audio file"
-        raise EvaluationError(f"{source}: holds no {what}")
-    return _named(root, files)
+
+def evenly(tracks: list[Track], most: int | None) -> list[Track]:
+    """Every so many of the tracks, ``most`` at most."""
+    return tracks[:: -(-len(tracks) // most)] if most else tracks
 
 
 def read_excerpt(track: Track, span: Span) -> Excerpt:
@@ -108,7 +111,20 @@ def read_excerpt(track: Track, span: Span) -> Excerpt:
     if start >= duration:
         raise AudioFileError(f"{track.path}: ends after {duration:.1f} s, before the stretch that "
                              f"is compared begins (--start {start:g})")  # fmt: skip
-    return Excerpt(track, start, read_stretch(source, start, span.seconds))
+    audio = read_stretch(source, start, span.seconds)
+    return Excerpt(track, start, turned_up(audio) if span.loud else audio, span.loud)
+
+
+def turned_up(audio: Tensor, lufs: float = LOUD_LUFS) -> Tensor:
+    """``[2, samples]`` brought to an integrated loudness through a soft limiter (tanh), as
+    commercial masters are. What has no loudness (silence, under 0.4 s) stays as it is."""
+    gain = 1.0
+    for _ in range(LOUD_STEPS):
+        found = loudness(torch.tanh(gain * audio), SAMPLE_RATE).lufs
+        if found is None:
+            return audio
+        gain *= 10 ** ((lufs - found) / 20)
+    return torch.tanh(gain * audio)
 
 
 def read_stretch(source: AudioSource, start: float, seconds: float | None) -> Tensor:
@@ -162,53 +178,3 @@ def _cut(blocks, first: int, last: int | None):
         position += block.shape[1]
         if last is not None and position >= last:
             return
-
-
-def _search(folder: Path, leave_out: Path | None) -> list[Path]:
-    own = None if leave_out is None else leave_out.resolve()
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and Path(parent, name).resolve() != own
-        )
-        paths = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-        found += [
-            path
-            for path in paths
-            if path.suffix.lower() in READABLE_SUFFIXES
-            and not path.stem.endswith(RECONSTRUCTION_ENDING)
-        ]
-    return found
-
-
-def _listed(manifest: Path, split: str | None) -> list[Path]:
-    files = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            file, own_split = entry["file"], entry.get("split")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            raise EvaluationError(
-                f"{manifest}: line {number} is not a JSON object with a `file`"
-            ) from None
-        if split in (None, own_split):
-            files.append(manifest.parent / file)
-    return files
-
-
-def _named(root: Path, files: list[Path]) -> list[Track]:
-    names = {path: Path(os.path.relpath(path, root)).as_posix() for path in files}
-    slugs = {path: slug_of(str(Path(name).with_suffix(""))) for path, name in names.items()}
-    taken = [slug.lower() for slug in slugs.values()]
-    tracks = []
-    for path, name in names.items():
-        slug = slugs[path]
-        if not slug or taken.count(slug.lower()) > 1:
-            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
-            slug = f"{slug or 'track'}_{digits}"
-        tracks.append(Track(path, name, slug))
-    return tracks

@@ -1,13 +1,24 @@
-"""The files that an evaluation leaves beside ``results.json``: CSV, Markdown, published keys."""
+"""Results as tables: for the terminal, results.csv and results.md, and by the published keys."""
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 from pathlib import Path
 
-from earvae import audio
-from earvae.evaluation.measure import DIFFERENCES, IMAGE_ERRORS, PERCENT, TITLES
-from earvae.evaluation.run import write_json
+from earvae import atomic
+from earvae.evaluation.figures import (
+    BY_KEY,
+    COMPACT,
+    FIGURES,
+    MISSING,
+    Best,
+    Figure,
+    band_name,
+    groups,
+)
+from earvae.evaluation.results import Codec, Readings, Results, Summary
 
 PUBLISHED_METRICS = {
     "sisdr": "si_sdr",
@@ -19,140 +30,146 @@ PUBLISHED_METRICS = {
 PUBLISHED_LOUDNESS = {"lufs-i": "lufs", "lra": "lra", "true_peak": "true_peak_db"}
 
 
-def write_all(results: dict, out: Path) -> None:
+def write_all(results: Results, out: Path) -> None:
     """``results.json``, ``results.csv``, ``results.md`` and ``evaluation_results.json``.
 
-    Raises AudioFileError where they cannot be written.
+    Raises WriteError.
     """
-    write_csv(results, out / "results.csv")
-    with audio.atomic(out / "results.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8", errors="backslashreplace")
-    write_json(out / "evaluation_results.json", published(results))
-    write_json(out / "results.json", results)
+    atomic.write(out / "results.csv", csv_text(results))
+    atomic.write(out / "results.md", markdown(results))
+    published = json.dumps(published_values(results), indent=1) + "\n"
+    atomic.write(out / "evaluation_results.json", published)
+    results.write(out / "results.json")
 
 
-def write_csv(results: dict, path: Path) -> None:
+def csv_text(results: Results) -> str:
     """One line for each track and codec, every figure in a column; empty where there is none."""
-    tracks = {track["name"]: track for track in results["tracks"]}
-    metrics = list(dict.fromkeys(m for row in results["results"] for m in row["metrics"]))
-    octaves = list(dict.fromkeys(b for row in results["results"] for b in row["bands"]))
-    readings = ("lufs", "lra", "true_peak_db")
+    tracks = {track.name: track for track in results.tracks}
+    readings = tuple(Readings.model_fields)
     header = ["codec", "track", "start", "seconds", "lag_samples", "compared_samples", "kbps"]
-    header += [*metrics, *readings, *(f"reference_{reading}" for reading in readings)]
-    header += [f"{error}_{octave}" for error in IMAGE_ERRORS for octave in octaves] + ["error"]
-    with (
-        audio.atomic(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(header)
-        for row in results["results"]:
-            track = tracks[row["track"]]
-            cells = [row["codec"], row["track"], track["start"], track["seconds"]]
-            cells += [row["lag_samples"], row["compared_samples"], row["kbps"]]
-            cells += [row["metrics"].get(metric) for metric in metrics]
-            cells += [row["loudness"][reading] for reading in readings]
-            cells += [track[reading] for reading in readings]
-            cells += [
-                row["bands"].get(octave, {}).get(error)
-                for error in IMAGE_ERRORS
-                for octave in octaves
-            ]
-            table.writerow([*cells, row["error"]])
+    header += [*BY_KEY, *readings, *(f"reference_{reading}" for reading in readings), "error"]
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(header)
+    for row in results.results:
+        track = tracks[row.track]
+        cells = [row.codec, row.track, track.start, track.seconds]
+        cells += [row.lag_samples, row.compared_samples, row.kbps]
+        cells += [row.metrics.get(key) for key in BY_KEY]
+        cells += [getattr(x, name) for x in (row.loudness, track.loudness) for name in readings]
+        table.writerow([*cells, row.error])
+    return text.getvalue()
 
 
-def table(results: dict, intervals: bool) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table in the paper's column order: means over tracks, and if
-    wanted the 95 % interval of each mean where there are several tracks."""
-    summary = {(row["codec"], row["metric"]): row for row in results["summary"]}
+def compact_table(
+    results: Results, statistic: str = "mean", intervals: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, in the paper's column order: means (or medians) over tracks, and if wanted
+    the 95 % interval of each mean where there are several tracks."""
     rows = []
-    for codec in results["codecs"]:
-        cells = [codec["name"], _rate(codec, results["results"])]
-        cells += [
-            _cell(summary.get((codec["name"], metric)), metric, intervals) for metric in TITLES
-        ]
+    for codec in results.codecs:
+        cells = [codec.name, _rate(codec, results)]
+        for figure in COMPACT:
+            summary = results.summary_of.get((codec.name, figure.key))
+            cells.append(_cell(summary, figure, statistic, intervals))
         rows.append(cells)
-    return ["codec", "rate", *TITLES.values()], rows
+    return ["codec", "rate", *map(title, COMPACT)], rows
 
 
-def markdown(results: dict) -> str:
-    """The table, what the rows are, and which tracks did worst."""
-    header, rows = table(results, intervals=True)
-    settings = results["settings"]
-    length = "whole tracks" if settings["seconds"] is None else f"{settings['seconds']:g} s of each"
-    start = settings["start"]
-    place = "from the middle" if start == "middle" else f"from {start:g} s"
+def full_table(
+    results: Results, figures: list[Figure], statistic: str
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; of figures that have a value in each band, all bands in a cell."""
+    rows = []
+    for codec in results.codecs:
+        cells = [codec.name]
+        for figure in figures:
+            found = (results.summary_of.get((codec.name, key)) for key in figure.keys)
+            cells.append(" / ".join(_cell(summary, figure, statistic, False) for summary in found))
+        rows.append(cells)
+    return ["codec", *map(title, figures)], rows
+
+
+def title(figure: Figure) -> str:
+    """Heading of a column, with the unit, and an arrow where more or less is better."""
+    text = figure.short or " ".join(filter(None, (figure.label, figure.unit)))
+    return text if figure.best is Best.ZERO else f"{text} {figure.best.arrow}"
+
+
+def markdown(results: Results) -> str:
+    """The tables, what the rows are, and which tracks did worst."""
+    settings = results.settings
+    length = "whole tracks" if settings.seconds is None else f"{settings.seconds:g} s of each"
+    place = "from the middle" if settings.start == "middle" else f"from {settings.start:g} s"
+    loud = ", turned up to −9 LUFS through a soft limiter" if settings.loud else ""
     lines = [
-        f"{len(results['tracks'])} tracks, {length}, {place}, {settings['sample_rate']} Hz. Mean "
-        "over tracks (95 % bootstrap interval of the mean). ↓ lower is better, ↑ higher is "
-        "better; Δ is reconstruction minus reference.",
-        "",
-        _line(header),
-        _line(["---", "---:", *["---:"] * len(TITLES)]),
-        *map(_line, rows),
-        "",
+        f"{len(results.tracks)} tracks, {length}, {place}, {settings.sample_rate} Hz{loud}. ↓ "
+        "lower is better, ↑ higher is better; Δ is reconstruction minus reference.",
+        *("", "Mean over tracks (95 % bootstrap interval of the mean):", ""),
+        *markdown_table(*compact_table(results, intervals=True)),
+        *("", "Median over tracks:", ""),
+        *markdown_table(*compact_table(results, "median")),
     ]
-    summary = {(row["codec"], row["metric"]): row for row in results["summary"]}
-    for codec in results["codecs"]:
-        row = summary.get((codec["name"], "si_sdr"))
-        text = f"- **{codec['name']}**: {codec['description']}."
-        if row and row["skipped"]:
-            text += f" {row['skipped']} tracks have no SI-SDR (silent)."
-        if row and row["worst"]:
-            text += f" Worst SI-SDR: {', '.join(row['worst'][:3])}."
-        failed = [r for r in results["results"] if r["codec"] == codec["name"] and r["error"]]
+    others = [figure for figure in FIGURES if not (figure.short or figure.bands)]
+    lines += ["", "What lies behind it, median over tracks:", ""]
+    lines += markdown_table(*full_table(results, others, "median"))
+    for heading, figures in groups(with_bands=True):
+        bands = " / ".join(map(band_name, max((figure.bands for figure in figures), key=len)))
+        lines += ["", f"{heading} ({bands}, as far as a figure reaches), median over tracks:", ""]
+        lines += markdown_table(*full_table(results, figures, "median"))
+    lines.append("")
+    for codec in results.codecs:
+        row = results.summary_of.get((codec.name, "si_sdr"))
+        text = f"- **{codec.name}**: {codec.description}."
+        if row and row.skipped:
+            text += f" {len(row.skipped)} tracks have no SI-SDR (silent)."
+        if row and row.worst:
+            text += f" Worst SI-SDR: {', '.join(row.worst[:3])}."
+        failed = [r for r in results.results if r.codec == codec.name and r.error]
         if failed:
             text += f" Failed on {len(failed)} tracks, which no mean contains."
         lines.append(text)
     return "\n".join(lines) + "\n"
 
 
-def published(results: dict) -> dict[str, dict]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose first column is text and whose others are figures."""
+    cells = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return ["| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in cells]
+
+
+def published_values(results: Results) -> dict[str, dict]:
     """By codec, the object that the published evaluation writes for one model's folder as
     ``evaluation_results.json``: its keys, our values."""
-    tracks = {track["name"]: track for track in results["tracks"]}
+    tracks = {track.name: track.loudness for track in results.tracks}
     objects = {}
-    for codec in results["codecs"]:
-        rows = [
-            row
-            for row in results["results"]
-            if row["codec"] == codec["name"] and row["error"] is None
-        ]
-        values = {"model_name": codec["name"], "file_count": len(rows)}
+    for codec in results.codecs:
+        rows = results.done_of(codec)
+        values = {"model_name": codec.name, "file_count": len(rows)}
         for theirs, ours in PUBLISHED_METRICS.items():
-            values[f"avg_{theirs}"] = _mean([row["metrics"][ours] for row in rows])
-        for theirs, ours in PUBLISHED_LOUDNESS.items():
-            values[f"avg_gen_{theirs}"] = _mean([row["loudness"][ours] for row in rows])
-        for theirs, ours in PUBLISHED_LOUDNESS.items():
-            values[f"avg_gt_{theirs}"] = _mean([tracks[row["track"]][ours] for row in rows])
-        objects[codec["name"]] = values
+            values[f"avg_{theirs}"] = _mean([row.metrics[ours] for row in rows])
+        versions = ("gen", [row.loudness for row in rows]), ("gt", [tracks[r.track] for r in rows])
+        for version, readings in versions:
+            for theirs, ours in PUBLISHED_LOUDNESS.items():
+                values[f"avg_{version}_{theirs}"] = _mean([getattr(r, ours) for r in readings])
+        objects[codec.name] = values
     return objects
 
 
-def _rate(codec: dict, results: list[dict]) -> str:
+def _rate(codec: Codec, results: Results) -> str:
     """The bit rate spent, on average, or the rate of latents."""
-    spent = [row["kbps"] for row in results if row["codec"] == codec["name"] and row["kbps"]]
-    if spent:
-        return f"{_mean(spent):.0f} kb/s"
-    if codec["floats_per_second"]:
-        return f"{codec['floats_per_second']:.0f} floats/s"
-    return "–"
+    if kbps := results.kbps(codec):
+        return f"{kbps:.0f} kb/s"
+    return f"{codec.floats_per_second:.0f} floats/s" if codec.floats_per_second else MISSING
 
 
-def _cell(row: dict | None, metric: str, interval: bool) -> str:
-    if row is None or row["mean"] is None:
-        return "–"
-    factor = 100 if metric in PERCENT else 1
-    sign = "+" if metric in DIFFERENCES else ""
-    digits = 2 if metric in PERCENT or metric not in ("mel", "stft") else 3
-    mean, low, high = (
-        f"{factor * row[name] + 0.0:{sign}.{digits}f}" for name in ("mean", "low", "high")
-    )
-    return f"{mean} ({low} … {high})" if interval and row["count"] > 1 else mean
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _cell(summary: Summary | None, figure: Figure, statistic: str, interval: bool) -> str:
+    if summary is None:
+        return MISSING
+    text = figure.text(getattr(summary, statistic))
+    if not interval or summary.count < 2:
+        return text
+    return f"{text} ({figure.text(summary.low)} … {figure.text(summary.high)})"
 
 
 def _mean(values: list[float | None]) -> float | None:

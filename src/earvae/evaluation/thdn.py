@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from earvae import audio
-from earvae.evaluation.codecs import Codec
+from earvae import atomic
 from earvae.evaluation.excerpts import SAMPLE_RATE
+from earvae.evaluation.systems.system import System
 
 LEVELS = (-1.0, -20.0)  # dB of full scale
 FREQUENCIES = (
@@ -104,14 +104,14 @@ def analyse(second: np.ndarray, level_dbfs: float, frequency_hz: int) -> Reading
 
 
 def measure_thdn(
-    codec: Codec,
+    system: System,
     levels: tuple[float, ...] = LEVELS,
     frequencies: tuple[int, ...] = FREQUENCIES,
 ) -> list[Reading]:
-    """A codec's readings at every level and frequency, the same tone in both channels.
+    """A system's readings at every level and frequency, the same tone in both channels.
 
     Raises ValueError for a frequency that is no whole number of hertz from 20 to 20 000 or a level
-    above full scale, CodecError as the codec does.
+    above full scale, UnusableSystem as the system does.
     """
     for frequency in frequencies:
         if frequency != int(frequency) or not LOW_HZ <= frequency <= HIGH_HZ:
@@ -121,7 +121,7 @@ def measure_thdn(
     steps = [(level, int(frequency)) for level in levels for frequency in frequencies]
     signal = np.concatenate([tone(*step) for step in steps])
     given = torch.from_numpy(np.stack([signal, signal]).astype(np.float32))
-    returned = codec.round_trip(given).numpy()
+    returned = system.round_trip(given).numpy()
     returned = np.pad(returned, ((0, 0), (0, max(0, given.shape[1] - returned.shape[1]))))
     length = SETTLE + SAMPLE_RATE + RELEASE
     readings = []
@@ -132,10 +132,10 @@ def measure_thdn(
 
 
 def write_csv(readings: dict[str, list[Reading]], path: Path) -> None:
-    """One line a codec, level and frequency. Raises AudioFileError."""
+    """One line a codec, level and frequency. Raises WriteError."""
     header = "codec level_dbfs frequency_hz output_dbfs thdn_db thdn_percent residual_db thd_db"
     columns = [*header.split(), "thd_percent", *(f"h{order}_db" for order in HARMONICS)]
-    with audio.atomic(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic.file(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(columns)
         for name, steps in readings.items():
@@ -177,7 +177,7 @@ def plot(name: str, readings: list[Reading], path: Path) -> None:
         axes.set_xlabel("Hz")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    with audio.atomic(path) as temporary:
+    with atomic.file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 

@@ -6,13 +6,13 @@ Needs nothing of diffusers itself. ``EarVAE.from_pretrained`` reads the folder b
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from earvae import atomic
 from earvae.config import OobleckConfig
+from earvae.errors import EarvaeError
 from earvae.model.diffusers import (
     CLASS_NAME,
     CONFIG_NAME,
@@ -27,7 +27,7 @@ from earvae.model.vae import EarVAE
 FIRST_VERSION = "0.30.0"  # of diffusers with this class
 
 
-class NotConvertibleError(ValueError):
+class NotConvertibleError(EarvaeError):
     """A model that an AutoencoderOobleck cannot be; the message says what it has no place for."""
 
 
@@ -35,15 +35,15 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
     """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``.
 
     An activation that a residual unit shares is written twice, since theirs has two. Weight norm
-    stays unfolded, as theirs does. Each file is written under a temporary name and renamed.
+    stays unfolded, as theirs does.
 
     Returns:
         What differs there, a line each; empty if nothing does.
 
     Raises:
-        NotConvertibleError: a compact architecture, a transformer, or an encoder whose first
-            width is not twice the latent channels.
-        OSError: the folder cannot be written.
+        NotConvertibleError: another architecture than the paper's, a transformer, or an encoder
+            whose first width is not twice the latent channels.
+        WriteError: the folder cannot be written.
     """
     config = vae.config
     _check(vae)
@@ -57,15 +57,10 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
     words = {"_class_name": CLASS_NAME, "_diffusers_version": FIRST_VERSION, **words}
     notes = {"format": "pt", OUR_CONFIG: config.model_dump_json()}
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        save_file(tensors, Path(temporary) / WEIGHTS_NAME, notes)
+    with atomic.files(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS_NAME, notes)
         text = json.dumps(words, indent=2) + "\n"
-        (Path(temporary) / CONFIG_NAME).write_text(text, encoding="utf-8")
-        for name in (WEIGHTS_NAME, CONFIG_NAME):
-            (Path(temporary) / name).chmod(0o644)
-            os.replace(Path(temporary) / name, folder / name)
+        (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
     return _differences(config)
 
 

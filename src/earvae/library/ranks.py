@@ -20,9 +20,10 @@ class Rank:
     def __str__(self) -> str:
         return f"{self.rank}-of-{self.world}"
 
-    def takes(self, number: int) -> bool:
-        """Whether the thing of this number is this rank's."""
-        return number % self.world == self.rank
+    def files(self, total: int, block: int) -> int:
+        """How many of ``total`` files are this rank's, dealt in blocks of ``block``."""
+        starts = range(self.rank * block, total, self.world * block)
+        return sum(min(block, total - start) for start in starts)
 
 
 def find_rank(

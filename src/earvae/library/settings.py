@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from earvae.atomic import Staging
 from earvae.library.items import LibraryError
-from earvae.library.replace import Staging
 
 RECORD = "library.json"
+HIDDEN = ".earvae"  # in the output folder: everything that is not a result
 FORMAT = "earvae-library"
 VERSION = 1
 
-BEFORE_ENGINES = {"engine": "plain", "precision": "fp32"}  # of records that do not name them
+PLAIN = {"engine": "plain", "precision": "fp32"}  # not in the digest
 
 Store = Literal["mean", "mean+std", "sample"]
 Payload = Literal["safetensors", "npy"]
@@ -47,14 +48,8 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that change with any field.
-
-        Libraries from before there were engines keep theirs: they are plain and float32.
-        """
-        values = asdict(self)
-        for name, before in BEFORE_ENGINES.items():
-            if values[name] == before:
-                del values[name]
+        """Twelve hex digits that change with any field. Every file of a library carries them."""
+        values = {k: v for k, v in asdict(self).items() if (k, v) not in PLAIN.items()}
         text = json.dumps([VERSION, values], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -63,8 +58,8 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
     """Record the settings in ``folder``, or find that they are those recorded there.
 
     With ``replace``, others are overwritten (and every file that was made with them is then made
-    anew, as it carries their digest). Raises LibraryError for other settings, or a folder that
-    cannot be written.
+    anew, as it carries their digest). Raises LibraryError for other settings, WriteError for a
+    folder that cannot be written.
     """
     path = folder / RECORD
     record = {
@@ -75,7 +70,7 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
     }
     text = json.dumps(record, indent=2) + "\n"
     if path.is_file() and not replace:
-        before = BEFORE_ENGINES | read_record(folder)
+        before = _read_record(folder)
         differing = [name for name, value in record.items() if before.get(name) != value]
         if not differing:
             return
@@ -85,10 +80,10 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
             f"{folder}: was encoded with other settings ({changes or 'another version'}); give "
             "those of before, use another folder, or encode it all again with --replace"
         )
-    staging.replace(path, text.encode())
+    staging.write(path, text)
 
 
-def read_record(folder: Path) -> dict:
+def _read_record(folder: Path) -> dict:
     """What ``library.json`` says. Raises LibraryError if it cannot be read."""
     path = folder / RECORD
     try:
@@ -98,5 +93,5 @@ def read_record(folder: Path) -> dict:
     except OSError as error:
         raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise LibraryError(f"{path}: is not a record of `earvae encode`") from None
+        raise LibraryError(f"{path}: is not a record of `earvae library`") from None
     return record

@@ -19,48 +19,30 @@ the same source with the same settings.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-import struct
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from earvae.files import SUFFIX
-from earvae.library.entries import (
-    LISTED,
-    Entry,
-    npy_bytes,
-    read_safetensors_metadata,
-    safetensors_bytes,
-    sidecar_bytes,
-)
-from earvae.library.items import Item, spoken
-from earvae.library.load import Reader, sha256_of, state_of
-from earvae.library.replace import HIDDEN, Staging
-from earvae.library.settings import Settings
+from earvae.atomic import Staging
+from earvae.latents import file
+from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
+from earvae.library.items import Block, Item, Library
+from earvae.library.reader import Reader, sha256_of, state_of
+from earvae.library.settings import HIDDEN, Settings
+from earvae.tracks import printable
 
 INDEX = "index.jsonl"
 FAILURES = "failures.jsonl"
 SHARD = "shard-{:06d}.tar"
 SHARD_PATTERN = re.compile(r"shard-\d{6,}\.tar")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive files of a library; ``number`` counts from 0."""
-
-    number: int
-    items: list[Item]
-
-    def digest(self, settings: Settings) -> str:
-        """Changes with the settings and with the names of the files."""
-        names = [settings.digest, *(item.name for item in self.items)]
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+LISTED = (
+    "source source_sha256 sample_rate samples sample_offset track_samples original_rate "
+    "original_samples channels frames frames_valid"
+).split()
+"""Metadata that the index repeats."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +68,7 @@ class Store:
         self.staging = staging
         self.settings = settings
         self.sharded = settings.shard_items is not None
-        self.payload = SUFFIX if settings.payload == "safetensors" else ".npy"
+        self.suffix = file.NPY if settings.payload == "npy" else file.SUFFIX
         self.sidecar = self.sharded or settings.payload == "npy"
 
     # ---------------------------------------------------------------- what is done
@@ -117,17 +99,14 @@ class Store:
         """Whether a finished shard is right about a file: unchanged, or as unreadable as it was."""
         if record.error is not None:
             return reader.probe(item) is not None
-        if (state := _state(item)) == record.state:
+        if (state := state_of(item.path)) == record.state:
             return True
-        return (
-            state is not None
-            and state[0] == record.bytes
-            and sha256_of(item.path) == record.lines[0]["source_sha256"]
-        )
+        same_size = state[0] == record.bytes
+        return same_size and sha256_of(item.path) == record.lines[0]["source_sha256"]
 
     def _same(self, item: Item, record: Record) -> bool:
         """Whether a source and its outputs are as they were."""
-        return _state(item) == record.state and all(
+        return state_of(item.path) == record.state and all(
             (self.folder / line["file"]).is_file()
             and (self.folder / line["file"]).stat().st_size == line["size"]
             for line in record.lines
@@ -140,49 +119,41 @@ class Store:
             return None
         try:
             state, digest = state_of(item.path), sha256_of(item.path)
-            segments = self._metadata(first).get("segments")
+            segments = self._metadata(first).segments
             lines = []
-            for number in range(int(segments)) if segments is not None else (None,):
+            for number in range(segments) if segments is not None else (None,):
                 path = self._path(block, item, number)
-                metadata = self._metadata(path)
-                if metadata["settings"] != self.settings.digest:
+                found = self._metadata(path)
+                if (found.settings, found.source_sha256, found.source) != (
+                    self.settings.digest, digest, printable(item.name),
+                ):  # fmt: skip
                     return None
-                if metadata["source_sha256"] != digest or metadata["source"] != spoken(item.name):
-                    return None
-                lines.append(self._line(block, item, number, metadata, path.stat().st_size))
-        except (OSError, ValueError, KeyError, struct.error):
+                lines.append(self._line(block, item, found, path.stat().st_size))
+        except (OSError, ValueError, LatentsError):
             return None
         return Record(*state, lines)
 
-    def _metadata(self, path: Path) -> dict:
-        if self.sidecar:
-            if not path.is_file():
-                raise ValueError("no latents")
-            return json.loads(path.with_name(_stem(path) + ".json").read_bytes())
-        with path.open("rb") as file:
-            head = file.read(8)
-            (size,) = struct.unpack("<Q", head)
-            return read_safetensors_metadata(head + file.read(min(size, 1 << 24)))
+    def _metadata(self, path: Path) -> Metadata:
+        """Metadata of stored latents. Raises OSError, ValueError or LatentsError."""
+        if self.sidecar and path.is_file():
+            return Metadata.parse(json.loads(sidecar(path).read_bytes()))
+        return file.inspect(path).metadata
 
     # ---------------------------------------------------------------- writing
 
     def write(
-        self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Entry]
+        self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Latents]
     ) -> Record:
-        """Store a file's entries; its record. Raises LibraryError."""
+        """Store a file's entries; its record. Raises WriteError."""
         lines = []
         for entry in entries:
-            path = self._path(block, item, entry.segment)
-            if self.settings.payload == "npy":
-                data = npy_bytes(entry.tensors["latents"])
-            else:
-                data = safetensors_bytes(entry.tensors, entry.metadata)
+            path = self._path(block, item, entry.metadata.segment)
             if self.sidecar:  # never latents beside a sidecar that is not theirs
                 path.unlink(missing_ok=True)
-                sidecar = path.with_name(_stem(path) + ".json")
-                self.staging.replace(sidecar, sidecar_bytes(entry.metadata))
-            self.staging.replace(path, data)
-            lines.append(self._line(block, item, entry.segment, entry.metadata, len(data)))
+                self.staging.write(sidecar(path), entry.to_sidecar())
+            data = entry.to_npy() if self.suffix == file.NPY else entry.to_safetensors()
+            self.staging.write(path, data)
+            lines.append(self._line(block, item, entry.metadata, len(data)))
         return Record(*state, lines)
 
     def finish(self, block: Block, records: Sequence[Record]) -> None:
@@ -192,17 +163,17 @@ class Store:
             records, size = self._pack(block, records)
         text = json.dumps(
             {
-                "digest": block.digest(self.settings),
+                "digest": block.digest(self.settings.digest),
                 "shard": size,
                 "items": [
-                    {"source": spoken(item.name), "bytes": record.bytes}
+                    {"source": printable(item.name), "bytes": record.bytes}
                     | {"mtime_ns": record.mtime_ns}
                     | ({"error": record.error} if record.error else {"lines": record.lines})
                     for item, record in zip(block.items, records, strict=True)
                 ],
             }
         )
-        self.staging.replace(self._block(block.number), text.encode())
+        self.staging.write(self._block(block.number), text)
         if self.sharded:
             shutil.rmtree(self._parts(block), ignore_errors=True)
 
@@ -213,58 +184,57 @@ class Store:
             target.unlink(missing_ok=True)
             return list(records), 0
         packed = []
-        with self.staging.replacing(target) as shard:
+        with self.staging.file(target) as temporary, temporary.open("wb") as shard:
             for record in records:
                 lines = []
                 for line in record.lines:
                     path = self.folder / line["file"]
-                    offset, size = _add_member(shard, path)
-                    _add_member(shard, path.with_name(_stem(path) + ".json"))
+                    offset, size = file.append_to_shard(shard, path)
+                    file.append_to_shard(shard, sidecar(path))
                     place = {"shard": target.name, "file": path.name, "offset": offset}
                     lines.append(place | {k: v for k, v in line.items() if k != "file"})
                     lines[-1]["size"] = size
                 packed.append(Record(record.bytes, record.mtime_ns, lines, record.error))
-            shard.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
-            shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
-            total = shard.tell()
+            total = file.end_shard(shard)
         return packed, total
 
     # ---------------------------------------------------------------- the whole
 
-    def conclude(self, blocks: int, digests: Iterator[str]) -> dict[str, int] | None:
+    def conclude(self, library: Library) -> dict[str, int] | None:
         """Write the index and the failures once every block is recorded, and remove shards of
         an earlier, larger library; counts, or None while blocks are missing."""
         counts = {"files": 0, "failed": 0, "entries": 0, "samples": 0, "frames": 0}
         shards: set[str] = set()
-        for number, digest in zip(range(blocks), digests, strict=True):
-            record = self._load(number)
-            if record is None or record["digest"] != digest:
-                return None
+        blocks = range(library.blocks)
+        if any(self._load(library.block(number)) is None for number in blocks):
+            return None
         with (
-            self.staging.replacing(self.folder / INDEX) as index,
-            self.staging.replacing(self.folder / FAILURES) as failed,
+            self.staging.file(self.folder / INDEX) as new_index,
+            self.staging.file(self.folder / FAILURES) as new_failures,
+            new_index.open("w", encoding="utf-8", newline="\n") as index,
+            new_failures.open("w", encoding="utf-8", newline="\n") as failed,
         ):
-            for number in range(blocks):
-                record = self._load(number) or {"items": []}
+            for number in blocks:
+                record = self._load(library.block(number)) or {"items": []}
                 for item in record["items"]:
                     counts["files"] += 1
                     if "error" in item:
                         counts["failed"] += 1
                         failure = {"source": item["source"], "error": item["error"]}
-                        failed.write(json.dumps(failure).encode() + b"\n")
+                        failed.write(json.dumps(failure) + "\n")
                         continue
                     for line in item["lines"]:
                         counts["entries"] += 1
                         counts["samples"] += line["samples"]
                         counts["frames"] += line["frames_valid"]
                         shards.add(line.get("shard", ""))
-                        index.write(json.dumps(line).encode() + b"\n")
+                        index.write(json.dumps(line) + "\n")
         if self.sharded:
             for path in self.folder.iterdir():
                 if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
                     path.unlink()
         for path in (self.folder / HIDDEN / "blocks").iterdir():
-            if path.stem.isdigit() and int(path.stem) >= blocks:
+            if path.stem.isdigit() and int(path.stem) not in blocks:
                 path.unlink()
         return counts
 
@@ -274,8 +244,8 @@ class Store:
         """Of the latents."""
         ending = "" if segment is None else f"-{segment:04d}"
         if self.sharded:
-            return self._parts(block) / f"{item.index:08d}{ending}{self.payload}"
-        return self.folder / f"{item.key}{ending}{self.payload}"
+            return self._parts(block) / f"{item.index:08d}{ending}{self.suffix}"
+        return self.folder / f"{item.key}{ending}{self.suffix}"
 
     def _parts(self, block: Block) -> Path:
         return self.folder / HIDDEN / "parts" / f"{block.number:06d}"
@@ -286,49 +256,25 @@ class Store:
     def _block(self, number: int) -> Path:
         return self.folder / HIDDEN / "blocks" / f"{number:06d}.json"
 
-    def _line(
-        self, block: Block, item: Item, segment: int | None, metadata: dict, size: int
-    ) -> dict:
-        path = self._path(block, item, segment)
-        file = spoken(path.relative_to(self.folder).as_posix())
-        return {"file": file, "size": size} | {name: metadata[name] for name in LISTED}
+    def _line(self, block: Block, item: Item, metadata: Metadata, size: int) -> dict:
+        path = self._path(block, item, metadata.segment)
+        name = printable(path.relative_to(self.folder).as_posix())
+        return {"file": name, "size": size} | {key: getattr(metadata, key) for key in LISTED}
 
-    def _load(self, number: int) -> dict | None:
+    def _load(self, block: Block) -> dict | None:
+        """The record of a block, if it is finished with these files and settings."""
         try:
-            return json.loads(self._block(number).read_bytes())
+            record = json.loads(self._block(block.number).read_bytes())
         except (OSError, ValueError):
             return None
+        return record if record["digest"] == block.digest(self.settings.digest) else None
 
     def _read(self, block: Block) -> tuple[list[Record] | None, int]:
-        """The records of a finished block, if it is this one, and the size of its shard."""
-        record = self._load(block.number)
-        if record is None or record["digest"] != block.digest(self.settings):
+        """The records of a finished block, and the size of its shard."""
+        record = self._load(block)
+        if record is None:
             return None, 0
         return [
             Record(item["bytes"], item["mtime_ns"], item.get("lines", []), item.get("error"))
             for item in record["items"]
         ], record["shard"]
-
-
-def _state(item: Item) -> tuple[int, int] | None:
-    try:
-        return state_of(item.path)
-    except OSError:
-        return None
-
-
-def _stem(path: Path) -> str:
-    """The name without the suffix of the latents (which may have dots itself)."""
-    return path.name[: -len(path.suffix)]
-
-
-def _add_member(shard: BinaryIO, path: Path) -> tuple[int, int]:
-    """Append a file to a tar; offset of its first byte, and its bytes. No time, no owner."""
-    data = path.read_bytes()
-    member = tarfile.TarInfo(path.name)
-    member.size = len(data)
-    shard.write(member.tobuf(tarfile.USTAR_FORMAT))
-    offset = shard.tell()
-    shard.write(data)
-    shard.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-    return offset, len(data)

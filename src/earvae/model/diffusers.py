@@ -13,32 +13,31 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from earvae.config import ConfigError, OobleckConfig, parse
-from earvae.model.published import (
-    STABLE_AUDIO,
-    PublishedFormatError,
-    complete,
-    expected_shapes,
-    read_state,
-    two_activations,
-    with_our_names,
-)
+from earvae.config import Config, OobleckConfig, parse
+from earvae.errors import WeightsError
+from earvae.model.parts import skeleton
+from earvae.model.published import STABLE_AUDIO, two_activations, with_our_names
+from earvae.model.weight_files import read_json, read_metadata, read_tensors
 
 CLASS_NAME = "AutoencoderOobleck"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-PICKLED_NAME = "diffusion_pytorch_model.bin"
+WEIGHTS_NAMES = (WEIGHTS_NAME, "diffusion_pytorch_model.bin")  # the first is preferred
 OUR_CONFIG = "earvae_config"  # metadata of files that we wrote: the exact configuration
+OUR_WORDS = {
+    "downsampling_ratios": "strides",
+    "channel_multiples": "multiples",
+    "decoder_channels": "channels",
+    "decoder_input_channels": "latent_channels",
+    "audio_channels": "audio_channels",
+    "sampling_rate": "sample_rate",
+}
 
 
-class DiffusersConfig(BaseModel):
+class DiffusersConfig(Config):
     """The keys and defaults of an AutoencoderOobleck's ``config.json``; others are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder_hidden_size: int = 128
     downsampling_ratios: tuple[int, ...] = (2, 4, 4, 8, 8)
@@ -51,75 +50,49 @@ class DiffusersConfig(BaseModel):
     @classmethod
     def of(cls, config: OobleckConfig) -> DiffusersConfig:
         """The same shapes in their words. What they have no word for is not looked at."""
-        return cls(
-            encoder_hidden_size=config.channels,
-            downsampling_ratios=config.strides,
-            channel_multiples=config.multiples,
-            decoder_channels=config.channels,
-            decoder_input_channels=config.latent_channels,
-            audio_channels=config.audio_channels,
-            sampling_rate=config.sample_rate,
-        )
+        same = {theirs: getattr(config, ours) for theirs, ours in OUR_WORDS.items()}
+        return cls(encoder_hidden_size=config.channels, **same)
+
+    def ours(self) -> dict[str, Any]:
+        """The values of an OobleckConfig of these shapes, with Stable Audio's conventions."""
+        same = {ours: getattr(self, theirs) for theirs, ours in OUR_WORDS.items()}
+        return {**same, "transformer": None, **STABLE_AUDIO}
 
 
-def is_diffusers_folder(folder: Path) -> bool:
-    """Whether ``folder`` has the ``config.json`` of an AutoencoderOobleck."""
-    try:
-        values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and values.get("_class_name") == CLASS_NAME
+def is_config(values: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is that of an AutoencoderOobleck."""
+    return values.get("_class_name") == CLASS_NAME
 
 
-def load_diffusers(
-    folder: Path, sample_rate: int | None = None
-) -> tuple[OobleckConfig, dict[str, Tensor]]:
-    """Read an AutoencoderOobleck folder as a configuration and a complete state dict.
+def read(folder: Path) -> tuple[OobleckConfig, dict[str, Tensor]] | None:
+    """The configuration and tensors, under our names, of a folder; None for another place.
 
     The configuration is the one that ``earvae.export.diffusers`` noted in the weights file, if it
     did. Otherwise it has Stable Audio's posterior, and activations that are shared if the two of
     every residual unit are equal.
 
-    Returns:
-        The configuration, and float32 CPU tensors under our names.
-
-    Raises:
-        PublishedFormatError: a config that cannot be ours, weights that are not of it, or a
-            ``sample_rate`` (Hz) that contradicts it.
-        OSError: a file that may not be read.
+    Raises WeightsError for a config that cannot be ours or has no weights.
     """
     path = folder / CONFIG_NAME
-    theirs = _read_config(path)
-    if sample_rate not in (None, theirs.sampling_rate):
-        raise PublishedFormatError(
-            f"{path}: says {theirs.sampling_rate} Hz, but {sample_rate} Hz was asked for"
-        )
-    weights = _weights_of(folder)
-    config = _parse(
-        OobleckConfig,
-        {
-            "sample_rate": theirs.sampling_rate,
-            "audio_channels": theirs.audio_channels,
-            "latent_channels": theirs.decoder_input_channels,
-            "channels": theirs.decoder_channels,
-            "multiples": theirs.channel_multiples,
-            "strides": theirs.downsampling_ratios,
-            "transformer": None,
-            **STABLE_AUDIO,
-        },
-        path,
-    )
-    state = _with_our_names(read_state(weights), config, weights)
+    values = read_json(path)
+    if not is_config(values):
+        return None
+    theirs = _parsed(values, path)
+    weights = next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
+    config = parse(OobleckConfig, theirs.ours(), str(path))
+    state = _with_our_names(read_tensors(weights), config, weights)
     noted = _noted_config(weights)
     if noted is not None:
         if noted.transformer is not None or DiffusersConfig.of(noted) != theirs:
-            raise PublishedFormatError(
+            raise WeightsError(
                 f"{weights}: was converted from another configuration than {path} states"
             )
         config = noted
     elif not two_activations(state):
         config = config.model_copy(update={"shared_snake": True})
-    return config, complete(state, config, weights)
+    return config, state
 
 
 def their_name(name: str, blocks: int) -> str:
@@ -151,7 +124,7 @@ def _with_our_names(
 ) -> dict[str, Tensor]:
     """Their names and shapes to ours; a name that is not theirs stays, for the check to report."""
     ours = {}
-    for name in expected_shapes(config):
+    for name in skeleton(config).state_dict():
         module, _, _ = name.rpartition(".")
         ours[their_name(module, len(config.strides))] = module
     renamed = {}
@@ -165,18 +138,17 @@ def _with_our_names(
     return with_our_names(renamed, path)
 
 
-def _read_config(path: Path) -> DiffusersConfig:
-    values = json.loads(path.read_text(encoding="utf-8"))
+def _parsed(values: dict[str, Any], path: Path) -> DiffusersConfig:
     values = {key: value for key, value in values.items() if not key.startswith("_")}
-    theirs: DiffusersConfig = _parse(DiffusersConfig, values, path)
+    theirs: DiffusersConfig = parse(DiffusersConfig, values, str(path))
     if theirs.decoder_channels != theirs.encoder_hidden_size:
-        raise PublishedFormatError(
+        raise WeightsError(
             f"{path}: encoder_hidden_size and decoder_channels differ "
             f"({theirs.encoder_hidden_size} and {theirs.decoder_channels}); only models whose "
             "encoder and decoder are equally wide can be loaded"
         )
     if theirs.encoder_hidden_size != 2 * theirs.decoder_input_channels:
-        raise PublishedFormatError(
+        raise WeightsError(
             f"{path}: encoder_hidden_size, {theirs.encoder_hidden_size}, is not twice "
             f"decoder_input_channels, {theirs.decoder_input_channels}: the encoder's output is no "
             "mean and scale of the decoder's input"
@@ -184,27 +156,12 @@ def _read_config(path: Path) -> DiffusersConfig:
     return theirs
 
 
-def _weights_of(folder: Path) -> Path:
-    for name in (WEIGHTS_NAME, PICKLED_NAME):
-        if (folder / name).is_file():
-            return folder / name
-    raise PublishedFormatError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
-
-
 def _noted_config(path: Path) -> OobleckConfig | None:
     """The configuration in the metadata of a file that we wrote."""
-    if path.suffix != ".safetensors":
+    noted = read_metadata(path).get(OUR_CONFIG)
+    if noted is None:
         return None
     try:
-        with safe_open(path, "pt") as file:
-            noted = (file.metadata() or {}).get(OUR_CONFIG)
-        return noted and _parse(OobleckConfig, json.loads(noted), path)
-    except (SafetensorError, ValueError) as error:
-        raise PublishedFormatError(f"{path}: {OUR_CONFIG}: not readable: {error}") from None
-
-
-def _parse(kind: type[BaseModel], values: Any, source: Path) -> Any:
-    try:
-        return parse(kind, values, str(source))
-    except ConfigError as error:
-        raise PublishedFormatError(str(error)) from None
+        return parse(OobleckConfig, json.loads(noted), str(path))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {OUR_CONFIG}: not readable: {error}") from None

@@ -34,11 +34,6 @@ class Posterior:
         self.std = F.softplus(scale) + std_floor
         self._variance_floor = 0.0 if std_floor else VARIANCE_FLOOR
 
-    @classmethod
-    def of(cls, config: object, parameters: Tensor) -> Posterior:
-        """With the ``std_floor`` of a model's configuration; 0 where it has none."""
-        return cls(parameters, getattr(config, "std_floor", 0.0))
-
     @property
     def var(self) -> Tensor:
         """Variance as the KL divergence uses it, ``[batch, latent, frames]``."""

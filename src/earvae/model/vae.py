@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from earvae import config as configs
-from earvae.config import CompactConfig, ModelConfig, OobleckConfig
-from earvae.model.adaptive import AdaptiveCode
-from earvae.model.compact import CompactDecoder, CompactEncoder
-from earvae.model.diffusers import is_diffusers_folder, load_diffusers
-from earvae.model.envelope import EnvelopeCode
-from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
+from earvae.config import ModelConfig
+from earvae.model import hub, pretrained, saved
+from earvae.model.parts import Parts, build
 from earvae.model.posterior import Posterior
-from earvae.model.published import (
-    PublishedFormatError,
-    deduplicated,
-    is_published_config,
-    load_published,
-)
-from earvae.model.spectral import SpectralDecoder, SpectralEncoder
-from earvae.model.transformer import LatentTransformer
-
-SHIPPED = Path(__file__).parent / "weights"
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-WEIGHT_SUFFIXES = (".pyt", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-
-
-class ModelSourceError(ValueError):
-    """A model source that cannot be loaded; the message says which and what to do."""
 
 
 class EarVAE(nn.Module):
@@ -47,39 +23,18 @@ class EarVAE(nn.Module):
     audio may overshoot it). Latents are ``[batch, 64, frames]``, one frame per ``hop_length``
     samples.
 
-    The three parts can be called by themselves (``codec.py`` does, to work in chunks):
-    ``encoder`` (audio of whole frames to posterior parameters), ``transformers`` (over all
-    latents at once; None where the architecture has none) and ``decoder``.
+    The three parts, ``encoder``, ``transformers`` and ``decoder`` (:class:`Parts`), can be called
+    by themselves; ``codec.py`` does, to work in chunks.
+
+    Args:
+        config: the architecture with its sizes.
+        parts: networks to use in place of new ones with random weights, such as an engine's.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts | None = None) -> None:
         super().__init__()
         self.config = config
-        self.transformers: LatentTransformer | None = None
-        if isinstance(config, OobleckConfig):
-            self.encoder: nn.Module = OobleckEncoder(config)
-            if config.transformer is not None:
-                self.transformers = LatentTransformer(config)
-            self.decoder: nn.Module = OobleckDecoder(config)
-        elif isinstance(config, CompactConfig):
-            self.encoder = CompactEncoder(config)
-            self.decoder = CompactDecoder(config)
-        else:
-            code = AdaptiveCode(
-                features=2 * config.hop_length,
-                channels=config.linear_channels,
-                classes=config.linear_classes,
-                subspace=min(config.linear_subspace, 2 * config.hop_length),
-                frames=config.class_frames,
-            )
-            envelope = EnvelopeCode(
-                bins=config.mdct_length,
-                blocks=2 * config.hop_length // config.mdct_length,
-                sample_rate=config.sample_rate,
-                channels=config.learned_channels,
-            )
-            self.encoder = SpectralEncoder(config, code, envelope)
-            self.decoder = SpectralDecoder(config, code, envelope)
+        self.encoder, self.transformers, self.decoder = parts or build(config)
 
     @property
     def sample_rate(self) -> int:
@@ -110,7 +65,7 @@ class EarVAE(nn.Module):
         if audio.shape[2] == 0:
             raise ValueError("audio holds no samples")
         audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
-        return Posterior.of(self.config, self.encoder(audio))
+        return Posterior(self.encoder(audio), self.config.std_floor)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Audio ``[batch, 2, frames·hop_length]`` of ``[batch, latent, frames]`` latents.
@@ -156,29 +111,34 @@ class EarVAE(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``.
 
         ``dtype`` converts the parameters (torch.float16 halves the file), and buffers, which are
-        statistics and constants, where that loses nothing. Each file is written under a temporary
-        name and renamed.
+        statistics and constants, where that loses nothing. Raises WriteError.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        parameters = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        tensors = {}
-        for name, tensor in deduplicated(self.state_dict()).items():
-            tensor = tensor.detach().cpu()
-            converted = tensor.to(dtype or tensor.dtype)
-            exact = name in parameters or torch.equal(converted.to(tensor.dtype), tensor)
-            tensors[name] = (converted if exact else tensor).contiguous()
-        text = json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-            save_file(tensors, Path(temporary) / WEIGHTS_NAME, {"format": "earvae"})
-            (Path(temporary) / CONFIG_NAME).write_text(text, encoding="utf-8")
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
-                (Path(temporary) / name).chmod(0o644)
-                os.replace(Path(temporary) / name, folder / name)
+        saved.write(self, self.config, folder, dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        token: str | bool | None = None,
+        private: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        """Save into a repository ``owner/name`` of the Hugging Face hub, made if it is not there.
+
+        ``token``: None is what the user logged in with. Returns the address of the commit. Raises
+        UploadError.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype)
+            return hub.upload(Path(folder), repository, token, private)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path | None = None, sample_rate: int | None = None
+        cls,
+        source: str | Path | None = None,
+        sample_rate: int | None = None,
+        config: str | Path | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
     ) -> EarVAE:
         """A model in evaluation mode, on the CPU, in float32.
 
@@ -192,121 +152,13 @@ class EarVAE(nn.Module):
                 a Hugging Face hub id such as ``owner/name``;
                 None: the model that comes with the package.
             sample_rate: Hz, for published weights whose rate is not known from their stride.
+            config: the JSON config of a published weight file, if it is not beside it.
+            revision: branch, tag or commit of a hub id.
+            token: for the hub; None is what the user logged in with, False is none.
 
-        Raises:
-            ModelSourceError: nothing loadable there.
-            PublishedFormatError: a weight file that is not a whole εar-VAE.
+        Raises WeightsError: nothing loadable there, or not a whole model.
         """
-        if source is None:
-            return cls._from_folder(SHIPPED, sample_rate)
-        path = Path(source).expanduser()
-        if path.is_dir():
-            return cls._from_folder(path, sample_rate)
-        if path.is_file():
-            return cls.from_published(path, _config_beside(path), sample_rate)
-        if _looks_like_hub_id(str(source)):
-            return cls._from_folder(_download(str(source)), sample_rate)
-        raise ModelSourceError(
-            f"{source}: no such file or folder, and not a hub id of the form owner/name"
-        )
-
-    @classmethod
-    def _from_folder(cls, folder: Path, sample_rate: int | None) -> EarVAE:
-        ours = folder / CONFIG_NAME
-        if ours.is_file() and "architecture" in _json(ours):
-            if not (folder / WEIGHTS_NAME).is_file():
-                raise ModelSourceError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
-            config = configs.parse(ModelConfig, _json(ours), str(ours))
-            if sample_rate not in (None, config.sample_rate):
-                raise ModelSourceError(
-                    f"{ours}: says {config.sample_rate} Hz, but {sample_rate} Hz was asked for"
-                )
-            return cls(config)._load(load_file(folder / WEIGHTS_NAME), folder / WEIGHTS_NAME)
-        for candidate in (folder, folder / "vae"):
-            if is_diffusers_folder(candidate):
-                config, state = load_diffusers(candidate, sample_rate)
-                return cls(config)._load(state, candidate)
-        weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
-        if len(weights) != 1:
-            found = ", ".join(p.name for p in weights[:4]) or "none"
-            raise ModelSourceError(
-                f"{folder}: needs {CONFIG_NAME} + {WEIGHTS_NAME}, or exactly one published weight "
-                f"file (found: {found}); name the file to use"
-            )
-        return cls.from_published(weights[0], _config_beside(weights[0]), sample_rate)
-
-    @classmethod
-    def from_published(
-        cls, path: Path, config: Path | None = None, sample_rate: int | None = None
-    ) -> EarVAE:
-        """A published weight file with the JSON ``config`` named, or with none at all.
-
-        Raises PublishedFormatError, or OSError for a file that is not there.
-        """
-        model_config, state = load_published(path, config, sample_rate)
-        return cls(model_config)._load(state, path)
-
-    def _load(self, state: dict[str, Tensor], source: Path) -> EarVAE:
-        """Take weights over, in float32; refuse a state that lacks or adds names."""
-        own = self.state_dict()
-        aliases = own.keys() - deduplicated(own).keys()  # one tensor under a second name
-        since = {"decoder.makeup"}  # 1 in compact models from before it
-        missing = sorted(own.keys() - aliases - state.keys() - since)
-        unexpected = sorted(state.keys() - own.keys())
-        if "encoder.code.subspace" in missing and "encoder.code.basis" in state:
-            raise PublishedFormatError(
-                f"{source}: a compact model from before its linear code had classes; decode its "
-                "latents with the earvae that it came with, and train or encode anew with this one"
-            )
-        if missing or unexpected:
-            raise PublishedFormatError(
-                f"{source}: not the weights of this configuration: {len(missing)} missing "
-                f"({', '.join(missing[:3]) or '-'}), {len(unexpected)} unexpected "
-                f"({', '.join(unexpected[:3]) or '-'})"
-            )
-        for name, tensor in state.items():
-            if own[name].shape != tensor.shape:
-                raise PublishedFormatError(
-                    f"{source}: {name} has shape {list(tensor.shape)}, expected "
-                    f"{list(own[name].shape)}"
-                )
-            own[name].copy_(tensor)
-        return self.eval()
-
-
-def _json(path: Path) -> dict:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelSourceError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ModelSourceError(f"{path}: expected a JSON object")
-    return values
-
-
-def _config_beside(weights: Path) -> Path | None:
-    """The published JSON config next to a weight file: of the same name, or the only one."""
-    if weights.with_suffix(".json").is_file():
-        return weights.with_suffix(".json")
-    candidates = sorted(weights.parent.glob("*.json"))
-    usable = [path for path in candidates if is_published_config(_json(path))]
-    return usable[0] if len(usable) == 1 else None
-
-
-def _looks_like_hub_id(source: str) -> bool:
-    parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
-
-
-def _download(hub_id: str) -> Path:
-    """Fetch a hub repository's configs and weights into the local cache; its folder."""
-    from huggingface_hub import snapshot_download  # slow to import; only needed here
-
-    patterns = ["*.json", *(f"*{suffix}" for suffix in WEIGHT_SUFFIXES)]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many kinds; the user needs one line
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelSourceError(
-            f"{hub_id}: not a local path, and the hub download failed: {reason}"
-        ) from error
+        found, state = pretrained.load(source, config, sample_rate, revision, token)
+        vae = cls(found)
+        vae.load_state_dict(state)
+        return vae.eval()

@@ -1,16 +1,15 @@
-"""Correlation loss: coherence of phase, within each channel and between Left and Right.
+"""Correlation terms: coherence of phase, within each channel and between Left and Right.
 
-Paper section 3.2. Both parts are one minus a weighted mean cosine of a phase difference. The
-cosine comes from complex products, so nothing is unwrapped, and the weights carry no gradient.
+Paper section 3.2. Both are one minus a weighted mean cosine of a phase difference, in [0, 2]; 2
+when polarity is flipped. The cosine comes from complex products, so nothing is unwrapped, and the
+weights carry no gradient. Slopes are by the phase of the reconstruction.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
-
 from torch import Tensor
 
-from earvae.objective.spectrum import Planes, Term
+from earvae.objective.comparison import Phases, Rotation, Term
 
 EPSILON = 1e-8
 """Added to |X_ours| |X_target| of spectra under a window with peak 1, as in the released loss."""
@@ -18,58 +17,49 @@ EPSILON = 1e-8
 SILENCE = 1e-16
 """|X_ours| |X_target| below which a bin has no phase to compare: two signals at -160 dB."""
 
-Weighting = Literal["none", "amplitude", "energy"]
+
+def correlation_intra(phases: Phases) -> Term:
+    """1 - sum(w cos a) / sum(w) for each channel, a = arg(X_ours X_target*); mean of channels."""
+    return _incoherence(phases.turn, phases)
 
 
-class Rotation(NamedTuple):
-    """A phasor per bin, ``weight`` long, at a phase difference; planes [batch, ..., frames, bins].
-
-    ``cosine`` and ``sine`` are the phasor's two parts.
-    """
-
-    cosine: Tensor
-    sine: Tensor
-    weight: Tensor
+def correlation_inter(phases: Phases) -> Term:
+    """1 - sum(w cos a) / sum(w), a = arg(L_ours R_ours*) - arg(L_target R_target*)."""
+    return StereoTerm(*_incoherence(_between(phases.turn), phases))
 
 
-def rotation(ours: Planes, target: Planes) -> Rotation:
-    """X_ours X_target* of a channel pair: the turn from the target to the reconstruction.
+class StereoTerm(Term):
+    """A term whose plane, [batch, 1, ...], is the slope by Left's phase less Right's."""
 
-    Planes [batch, 2, frames, bins]; the weight is an energy, |X_ours| |X_target|.
-    """
-    cosine = (ours.real * target.real).addcmul_(ours.imag, target.imag)
-    # two rounded products: a fused one would leave a residue where the signals are equal
-    sine = (ours.imag * target.real).sub_(ours.real * target.imag)
-    weight = (cosine * cosine).addcmul_(sine, sine).sqrt_()
-    return Rotation(cosine, sine, weight)
+    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
+        scale = self.weighted_scale(weight)
+        slope[:, :1].addcmul_(self.plane, scale)
+        slope[:, 1:].addcmul_(self.plane, scale, value=-1)
+        return slope
 
 
-def between(turn: Rotation) -> Rotation:
+def _between(turn: Rotation) -> Rotation:
     """The rotation of Left less that of Right: [batch, 1, frames, bins].
 
-    Its angle is arg(L_ours R_ours*) - arg(L_target R_target*), so a rotation common to both
-    channels is none. Its weight is the geometric mean of |L_ours R_ours| and |L_target R_target|,
-    an energy like that of ``rotation``.
+    A rotation common to both channels is none. The weight is the geometric mean of
+    |L_ours R_ours| and |L_target R_target|, an energy like that of ``turn``.
     """
-    cos_left, cos_right = turn.cosine[:, :1], turn.cosine[:, 1:]
-    sin_left, sin_right = turn.sine[:, :1], turn.sine[:, 1:]
-    product = turn.weight[:, :1] * turn.weight[:, 1:]
+    (cos_left, cos_right), (sin_left, sin_right), (left, right) = (
+        plane.split(1, dim=1) for plane in turn
+    )
+    product = left * right
     inverse = product.clamp(min=1e-36).rsqrt_()
     cosine = (cos_left * cos_right).addcmul_(sin_left, sin_right).mul_(inverse)
     sine = (sin_left * cos_right).addcmul_(cos_left, sin_right, value=-1).mul_(inverse)
     return Rotation(cosine, sine, product.mul_(inverse))  # sqrt of the product, 0 where it is 0
 
 
-def weighted(turn: Rotation, weighting: Weighting, epsilon: float, scale: float) -> Rotation:
+def _weighted(turn: Rotation, weighting: str) -> Rotation:
     """The same angles with the weights of the config instead of energies.
 
     ``energy`` leaves them. ``amplitude`` takes their square root. ``none``, the released loss,
     divides by energy + epsilon: every bin weighs 1, and its phasor shrinks to 0 below epsilon.
     A bin below ``SILENCE`` weighs 0.
-
-    Args:
-        epsilon: ``EPSILON`` in the units of these spectra, which have a window of unit energy.
-        scale: factor by which both spectra are too large (Mid and Side are held times sqrt 2).
     """
     if weighting == "energy":
         return turn
@@ -77,20 +67,19 @@ def weighted(turn: Rotation, weighting: Weighting, epsilon: float, scale: float)
         factor = turn.weight.clamp(min=1e-36).rsqrt_()
         weight = turn.weight * factor
     else:
-        factor = (turn.weight + epsilon * scale**2).reciprocal_()
-        weight = (turn.weight > SILENCE * scale**2).to(factor.dtype)
+        length = 2 * (turn.weight.shape[-1] - 1)  # a Hann window of peak 1 has energy 3/8 length
+        factor = (turn.weight + EPSILON / (0.375 * length)).reciprocal_()
+        weight = (turn.weight > SILENCE).to(factor.dtype)
     return Rotation(turn.cosine * factor, turn.sine * factor, weight)
 
 
-def incoherence(turn: Rotation, floor: float) -> Term:
+def _incoherence(turn: Rotation, phases: Phases) -> Term:
     """1 - sum(w cos) / sum(w) over frames and bins, and its slope by the angle: w sin / sum(w).
 
-    Args:
-        turn: [batch, channels, frames, bins]; w is its weight.
-        floor: added to the mean of w, so that silence gives 0.
-    Returns: values in [0, 2], the mean over channels; 2 when polarity is flipped.
+    Returns: the mean over channels; 0 in silence, as the mean of w has a floor.
     """
-    level = turn.weight.mean(dim=(-2, -1))
-    lost = level - turn.cosine.mean(dim=(-2, -1))
-    level = level + floor
-    return Term((lost / level).mean(dim=1), turn.sine, 1 / (level * turn.sine[0].numel()))
+    cosine, sine, weight = _weighted(turn, phases.config.phase_weighting)
+    level = weight.mean(dim=(-2, -1))
+    lost = level - cosine.mean(dim=(-2, -1))
+    level = level + phases.weight_floor
+    return Term((lost / level).mean(dim=1), sine, 1 / (level * sine[0].numel()))

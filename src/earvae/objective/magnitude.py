@@ -1,10 +1,11 @@
-"""Multi-scale magnitude loss: L1 on linear plus L1 on log magnitude (EnCodec's pair).
+"""Magnitude terms: L1 on linear, on log and on log mel magnitudes.
 
-Paper section 3.3; Défossez et al., "High fidelity neural audio compression", 2022. And, not in
-the paper, L1 on log mel magnitudes, as in Kumar et al., "High-fidelity audio compression with
-improved RVQGAN", 2023: a band has a level where its bins have only chance.
+Linear plus log are the paper's pair (section 3.3; Défossez et al., "High fidelity neural audio
+compression", 2022). The mel term is not in the paper (Kumar et al., "High-fidelity audio
+compression with improved RVQGAN", 2023): a band has a level where its bins have only chance.
 
-Magnitudes are m = sqrt(|X|^2 + floor^2), [batch, 2, frames, bins]; slopes are by ln m.
+m is the magnitude of the reconstruction, t that of the target, [batch, 2, frames, bins].
+"Mean" is over channels, frames and bins. Slopes are by ln m.
 """
 
 from __future__ import annotations
@@ -13,39 +14,42 @@ import torch
 from torch import Tensor
 
 from earvae.mel import mel_filters
-from earvae.objective.spectrum import Term
+from earvae.objective.comparison import Magnitudes, Term
+
+EACH = (-3, -2, -1)  # an item's channels, frames and bins
 
 
-def linear_and_log(magnitude: Tensor, target: Tensor, level: Tensor) -> tuple[Term, Term]:
-    """mean |m - t| / level, with slope m sign(m - t); mean |ln m - ln t|, with slope sign(m - t).
+def magnitude_linear(magnitudes: Magnitudes) -> Term:
+    """mean |m - t| / mean t, with slope m sign(m - t) / mean t.
 
-    Args:
-        magnitude: m of the reconstruction; overwritten.
-        target: t, that of the target.
-        level: the target's mean magnitude, [batch]; divides the linear term so that it does
-            not change when both signals get louder.
+    The target's mean magnitude divides, so that the term does not change when both signals get
+    louder.
     """
-    each = magnitude.new_full(level.shape, 1 / magnitude[0].numel())
-    log = (magnitude / target).log_().abs_().mean(dim=(-3, -2, -1))
-    error = magnitude - target
+    m, t, level, _ = magnitudes
+    error = m - t
     sign = error.sign()
-    linear = error.abs_().mean(dim=(-3, -2, -1)) / level
-    return Term(linear, magnitude.mul_(sign), each / level), Term(log, sign, each)
+    value = error.abs_().mean(dim=EACH) / level
+    return Term(value, sign.mul_(m), 1 / (level * m[0].numel()))
 
 
-def mel(magnitude: Tensor, target: Tensor, filters: Tensor) -> Term:
-    """mean |ln b - ln b_target| over mel bands b = sum(filter m).
+def magnitude_log(magnitudes: Magnitudes) -> Term:
+    """mean |ln m - ln t|, with slope sign(m - t)."""
+    difference = (magnitudes.ours / magnitudes.target).log_()
+    sign = difference.sign()
+    value = difference.abs_().mean(dim=EACH)
+    return Term(value, sign, torch.full_like(value, 1 / sign[0].numel()))
 
-    Args:
-        magnitude, target: of the reconstruction and of the target.
-        filters: [bins, bands], of ``widest_mel_filters``.
-    """
-    bands = magnitude @ filters
-    difference = (bands / (target @ filters)).log_()
+
+def magnitude_mel(magnitudes: Magnitudes) -> Term:
+    """mean |ln b - ln b_target| over mel bands b = sum(filter m), with slope by ln m through b."""
+    m, t, _, filters = magnitudes
+    filters = filters.to(m.dtype)
+    bands = m @ filters
+    difference = (bands / (t @ filters)).log_()
     by_band = difference.sign().div_(bands)  # slope of the sum by each band
-    value = difference.abs_().mean(dim=(-3, -2, -1))
-    each = value.new_full(value.shape, 1 / difference[0].numel())
-    return Term(value, (by_band @ filters.T).mul_(magnitude), each)
+    value = difference.abs_().mean(dim=EACH)
+    plane = (by_band @ filters.T).mul_(m)
+    return Term(value, plane, torch.full_like(value, 1 / difference[0].numel()))
 
 
 def widest_mel_filters(sample_rate: float, length: int) -> Tensor:

@@ -8,17 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from earvae.config import ObjectiveConfig, ObjectiveWeights
-from earvae.objective.spectral import (
-    CORRELATION,
-    MAGNITUDE,
-    PHASE,
-    SPECTRAL,
-    SpectralTerms,
-    Weights,
-    check_stereo,
-    full_precision,
-)
-from earvae.objective.waveform import waveform_distortion
+from earvae.objective.spectral import SpectralTerms, Weights, check_stereo
+from earvae.objective.spectrum import full_precision
+from earvae.objective.terms import AUDIO, SPECTRAL
 from earvae.objective.weighting import AWeighting, KWeighting
 
 
@@ -42,18 +34,19 @@ class _SumOfTerms(nn.Module):
 
     def __init__(self, config: ObjectiveConfig | None = None) -> None:
         super().__init__()
-        self.spectral = SpectralTerms(config or ObjectiveConfig(), dict.fromkeys(self.names, 1.0))
+        self.spectral = SpectralTerms(config or ObjectiveConfig(), self.names)
 
     def forward(
         self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """The scalar sum for audio [batch, 2, samples], differentiable by the reconstruction."""
-        return self.spectral(reconstruction, target, generator)[0]
+        weights = dict.fromkeys(self.names, 1.0)
+        return self.spectral(reconstruction, target, weights, generator)[0]
 
     def terms(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The raw terms by name, plain values."""
         with torch.no_grad():
-            return self.spectral(reconstruction, target)[1]
+            return self.spectral(reconstruction, target, dict.fromkeys(self.names, 1.0))[1]
 
 
 class MultiScaleMagnitude(_SumOfTerms):
@@ -62,19 +55,19 @@ class MultiScaleMagnitude(_SumOfTerms):
     See section 3 of the εar-VAE paper and EnCodec [Défossez et al., 2022].
     """
 
-    names = MAGNITUDE
+    names = ("magnitude_linear", "magnitude_log")
 
 
 class CorrelationLoss(_SumOfTerms):
     """Phase coherence within L and R plus between them; 0 is perfect, a polarity flip gives 2."""
 
-    names = CORRELATION
+    names = ("correlation_intra", "correlation_inter")
 
 
 class PhaseLoss(_SumOfTerms):
     """Instantaneous frequency plus group delay, wrapped differences in radians."""
 
-    names = PHASE
+    names = ("instantaneous_frequency", "group_delay")
 
 
 class PerceptualLoss(nn.Module):
@@ -95,7 +88,7 @@ class PerceptualLoss(nn.Module):
         self.weights = {k: w for k, w in config.weights.model_dump().items() if w > 0}
         kinds = {"k": KWeighting, "a": AWeighting}
         self.weighting = kinds[config.weighting](sample_rate) if config.weighting in kinds else None
-        spectral = {name: self.weights[name] for name in SPECTRAL if name in self.weights}
+        spectral = [name for name in SPECTRAL if name in self.weights]
         self.spectral = SpectralTerms(config, spectral, sample_rate) if spectral else None
 
     def forward(
@@ -124,14 +117,13 @@ class PerceptualLoss(nn.Module):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
             total = target.new_zeros(())
             if self.spectral is not None:
-                total, terms = self.spectral(
-                    *self._weighted(reconstruction, target), generator, factors
-                )
-            others: dict[str, Tensor] = {}
-            if "waveform" in self.weights:
-                others["waveform"] = waveform_distortion(
-                    reconstruction, target, self.config.level_floor
-                )
+                weighted = self._frequency_weighted(reconstruction, target)
+                total, terms = self.spectral(*weighted, factors, generator)
+            others = {
+                name: term(reconstruction, target, self.config).mean()
+                for name, term in AUDIO.items()
+                if name in self.weights
+            }
             if posterior_kl is not None and "kl" in self.weights:
                 others["kl"] = full_precision(posterior_kl).mean()
             for name, value in others.items():
@@ -158,15 +150,16 @@ class PerceptualLoss(nn.Module):
             leaf = full_precision(reconstruction.detach()).requires_grad_()
             target = full_precision(target.detach())
             if self.spectral is not None:
-                weighted, reference = self._weighted(leaf, target)
+                weighted, reference = self._frequency_weighted(leaf, target)
                 found = self.spectral.term_gradients(weighted.detach(), reference, generator)
                 for name, slope in found.items():
                     (gradients[name],) = torch.autograd.grad(
                         weighted, leaf, slope, retain_graph=True
                     )
-            if "waveform" in self.weights:
-                distortion = waveform_distortion(leaf, target, self.config.level_floor)
-                (gradients["waveform"],) = torch.autograd.grad(distortion, leaf)
+            for name, term in AUDIO.items():
+                if name in self.weights:
+                    value = term(leaf, target, self.config).mean()
+                    (gradients[name],) = torch.autograd.grad(value, leaf)
         return gradients
 
     def compile_terms(self, **options) -> None:
@@ -187,7 +180,7 @@ class PerceptualLoss(nn.Module):
             )
         return {name: (weights or {}).get(name, own) for name, own in self.weights.items()}
 
-    def _weighted(self, reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _frequency_weighted(self, reconstruction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if self.weighting is None:
             return reconstruction, target
         with torch.no_grad():

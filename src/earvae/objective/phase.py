@@ -1,9 +1,10 @@
-"""Phase loss by the two derivatives of phase: instantaneous frequency and group delay.
+"""Phase terms: the two derivatives of phase, instantaneous frequency and group delay.
 
 Paper section 3.2. The difference of two derivatives is the derivative of the phase difference,
 so one plane of differences serves both: along frames (dim -2) a step is a difference in
 instantaneous frequency, in radians per hop; along bins (dim -1) one in group delay, in radians
-per bin, where a delay of d samples gives 2 pi d / N for a window of N samples.
+per bin, where a delay of d samples gives 2 pi d / N for a window of N samples. Slopes are by the
+phase of the reconstruction.
 """
 
 from __future__ import annotations
@@ -13,68 +14,66 @@ import math
 import torch
 from torch import Tensor
 
-from earvae.objective.correlation import Rotation
-from earvae.objective.spectrum import Planes, Term
+from earvae.objective.comparison import Phases, Term
+
+EACH = (-3, -2, -1)  # an item's channels, frames and bins
 
 
-def derivative_difference(
-    difference: Tensor, strength: Tensor | None, dim: int, wrap: bool, floor: float
-) -> Term:
-    """sum(w |step|) / sum(w), and its slope by the step: w sign(step) / sum(w).
+def instantaneous_frequency(phases: Phases) -> Term:
+    """sum(w |step|) / sum(w), the steps of the phase difference from frame to frame."""
+    return _derivative(phases, dim=-2)
 
-    ``add_steps`` takes the slope by the step to that by the phase.
 
-    Args:
-        difference: phase of the reconstruction less that of the target, radians,
-            [batch, channels, frames, bins].
-        strength: of the same shape; w is the product of two neighbours. None: w = 1.
-        dim: -2 or -1.
-        wrap: take a step modulo 2 pi into [-pi, pi] first.
-        floor: added to the mean of w, so that silence gives 0.
-    Returns: the mean over channels; at most pi if wrapped, 4 pi if not.
+def group_delay(phases: Phases) -> Term:
+    """sum(w |step|) / sum(w), the steps of the phase difference from bin to bin."""
+    return _derivative(phases, dim=-1)
+
+
+def _derivative(phases: Phases, dim: int) -> Term:
+    """sum(w |step|) / sum(w) along ``dim``, with slope w sign(step) / sum(w) by the step.
+
+    w is the product of the target's strength in the two neighbours. With ``phase_wrap`` a step is
+    taken modulo 2 pi into [-pi, pi] first.
+
+    Returns: the mean over channels, at most pi if wrapped, 4 pi if not; 0 in silence.
     """
+    difference, config = phases.difference, phases.config
     steps = difference.shape[dim] - 1
     if steps == 0:  # a single frame has no neighbour in time
-        empty = difference.narrow(dim, 0, 0)
-        return Term(empty.sum(dim=(-3, -2, -1)), empty, empty.sum(dim=(-2, -1)))
+        nothing = torch.zeros_like(difference)
+        return Term(nothing.sum(dim=EACH), nothing, nothing.sum(dim=(-2, -1)))
     step = difference.narrow(dim, 1, steps) - difference.narrow(dim, 0, steps)
-    if wrap:
+    if config.phase_wrap:
         step.sub_((step / math.tau).round_(), alpha=math.tau)
-    count = step[0].numel()
-    if strength is None:
-        slope = step.sign()
-        scale = step.new_full(step.shape[:2], 1 / count)
-        return Term(step.abs_().mean(dim=(-3, -2, -1)), slope, scale)
+    term = {-2: FrameSteps, -1: BinSteps}[dim]
+    if config.phase_weighting == "none":
+        scale = step.new_full(step.shape[:2], 1 / step[0].numel())
+        return term(step.abs().mean(dim=EACH), step.sign_(), scale)
+    strength = phases.target_magnitude
+    if config.phase_weighting == "amplitude":
+        strength = strength.sqrt()
     weight = strength.narrow(dim, 1, steps) * strength.narrow(dim, 0, steps)
-    level = weight.mean(dim=(-2, -1)) + floor
+    level = weight.mean(dim=(-2, -1)) + phases.weight_floor
     slope = weight.mul_(step.sign())
     value = step.mul_(slope).mean(dim=(-2, -1)) / level
-    return Term(value.mean(dim=1), slope, 1 / (level * count))
+    return term(value.mean(dim=1), slope, 1 / (level * step[0].numel()))
 
 
-def add_steps(total: Tensor, slope: Tensor, dim: int, scale: Tensor) -> None:
-    """Adds ``scale`` times a slope by steps along ``dim`` to a slope by phase, in place.
+class FrameSteps(Term):
+    """A term whose plane is the slope by the steps from frame to frame."""
 
-    A step rises with the later phase and falls with the earlier one.
-    """
-    steps = slope.shape[dim]
-    total.narrow(dim, 1, steps).addcmul_(slope, scale)
-    total.narrow(dim, 0, steps).addcmul_(slope, scale, value=-1)
+    dim = -2
 
-
-def wrapped_difference(turn: Rotation) -> Tensor:
-    """The angle of the rotation, in [-pi, pi]; 0 where either signal is silent."""
-    return torch.atan2(turn.sine, turn.cosine + 0.0)  # -0 + 0 is 0; the angle of -0 would be pi
-
-
-def difference_of_wrapped(ours: Planes, target: Planes) -> Tensor:
-    """The phase of one less the phase of the other, each wrapped, as released: (-2 pi, 2 pi)."""
-    return _angle(ours).sub_(_angle(target))
+    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
+        scale, steps = self.weighted_scale(weight), self.plane.shape[self.dim]
+        slope.narrow(self.dim, 1, steps).addcmul_(
+            self.plane, scale
+        )  # it rises with the later phase
+        slope.narrow(self.dim, 0, steps).addcmul_(self.plane, scale, value=-1)
+        return slope
 
 
-def _angle(signal: Planes) -> Tensor:
-    """Minus the angle of the conjugate, in [-pi, pi): a negative real bin has -pi, as released.
+class BinSteps(FrameSteps):
+    """A term whose plane is the slope by the steps from bin to bin."""
 
-    It tells at 0 Hz and at half the sample rate, where every bin is real. Silence has 0.
-    """
-    return torch.atan2(0.0 - signal.imag, signal.real + 0.0).neg_()
+    dim = -1

@@ -8,203 +8,103 @@ accelerator the whole batch is compared at once, and ``compare`` may be compiled
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from earvae.config import ObjectiveConfig
-from earvae.objective import correlation, magnitude, phase
-from earvae.objective.spectrum import (
-    STFT,
-    Planes,
-    Term,
-    add_sum_difference,
-    gradient,
-    planes,
-    sum_difference,
-)
-
-MAGNITUDE = ("magnitude_linear", "magnitude_log")
-MEL = "magnitude_mel"
-CORRELATION = ("correlation_intra", "correlation_inter")
-PHASE = ("instantaneous_frequency", "group_delay")
-SQRT2 = 2**0.5
-SPECTRAL = MAGNITUDE + (MEL,) + CORRELATION + PHASE
+from earvae.objective import terms
+from earvae.objective.comparison import Magnitudes, Phases
+from earvae.objective.magnitude import widest_mel_filters
+from earvae.objective.spectrum import STFT, full_precision, gradient, mid_side, planes, rotated
 
 Weights = Mapping[str, "float | Tensor"]
 
 
-class Method(NamedTuple):
-    """How spectra are compared: the config's choices, fixed for a resolution."""
-
-    magnitude_channels: str
-    phase_channels: str
-    phase_weighting: Literal["none", "amplitude", "energy"]
-    phase_wrap: bool
-    log_floor: float
-    level_floor: float
-    epsilon: float
-    """``correlation.EPSILON`` for the resolution's window of unit energy."""
-
-
-class _Pair(NamedTuple):
-    """Two channels of both signals; Mid and Side are held ``scale`` = sqrt 2 times too large."""
-
-    ours: Planes
-    theirs: Planes
-    magnitude: Tensor
-    """The target's, sqrt(power)."""
-    scale: float
-
-
 def compare(
-    ours: Planes, theirs: Planes, filters: Tensor | None, weights: dict[str, Tensor], method: Method
-) -> tuple[Tensor, Planes]:
-    """Compare the Left and Right spectra of reconstruction and target at one resolution.
+    ours: Tensor,
+    target: Tensor,
+    filters: Tensor | None,
+    weights: dict[str, Tensor],
+    config: ObjectiveConfig,
+) -> tuple[Tensor, Tensor]:
+    """Compare the spectra of reconstruction and target at one resolution.
 
     Args:
+        ours, target: of Left and Right, [batch, 2, frames, bins, 2]: real views of complex spectra,
+            which a compiler can fuse.
         filters: mel filters [bins, bands]; needed for the mel term only.
-        weights: a 0-dim tensor for each term that is wanted, of ``SPECTRAL``.
+        weights: a 0-dim tensor for each term that is wanted, of ``terms.SPECTRAL``.
+        config: its weights are not used.
     Returns: raw terms [terms, batch], in the order of ``weights``, and the gradient of their
-    weighted sum by the reconstruction's spectrum.
+    weighted sum by ``ours``, as a real view.
     """
-    pairs = {"lr": _Pair(ours, theirs, theirs.power.sqrt(), 1.0)}
-    if "ms" in method.magnitude_channels + method.phase_channels:
-        ours, theirs = (sum_difference(x, method.log_floor * SQRT2) for x in (ours, theirs))
-        pairs["ms"] = _Pair(ours, theirs, theirs.power.sqrt(), SQRT2)
+    pairs = {"lr": tuple(planes(x, config.log_floor) for x in (ours, target))}
+    if "ms" in config.magnitude_channels + config.phase_channels:
+        pairs["ms"] = tuple(mid_side(x, config.log_floor) for x in pairs["lr"])
+    of_magnitude = [name for name in pairs if name in config.magnitude_channels]
+    of_phase = [name for name in pairs if name in config.phase_channels]
+    magnitudes = {name: theirs.power.sqrt() for name, (_, theirs) in pairs.items()}
+    level = sum(magnitudes[name].mean(dim=(1, 2, 3)) for name in of_magnitude) / len(of_magnitude)
+    level.clamp_(min=config.level_floor)
 
-    values = {name: theirs.real.new_zeros(theirs.real.shape[0]) for name in weights}
-    radial = _magnitude(pairs, values, filters, weights, method)
-    angular = _phase(pairs, values, weights, method)
-    left_right = gradient(pairs["lr"].ours, radial.get("lr"), angular.get("lr"))
-    if "ms" in radial or "ms" in angular:
-        of_sums = gradient(pairs["ms"].ours, radial.get("ms"), angular.get("ms"))
-        add_sum_difference(left_right, of_sums)
-    return torch.stack(list(values.values())), left_right
+    values = {name: target.new_zeros(len(target)) for name in weights}
 
+    def add(slope: Tensor | None, group: Mapping[str, Callable], seen, share: float) -> Tensor:
+        """The slope plus ``share`` of the group's, weighted; so to ``values``, not weighted."""
+        for name, term in group.items():
+            if name in weights:
+                found = term(seen)
+                values[name] += share * found.value
+                slope = found.add_to(slope, share * weights[name])
+                del found  # its memory is at hand for the next
+        return slope
 
-def _magnitude(
-    pairs: dict[str, _Pair],
-    values: dict[str, Tensor],
-    filters: Tensor | None,
-    weights: dict[str, Tensor],
-    method: Method,
-) -> dict[str, Tensor]:
-    """Adds the magnitude terms to ``values``; slope by log magnitude of each pair."""
-    wanted = [name for name in (*MAGNITUDE, MEL) if name in weights]
-    if not wanted:
-        return {}
-    used = {name: p for name, p in pairs.items() if name in method.magnitude_channels}
-    share = 1 / len(used)
-    levels = [p.magnitude.mean(dim=(-3, -2, -1)) / p.scale for p in used.values()]
-    level = (share * sum(levels)).clamp(min=method.level_floor)
-    radial = {}
-    for name, pair in used.items():
-        terms = _magnitude_terms(wanted, pair, filters, level * pair.scale)
-        for term in wanted:
-            value, plane, _ = terms[term]
-            values[term] += share * value
-            scale = terms[term].slope_scale(share * weights[term])
-            # the first plane becomes the sum: nobody else needs it
-            radial[name] = (
-                radial[name].addcmul_(plane, scale) if name in radial else plane.mul_(scale)
-            )
-        del terms, plane  # their memory is at hand for the next pair
-    return radial
-
-
-def _magnitude_terms(
-    wanted: list[str], pair: _Pair, filters: Tensor | None, level: Tensor
-) -> dict[str, Term]:
-    ours = pair.ours.power.sqrt()
-    terms = {}
-    if MEL in wanted:
-        terms[MEL] = magnitude.mel(ours, pair.magnitude, filters)
-    if wanted != [MEL]:  # last, as it overwrites the magnitude
-        found = magnitude.linear_and_log(ours, pair.magnitude, level)
-        terms.update(zip(MAGNITUDE, found, strict=True))
-    return terms
+    gradients = []
+    for name, (mine, theirs) in pairs.items():
+        radial = angular = None
+        if name in of_magnitude:
+            seen = Magnitudes(mine.power.sqrt(), magnitudes[name], level, filters)
+            radial = add(None, terms.MAGNITUDE, seen, 1 / len(of_magnitude))
+            del seen
+        if name == "lr" or name in of_phase:
+            seen = Phases(mine, theirs, magnitudes[name], config)
+            angular = torch.zeros_like(mine.power)
+            if name in of_phase:
+                add(angular, terms.PHASE, seen, 1 / len(of_phase))
+            if name == "lr":
+                add(angular, terms.STEREO, seen, 1)
+        gradients.append(gradient(mine, radial, angular))
+    (real, imag), *of_mid_side = gradients
+    for part_real, part_imag in of_mid_side:  # the rotation is its own transpose
+        real += rotated(part_real)
+        imag += rotated(part_imag)
+    for name, term in terms.SPECTRA.items():
+        if name in weights:
+            values[name], of_term = _by_autograd(term, ours, target, config)
+            real += weights[name] * of_term[..., 0]
+            imag += weights[name] * of_term[..., 1]
+    return torch.stack(list(values.values())), real, imag
 
 
-def _phase(
-    pairs: dict[str, _Pair],
-    values: dict[str, Tensor],
-    weights: dict[str, Tensor],
-    method: Method,
-) -> dict[str, Tensor]:
-    """Adds correlation and phase terms to ``values``; slope by phase of each pair."""
-    angular = {}
-    of_pair = [name for name in ("correlation_intra", *PHASE) if name in weights]
-    used = [name for name in pairs if name in method.phase_channels and of_pair]
-    share = 1 / max(1, len(used))
-    for name, pair in pairs.items():
-        names = of_pair if name in used else []
-        inter = name == "lr" and "correlation_inter" in weights
-        if not names and not inter:
-            continue
-        turn = correlation.rotation(pair.ours, pair.theirs)
-        total = torch.zeros_like(turn.sine)
-        floor = _floor(method, pair.scale)
-        if "correlation_intra" in names:
-            term = correlation.incoherence(_weighted(turn, method, pair.scale), floor)
-            values["correlation_intra"] += share * term.value
-            total.addcmul_(term.plane, term.slope_scale(share * weights["correlation_intra"]))
-        if inter:
-            term = correlation.incoherence(
-                _weighted(correlation.between(turn), method, pair.scale), floor
-            )
-            values["correlation_inter"] += term.value
-            scale = term.slope_scale(weights["correlation_inter"])
-            total[:, :1].addcmul_(term.plane, scale)  # it rises with Left's phase
-            total[:, 1:].addcmul_(term.plane, scale, value=-1)  # and falls with Right's
-        term = None  # its memory is at hand for the next
-        if names and names != ["correlation_intra"]:
-            if method.phase_wrap:
-                difference = phase.wrapped_difference(turn)
-            else:
-                difference = phase.difference_of_wrapped(pair.ours, pair.theirs)
-            strength = {"energy": pair.magnitude, "none": None}.get(method.phase_weighting)
-            if method.phase_weighting == "amplitude":
-                strength = pair.magnitude.sqrt()
-            for term_name, dim in zip(PHASE, (-2, -1), strict=True):
-                if term_name in names:
-                    term = phase.derivative_difference(
-                        difference, strength, dim, method.phase_wrap, floor
-                    )
-                    values[term_name] += share * term.value
-                    scale = term.slope_scale(share * weights[term_name])
-                    phase.add_steps(total, term.plane, dim, scale)
-                    term = None
-        angular[name] = total
-    return angular
+def _compare_fused(*arguments) -> tuple[Tensor, Tensor]:
+    """``compare`` with the gradient as a real view [..., 2], which a compiler writes at once."""
+    values, real, imag = compare(*arguments)
+    return values, torch.stack((real, imag), dim=-1)
 
 
-def _weighted(turn: correlation.Rotation, method: Method, scale: float) -> correlation.Rotation:
-    return correlation.weighted(turn, method.phase_weighting, method.epsilon, scale)
-
-
-def _floor(method: Method, scale: float) -> float:
-    """``level_floor`` in the units of the weights: an energy, an amplitude, or a mere count."""
-    level = method.level_floor * scale
-    return {"energy": level**2, "amplitude": level, "none": 1e-12}[method.phase_weighting]
-
-
-def _compare_views(
-    ours: Tensor,
-    theirs: Tensor,
-    filters: Tensor | None,
-    weights: dict[str, Tensor],
-    method: Method,
+@torch.compiler.disable
+def _by_autograd(
+    term: Callable, ours: Tensor, target: Tensor, config: ObjectiveConfig
 ) -> tuple[Tensor, Tensor]:
-    """``compare`` for real views [..., 2] of complex spectra, which a compiler can fuse."""
-    found, slope = compare(
-        planes(ours, method.log_floor), planes(theirs, method.log_floor), filters, weights, method
-    )
-    return found, torch.stack((slope.real, slope.imag), dim=-1)
+    """The values of a term of ``terms.SPECTRA``, [batch], and its gradient by ``ours``."""
+    with torch.enable_grad():
+        leaf = ours.detach().requires_grad_()
+        value = term(torch.view_as_complex(leaf), torch.view_as_complex(target), config)
+        return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 
 
 class SpectralTerms(nn.Module):
@@ -212,26 +112,29 @@ class SpectralTerms(nn.Module):
 
     Args:
         config: resolutions, channels, phase options and floors; its weights are not used.
-        weights: factor of each term by name, of ``SPECTRAL``; terms not named are not computed.
+        names: the terms to compute, of ``terms.SPECTRAL``.
         sample_rate: Hz, for the mel scale.
 
     Shapes: audio [batch, 2, samples], Left and Right, full scale = 1.
+    Raises ValueError when a term is unknown.
     """
 
     def __init__(
-        self, config: ObjectiveConfig, weights: dict[str, float], sample_rate: float = 44_100
+        self, config: ObjectiveConfig, names: Iterable[str], sample_rate: float = 44_100
     ) -> None:
         super().__init__()
-        unknown = set(weights) - set(SPECTRAL)
+        self.config = config
+        self.names = tuple(names)
+        unknown = set(self.names) - set(terms.SPECTRAL)
         if unknown:
             raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
-        self.config = config
-        self.weights = weights
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
-        for transform in self.transforms if MEL in weights else ():
-            filters = magnitude.widest_mel_filters(sample_rate, transform.length)
+        for transform in self.transforms:
+            filters = None
+            if "magnitude_mel" in self.names:
+                filters = widest_mel_filters(sample_rate, transform.length)
             transform.register_buffer("mel_filters", filters, persistent=False)
-        self._compiled: Callable | None = None
+        self.compiled: Callable | None = None
 
     def compile_terms(self, **options) -> None:
         """Compile the comparison, with one graph for each resolution and shape of batch.
@@ -241,30 +144,29 @@ class SpectralTerms(nn.Module):
         """
         limits = torch._dynamo.config  # above the default when a config has many resolutions
         limits.recompile_limit = max(limits.recompile_limit, 2 * len(self.transforms))
-        self._compiled = torch.compile(_compare_views, dynamic=False, **options)
+        self.compiled = torch.compile(_compare_fused, dynamic=False, **options)
 
     def forward(
         self,
         reconstruction: Tensor,
         target: Tensor,
+        weights: Weights,
         generator: torch.Generator | None = None,
-        weights: Weights | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, differentiable by the reconstruction once, and the raw terms as plain values.
 
-        ``generator`` draws the resolutions of a step when the module is in training mode and
-        the config asks for fewer than all. ``weights`` replaces those of the module by name, for
-        terms that it computes. The target gets no gradient.
+        ``weights`` holds a factor for each of ``names``. ``generator`` draws the resolutions of a
+        step when the module is in training mode and the config asks for fewer than all. The
+        target gets no gradient.
         """
         check_stereo(reconstruction, target)
-        factors = {name: (weights or {}).get(name, own) for name, own in self.weights.items()}
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
-            factors = {name: _scalar(factor, target) for name, factor in factors.items()}
+            factors = {name: _scalar(weights[name], target) for name in self.names}
             total, values = _Compare.apply(
                 reconstruction, target, self, factors, self._drawn(generator)
             )
-        return total, dict(zip(self.weights, values.unbind(), strict=True))
+        return total, dict(zip(self.names, values.unbind(), strict=True))
 
     def term_gradients(
         self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
@@ -276,13 +178,11 @@ class SpectralTerms(nn.Module):
         """
         check_stereo(reconstruction, target)
         transforms, gradients = self._drawn(generator), {}
-        with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
+        with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
-            for name in self.weights:
-                factors = {name: target.new_ones(())}
-                _, gradients[name] = self.sums(
-                    reconstruction, target, factors, transforms, compiled=False
-                )
+            for name in self.names:
+                alone = {name: target.new_ones(())}
+                gradients[name] = self.sums(reconstruction, target, alone, transforms, False)[1]
         return gradients
 
     def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
@@ -298,54 +198,39 @@ class SpectralTerms(nn.Module):
         target: Tensor,
         weights: dict[str, Tensor],
         transforms: Sequence[STFT],
-        differentiate: bool = True,
-        compiled: bool = True,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Raw terms [terms], means over items and ``transforms``, and the sum's audio gradient."""
+        compiled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Raw terms [terms], means over items and ``transforms``, and the sum's audio gradient.
+
+        ``compiled``: use what ``compile_terms`` made.
+        """
         batch, _, samples = reconstruction.shape
-        audio_gradient = torch.zeros_like(reconstruction) if differentiate else None
-        share = 1 / (batch * len(transforms))
-        compiled = compiled and self.training and self._compiled is not None
+        audio_gradient = torch.zeros_like(reconstruction)
 
         @torch.no_grad()  # per thread, as is autocast, which is off in a new one
         def of_items(items: slice) -> Tensor:
             values = reconstruction.new_zeros(len(weights))
             for transform in transforms:
                 spectra = [transform(audio[items]) for audio in (reconstruction, target)]
-                found, slope = self._compare(transform, *spectra, weights, compiled)
+                seen = (
+                    *map(torch.view_as_real, spectra),
+                    transform.mel_filters,
+                    weights,
+                    self.config,
+                )
+                if compiled:
+                    found, slope = self.compiled(*seen)
+                    slope = torch.view_as_complex(slope)
+                else:
+                    found, real, imag = compare(*seen)
+                    slope = torch.complex(real, imag)
                 values += found.sum(dim=1)
-                if differentiate:
-                    audio_gradient[items] += transform.adjoint(slope, samples)
+                audio_gradient[items] += transform.adjoint(slope, samples)
             return values
 
+        share = 1 / (batch * len(transforms))
         values = sum(_over_items(of_items, batch, reconstruction.device))
-        if differentiate:
-            audio_gradient.mul_(share)
-        return values.mul_(share), audio_gradient
-
-    def _compare(
-        self,
-        transform: STFT,
-        ours: Tensor,
-        theirs: Tensor,
-        weights: dict[str, Tensor],
-        compiled: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """``compare`` for complex spectra: raw terms [terms, batch], and their complex slope."""
-        filters = transform.mel_filters.to(ours.real.dtype) if MEL in weights else None
-        config = self.config
-        method = Method(
-            config.magnitude_channels, config.phase_channels, config.phase_weighting,
-            config.phase_wrap, config.log_floor, config.level_floor,
-            correlation.EPSILON * transform.gain**2,
-        )  # fmt: skip
-        if compiled:
-            views = (torch.view_as_real(x) for x in (ours, theirs))
-            found, slope = self._compiled(*views, filters, weights, method)
-            return found, torch.view_as_complex(slope)
-        floor = config.log_floor
-        found, slope = compare(planes(ours, floor), planes(theirs, floor), filters, weights, method)
-        return found, torch.complex(slope.real, slope.imag)
+        return values.mul_(share), audio_gradient.mul_(share)
 
 
 class _Compare(torch.autograd.Function):
@@ -356,24 +241,21 @@ class _Compare(torch.autograd.Function):
         ctx,
         reconstruction: Tensor,
         target: Tensor,
-        terms: SpectralTerms,
+        module: SpectralTerms,
         weights: dict[str, Tensor],
         transforms: list[STFT],
     ) -> tuple[Tensor, Tensor]:
-        differentiate = ctx.needs_input_grad[0]
-        values, audio_gradient = terms.sums(
-            reconstruction, target, weights, transforms, differentiate
-        )
-        if differentiate:
-            ctx.save_for_backward(audio_gradient)
+        compiled = module.training and module.compiled is not None
+        values, gradient = module.sums(reconstruction, target, weights, transforms, compiled)
+        ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values)
         return torch.stack(list(weights.values())) @ values, values
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total: Tensor, grad_values: Tensor):
-        (audio_gradient,) = ctx.saved_tensors
-        return audio_gradient * grad_total, None, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_total, None, None, None, None
 
 
 def _scalar(factor: float | Tensor, like: Tensor) -> Tensor:
@@ -413,8 +295,3 @@ def check_stereo(reconstruction: Tensor, target: Tensor) -> None:
             "reconstruction and target must both be [batch, 2, samples], not "
             f"{list(reconstruction.shape)} and {list(target.shape)}"
         )
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """float64 stays, anything else becomes float32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

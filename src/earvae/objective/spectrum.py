@@ -1,11 +1,4 @@
-"""One short-time spectrum per signal and resolution, shared by every term of the objective.
-
-A term sees spectra as planes of real and imaginary parts. With X = |X| e^(j phi), it gives its
-value and its slope: the derivative with respect to log |X| (``radial``) or phi (``angular``) of
-every bin of the reconstruction. The caller weights and adds the slopes, and ``gradient`` turns
-the sum into the gradient with respect to X. So each term stays a formula of a few lines, and all
-of them share one pass back through the transform.
-"""
+"""Short-time spectra of stereo audio as real planes, and the way back for their gradients."""
 
 from __future__ import annotations
 
@@ -14,34 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-
-class Planes(NamedTuple):
-    """Spectra of a channel pair as real planes, each contiguous [batch, 2, frames, bins]."""
-
-    real: Tensor
-    imag: Tensor
-    power: Tensor
-    """|X|^2 + floor^2, for the floor given to ``planes``: never 0."""
-
-
-class Term(NamedTuple):
-    """One term of the objective: plain mathematics, without its weight in the sum.
-
-    The slope is ``scale * plane``. The two are kept apart so that the caller, who multiplies by
-    a weight and adds, passes over the plane once.
-    """
-
-    value: Tensor
-    """Per item, [batch]."""
-    plane: Tensor
-    """[batch, channels, frames, bins]."""
-    scale: Tensor
-    """[batch] or [batch, channels]."""
-
-    def slope_scale(self, weight: Tensor) -> Tensor:
-        """``weight * scale``, shaped to multiply ``plane``."""
-        scale = weight * self.scale
-        return scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
+SQRT_HALF = 0.5**0.5
 
 
 class STFT(nn.Module):
@@ -99,49 +65,57 @@ class STFT(nn.Module):
         return audio.flatten(-2)[..., :samples]
 
 
+class Planes(NamedTuple):
+    """Spectra of a channel pair as real planes, each contiguous [batch, 2, frames, bins]."""
+
+    real: Tensor
+    imag: Tensor
+    power: Tensor
+    """|X|^2 + floor^2 for a floor on the magnitude: never 0."""
+
+
 def planes(spectrum: Tensor, floor: float) -> Planes:
-    """Planes of a complex spectrum [batch, 2, frames, bins], or of its real view [..., 2]."""
-    view = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
-    real, imag = (part.contiguous() for part in view.unbind(-1))
+    """The planes of a spectrum [batch, 2, frames, bins, 2], the real view of a complex one."""
+    real, imag = (part.contiguous() for part in spectrum.unbind(-1))
     return Planes(real, imag, _power(real, imag, floor))
 
 
-def sum_difference(pair: Planes, floor: float) -> Planes:
-    """L + R and L - R from L and R: Mid and Side times sqrt 2, by linearity of the transform."""
-    real, imag = _sum_difference(pair.real), _sum_difference(pair.imag)
+def mid_side(pair: Planes, floor: float) -> Planes:
+    """(L + R) / sqrt 2 and (L - R) / sqrt 2 from L and R, by linearity of the transform."""
+    real, imag = rotated(pair.real), rotated(pair.imag)
     return Planes(real, imag, _power(real, imag, floor))
 
 
-def gradient(ours: Planes, radial: Tensor | None, angular: Tensor | None) -> Planes:
-    """The gradient with respect to X, as planes, from those by log magnitude and by phase.
-
-    d log X = d log|X| + j d phi, hence (radial + j angular) X / |X|^2. Bins below the floor
-    get less, down to none at X = 0. The third plane is the reconstruction's power.
-    """
-    if radial is None:
-        radial = torch.zeros_like(ours.power)
-    radial = radial / ours.power
-    real, imag = radial * ours.real, radial * ours.imag
-    if angular is not None:
-        angular = angular / ours.power
-        real.addcmul_(angular, ours.imag, value=-1)
-        imag.addcmul_(angular, ours.real)
-    return Planes(real, imag, ours.power)
-
-
-def add_sum_difference(gradient: Planes, of_sums: Planes) -> None:
-    """Adds the gradient with respect to L + R and L - R to that with respect to L and R."""
-    for total, part in ((gradient.real, of_sums.real), (gradient.imag, of_sums.imag)):
-        total += _sum_difference(part)
-
-
-def _sum_difference(pair: Tensor) -> Tensor:
-    left, right = pair.unbind(1)
+def rotated(pair: Tensor) -> Tensor:
+    """(a + b) / sqrt 2 and (a - b) / sqrt 2 from a and b, [batch, 2, ...]: its own transpose."""
+    first, second = pair[:, 0] * SQRT_HALF, pair[:, 1]
     both = torch.empty_like(pair)
-    torch.add(left, right, out=both[:, 0])
-    torch.sub(left, right, out=both[:, 1])
+    torch.add(first, second, alpha=SQRT_HALF, out=both[:, 0])
+    torch.sub(first, second, alpha=SQRT_HALF, out=both[:, 1])
     return both
 
 
+def gradient(ours: Planes, radial: Tensor | None, angular: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient by X, its real and imaginary planes, from those by log |X| and by phase.
+
+    d log X = d log|X| + j d phi, hence (radial + j angular) X / |X|^2. Bins below the floor
+    get less, down to none at X = 0. Both slopes are overwritten.
+    """
+    if radial is None:
+        radial = torch.zeros_like(ours.power)
+    radial.div_(ours.power)
+    real, imag = radial * ours.real, radial.mul_(ours.imag)
+    if angular is not None:
+        angular.div_(ours.power)
+        real.addcmul_(angular, ours.imag, value=-1)
+        imag.addcmul_(angular, ours.real)
+    return real, imag
+
+
 def _power(real: Tensor, imag: Tensor, floor: float) -> Tensor:
-    return (real * real).addcmul_(imag, imag).add_(floor**2)
+    return torch.addcmul(real.new_full((), floor**2), real, real).addcmul_(imag, imag)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in float64 if it is that already, else in float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,16 +1,18 @@
-"""Waveform loss: a signal-to-distortion ratio that saturates where it is good enough."""
+"""Waveform term: a signal-to-distortion ratio that saturates where it is good enough."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from earvae.config import ObjectiveConfig
+
 CEILING_DB = 30.0
 """Above this ratio the gradient fades: what is left is inaudible beside the spectral terms."""
 
 
-def waveform_distortion(reconstruction: Tensor, target: Tensor, level_floor: float) -> Tensor:
-    """log10(1 + error energy / (0.001 target energy)), per item, then the mean.
+def waveform(reconstruction: Tensor, target: Tensor, config: ObjectiveConfig) -> Tensor:
+    """log10(1 + error energy / (0.001 target energy)) per item.
 
     The ratio is taken over both channels together, on audio that is not weighted. With the SDR
     in dB well below the 30 dB ceiling this is 3 - SDR/10; it is 0 for equal signals. (The
@@ -19,9 +21,9 @@ def waveform_distortion(reconstruction: Tensor, target: Tensor, level_floor: flo
 
     Args:
         reconstruction, target: [batch, channels, samples].
-        level_floor: RMS level (full scale = 1) whose energy is added to the target's.
-    Returns: a scalar >= 0; about 3 for silence, 0 for the target.
+        config: its ``level_floor`` is the RMS level whose energy is added to the target's.
+    Returns: [batch] >= 0; about 3 for silence, 0 for the target.
     """
     error = (reconstruction - target).square().mean(dim=(1, 2))
-    energy = target.square().mean(dim=(1, 2)) + level_floor**2
-    return torch.log10(1 + error / (energy * 10 ** (-CEILING_DB / 10))).mean()
+    energy = target.square().mean(dim=(1, 2)) + config.level_floor**2
+    return torch.log10(1 + error / (energy * 10 ** (-CEILING_DB / 10)))

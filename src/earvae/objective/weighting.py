@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from earvae.objective.spectrum import full_precision
+
 Biquad = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -81,7 +83,7 @@ class FIRFilter(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         with torch.autocast(audio.device.type, enabled=False):
-            audio = audio if audio.dtype == torch.float64 else audio.float()
+            audio = full_precision(audio)
             samples = audio.shape[-1]
             response = torch.view_as_complex(self.response.to(audio.dtype))
             total = samples + self.lead

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from earvae.config import ConfigError
+from earvae.errors import ConfigError
 
 FOLDER = Path(__file__).parent
 

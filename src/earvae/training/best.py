@@ -10,8 +10,10 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from earvae import atomic
 from earvae.config import ConfigError, TrainConfig
-from earvae.training.sharding import gathered
+from earvae.errors import WriteError
+from earvae.training.fsdp import gathered
 from earvae.training.state import State, plain_model
 from earvae.training.validate import figure_names
 
@@ -54,8 +56,8 @@ class Best:
         record = {"figure": self._config.best_by, "value": value, "step": state.step}
         try:
             plain_model(self._config, weights).save_pretrained(self._folder)
-            (self._folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        except OSError as error:
+            atomic.write(self._folder / RECORD, json.dumps(record) + "\n")
+        except (OSError, WriteError) as error:
             print(f"{self._folder}: could not be written: {error}", file=sys.stderr)
 
     def _recorded(self) -> float | None:

@@ -9,43 +9,30 @@ beyond full scale gets a larger factor: nothing is clipped, and nothing wraps.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import soundfile
 import soxr
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from earvae.audio import resampled_length
 from earvae.config import ConfigError, DataConfig, FilterConfig
-from earvae.training.data import (
-    ATTEMPTS,
-    DROP_REASONS,
-    Changes,
-    CropDataset,
-    RangeSampler,
-    Track,
-    draw_changes,
-    draw_from,
-)
+from earvae.training.augment import make_changes, to_device
+from earvae.training.crops import CropDataset, read_samples
+from earvae.training.filters import refusal_of_track
 from earvae.training.memory import free_bytes
-from earvae.training.quality import judge
-from earvae.training.shards import Segment
+from earvae.training.tar_read import Recording
 
 PEAK_BLOCK = 64  # samples for which the largest value is kept, to know silence without the audio
 MOST_THREADS = 8  # that decode while the cache is filled
 STEPS = 32_768  # of int16 to full scale
-BASS_CORNER = 150.0  # Hz, as in data.bass_shelf
 
-Tell = Callable[[int, int], None]  # is told how many tracks of how many are decoded
-
-
-def _silently(done: int, tracks: int) -> None:
-    pass
+Progress = Callable[[int, int], None]  # is called with how many tracks of how many are decoded
 
 
 # ------------------------------------------------------------------------------ what is held
@@ -96,13 +83,13 @@ def gather_by_index(audio: Tensor, starts: Sequence[int], samples: int) -> Tenso
 
 
 def fill(
-    tracks: Sequence[Track | Segment],
+    tracks: Sequence[Recording],
     sample_rate: int,
     filters: FilterConfig,
     device: torch.device,
     shortest: int = 0,
     copies: int = 1,
-    tell: Tell = _silently,
+    progress: Progress | None = None,
 ) -> AudioCache:
     """Decode ``tracks`` at ``sample_rate`` onto ``device``, by several threads.
 
@@ -126,8 +113,8 @@ def fill(
             decoded = _decoded(tracks[number], sample_rate, lengths[number])
         except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
             return f"damaged: {error}"  # soundfile asserts on some damaged files
-        if reason := judge(decoded, filters, sample_rate):
-            return f"refused as a whole: {reason}"
+        if reason := refusal_of_track(decoded, filters, sample_rate):
+            return reason
         first = int(start[number])
         peaks[first // PEAK_BLOCK :][: -(-lengths[number] // PEAK_BLOCK)] = _block_peaks(decoded)
         scale[number] = _scale(decoded)
@@ -139,7 +126,8 @@ def fill(
     with ThreadPoolExecutor(threads) as pool:
         for done, reason in enumerate(pool.map(load, range(len(tracks))), 1):
             refused.append(reason)
-            tell(done, len(tracks))
+            if progress:
+                progress(done, len(tracks))
     return AudioCache(audio, peaks, start, samples, scale, refused)
 
 
@@ -160,16 +148,9 @@ def _refuse_if_too_large(
         )
 
 
-def _decoded(track: Track | Segment, sample_rate: int, samples: int) -> np.ndarray:
-    """``[2, samples]`` float32. Raises what :func:`earvae.training.data.read_crop` raises."""
-    with track.open() as file:
-        if file.samplerate != track.rate or file.channels > 2:
-            raise ValueError("another rate or other channels than listed")
-        audio = file.read(track.frames, dtype="float32", always_2d=True)
-    if len(audio) < track.frames:
-        raise ValueError(f"ends after {len(audio)} of {track.frames} samples")
-    if not np.isfinite(audio).all():
-        raise ValueError("holds non-finite samples")
+def _decoded(track: Recording, sample_rate: int, samples: int) -> np.ndarray:
+    """``[2, samples]`` float32. Raises what :func:`read_samples` raises."""
+    audio = read_samples(track, 0, track.frames)
     if track.rate != sample_rate:
         audio = soxr.resample(audio, track.rate, sample_rate)[:samples]
         audio = np.pad(audio, ((0, samples - len(audio)), (0, 0)))
@@ -193,20 +174,23 @@ def _block_peaks(audio: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------ crops
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A crop as numbers. ``scale`` 0 makes it silence."""
+class LastDecoded:
+    """The cache that was filled last. Stages of one run mostly draw from the same tracks, and a
+    cache is too large to be there twice.
+    """
 
-    source: int
-    start: int
-    scale: float
-    changes: Changes
-    dropped: np.ndarray
+    def __init__(self) -> None:
+        self._key: object = None
+        self._cache: AudioCache | None = None
 
-
-# The last cache that was filled. Stages of one run mostly draw from the same tracks, and a cache
-# is too large to be there twice.
-_filled: tuple[object, AudioCache] | None = None
+    def fill(self, tracks: Sequence[Recording], *options, copies: int, progress) -> AudioCache:
+        """As :func:`fill`, unless the last call was for the same tracks and options."""
+        key = (tuple(tracks), *options)
+        if self._key != key:
+            self._key = self._cache = None  # before the next one takes its room
+            self._cache = fill(tracks, *options, copies=copies, progress=progress)
+            self._key = key
+        return self._cache
 
 
 class CachedCrops(CropDataset):
@@ -221,7 +205,8 @@ class CachedCrops(CropDataset):
     Args:
         device: where the audio is held; the CPU for ``cache: ram``.
         copies: processes of this machine that each hold the audio, for the check of memory.
-        tell: is told how many tracks of how many are decoded.
+        progress: is called with how many tracks of how many are decoded.
+        last: of the run, where what an earlier stage decoded may serve again.
 
     Raises ConfigError as :class:`CropDataset` does, for too little memory, and for a source of
     which no track is left.
@@ -233,18 +218,16 @@ class CachedCrops(CropDataset):
         sample_rate: int,
         device: torch.device,
         copies: int = 1,
-        tell: Tell = _silently,
+        progress: Progress | None = None,
+        last: LastDecoded | None = None,
     ) -> None:
-        global _filled
         super().__init__(config, sample_rate)
         filters = config.filters.model_copy(update={"silence_db": -np.inf})  # is judged by crop
         shortest = config.crop_samples if config.short_tracks == "pad" else 0
-        key = (tuple(self.tracks), sample_rate, filters, device, shortest)
-        if _filled is None or _filled[0] != key:
-            _filled = None  # before the next one takes its room
-            cache = fill(self.tracks, sample_rate, filters, device, shortest, copies, tell)
-            _filled = (key, cache)
-        self.cache = _filled[1]
+        last = last or LastDecoded()
+        self.cache = last.fill(
+            self.tracks, sample_rate, filters, device, shortest, copies=copies, progress=progress
+        )
         self._leave_out_refused()
 
     def _leave_out_refused(self) -> None:
@@ -268,96 +251,26 @@ class CachedCrops(CropDataset):
         self.samples = self.cache.samples[kept]
         self.scale = self.cache.scale[kept]
 
-    def draw(self, index: int) -> Draw:
-        """The random numbers of crop ``index``, in the order in which decoding draws them."""
-        wanted = self.config.crop_samples
-        random = np.random.default_rng((self.config.seed, index))
-        source = draw_from(self.source_ends, random)
-        dropped = np.zeros(len(DROP_REASONS), np.int64)
-        for _ in range(ATTEMPTS):
-            track = self.first[source] + draw_from(self.ends[source], random)
-            first = int(random.random() * max(0, int(self.samples[track]) - wanted))
-            start = int(self.start[track]) + first
-            if self.cache.peak(start, wanted) >= 10 ** (self.config.filters.silence_db / 20):
-                changes = draw_changes(self.config.augmentation, random)
-                return Draw(source, start, float(self.scale[track]), changes, dropped)
-            dropped[DROP_REASONS.index("silent")] += 1
-        return Draw(source, 0, 0.0, Changes(), dropped)
+    def _take(self, number: int, place: float, crops: int = 1) -> tuple[int, float]:
+        """A crop's first sample in the cache, and the factor to full scale 1."""
+        last = max(0, int(self.samples[number]) - crops * self.config.crop_samples)
+        return int(self.start[number]) + int(place * last), float(self.scale[number])
+
+    def _refused(self, content: tuple[int, float]) -> str | None:
+        peak = self.cache.peak(content[0], self.config.crop_samples)
+        return "silent" if peak < 10 ** (self.config.filters.silence_db / 20) else None
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """The items of :class:`CropDataset`, stacked: ``audio`` on ``device``, the rest on the
         CPU. Nothing waits for the device.
         """
         draws = [self.draw(index) for index in indices]
-        gathered = self.cache.gather([draw.start for draw in draws], self.config.crop_samples)
-        return {
-            "audio": changed(to_device(gathered, device), draws, self.sample_rate),
-            "source": torch.tensor([draw.source for draw in draws]),
-            "dropped": torch.from_numpy(np.stack([draw.dropped for draw in draws])),
-            "augmented": torch.from_numpy(np.stack([draw.changes.applied() for draw in draws])),
-        }
+        starts, scales = zip(*(draw.content or (0, 0.0) for draw in draws), strict=True)
+        gathered = to_device(self.cache.gather(starts, self.config.crop_samples), device)
+        audio = gathered * to_device(torch.tensor(scales)[:, None, None], device)
+        audio = make_changes(audio, [draw.changes for draw in draws], self.sample_rate)
+        return {"audio": audio} | default_collate([draw.tensors() for draw in draws])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.batch([index], self.cache.audio.device)
         return {name: values[0] for name, values in batch.items()}
-
-    def batches(
-        self, start: int, stop: int, device: torch.device, rank: int = 0, world_size: int = 1
-    ) -> Iterator[dict[str, Tensor]]:
-        """Batches of crops start…stop−1, as :func:`earvae.training.data.make_loader` shares them
-        among ranks.
-        """
-        size = self.config.batch_size
-        indices = iter(RangeSampler(start, stop, size, rank, world_size))
-        while some := list(islice(indices, size)):
-            yield self.batch(some, device)
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on ``device``; a copy from the CPU to a GPU is queued and not waited for."""
-    if values.device.type == "cpu" and device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
-
-
-# ------------------------------------------------------------------------------ augmentation
-
-
-def changed(gathered: Tensor, draws: Sequence[Draw], sample_rate: int) -> Tensor:
-    """int16 ``[batch, 2, samples]`` as float32 with each item's changes made, where it lies.
-
-    The same mathematics as :func:`earvae.training.data.augment`, over the batch at once.
-    """
-    changes = [draw.changes for draw in draws]
-    bass = [0.0 if c.bass_db is None else 10 ** (c.bass_db / 20) - 1 for c in changes]
-    target = [c.limit_rms or 0.0 for c in changes]  # 0: not limited
-    mono = [float(c.mono) for c in changes]
-    swap = [float(c.swap_channels) for c in changes]
-    gain = [
-        (1.0 if c.gain_db is None else 10 ** (c.gain_db / 20)) * (-1 if c.flip_polarity else 1)
-        for c in changes
-    ]
-    # Only the limiter is not linear: the gain comes after it, elsewhere at once with the scale.
-    late = [g if t else 1.0 for g, t in zip(gain, target, strict=True)]
-    scale = [d.scale * g / after for d, g, after in zip(draws, gain, late, strict=True)]
-    rows = torch.tensor([scale, bass, target, mono, swap, late])
-    columns = to_device(rows, gathered.device)[:, :, None, None]  # each [batch, 1, 1]
-    audio = gathered * columns[0]
-    if any(bass):
-        audio = _bass_shelf(audio, columns[1], sample_rate)
-    if any(target):
-        rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-9
-        audio = torch.where(columns[2] > 0, torch.tanh(audio * (columns[2] / rms)), audio)
-    if any(mono):
-        audio = torch.where(columns[3] > 0, audio.mean(dim=1, keepdim=True), audio)
-    if any(swap):
-        audio = torch.where(columns[4] > 0, audio.flip(1), audio)
-    return audio * columns[5] if any(target) else audio
-
-
-def _bass_shelf(audio: Tensor, extra: Tensor, sample_rate: int) -> Tensor:
-    """``extra`` ``[batch, 1, 1]`` is how much the gain at 0 Hz exceeds 1."""
-    samples = audio.shape[2]
-    frequency = torch.fft.rfftfreq(samples, 1 / sample_rate, device=audio.device)
-    low = 1 / (1 + (frequency / BASS_CORNER) ** 2)
-    return torch.fft.irfft(torch.fft.rfft(audio) * (1 + extra * low), n=samples)

@@ -227,7 +227,7 @@ def end_with_the_other_ranks(fabric: Fabric, workers: Workers) -> None:
     threading.Thread(target=patrol, name="other ranks", daemon=True).start()
 
 
-def told(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """One line that says what an exception means, with what to do where that is known."""
     name = type(error).__name__
     text = str(error).strip()

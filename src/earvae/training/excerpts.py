@@ -15,24 +15,36 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import tarfile
-import zlib
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile
 
+from earvae import atomic
 from earvae.config import ConfigError, FilterConfig
-from earvae.training.data import Track
+from earvae.tracks import printable
+from earvae.training.crops import read_samples
+from earvae.training.filters import TrackJudge, is_silent
 from earvae.training.ogg import NotPlainVorbis, VorbisFile
-from earvae.training.quality import TrackJudge
-from earvae.training.shards import FORMAT, INDEX, SHARD, VERSION, add_member, encode, sha256
+from earvae.training.sources import Track
+from earvae.training.tar_write import (
+    SHARD,
+    Packed,
+    Piece,
+    add_track,
+    encode,
+    new_record,
+    shard_file,
+    start_anew,
+    write_index,
+)
 
 VORBIS_QUALITY = 0.6  # of 0...1; about 192 kb/s of stereo at 44.1 kHz
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -52,88 +64,58 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """A coded excerpt. ``first_frame`` is its place in its track."""
-
-    slot: Slot
-    suffix: str
-    data: bytes
-    first_frame: int
-    frames: int
-    copied: bool  # bit for bit what was in the file
-    rounded: bool  # decodes to other samples than the file
-
-
-@dataclass(frozen=True)
-class DataPack:
-    """What a pack holds. ``left_out``: a line for each file that could not be used; ``refused``:
-    for each that the filters refused; ``short``: tracks that no excerpt fits into; ``silent``:
+class PackedExcerpts(Packed):
+    """What a pack of excerpts holds. ``short``: tracks that no excerpt fits into; ``silent``:
     excerpts passed over.
     """
 
-    index: dict
-    excerpts: list[Excerpt]
-    left_out: list[str]
-    refused: list[str]
     short: int
     silent: int
 
     @property
-    def seconds(self) -> float:
-        """Of audio."""
-        return sum(sample["frames"] / sample["rate"] for sample in self.index["samples"])
-
-    @property
-    def bytes(self) -> int:
-        """Of the shard."""
-        return sum(shard["bytes"] for shard in self.index["shards"])
-
-    @property
     def copied(self) -> int:
         """Excerpts whose packets were copied."""
-        return sum(excerpt.copied for excerpt in self.excerpts)
+        return sum(sample["copied"] for sample in self.index["samples"])
 
 
 def pack_excerpts(
     tracks: Sequence[Track],
-    root: Path,
     folder: Path,
     seconds: float,
     size: int,
     filters: FilterConfig | None = None,
     codec: Codec = "vorbis",
-    tell: Callable[[str], None] = print,
-) -> DataPack:
+    report: Callable[[str], None] = print,
+) -> PackedExcerpts:
     """Excerpts of at most ``seconds`` from ``tracks``: as many as fit into ``size`` bytes.
 
     Writes one shard and its index into ``folder``; ``tracks: FOLDER/index.json`` trains on it.
     ``size`` counts both. A copied excerpt begins and ends with a page and may be shorter by
     that. ``filters`` judge true peak and bandwidth of whole tracks, and silence of each excerpt.
-    Tracks are named by their path from ``root``.
 
-    Raises ConfigError where nothing fits, OSError where ``folder`` cannot be written.
+    Raises ConfigError where nothing fits, WriteError where ``folder`` cannot be written.
     """
-    cutter = _Cutter(tracks, filters or FilterConfig(), codec, seconds)
+    cutter = _Cutter(tracks, filters or FilterConfig(), codec)
     slots = list(slots_of(tracks, seconds))
     short = len(tracks) - len({slot.track for slot in slots})
-    names = [Path(os.path.relpath(track.path, root)).as_posix() for track in tracks]
-    chosen: list[Excerpt] = []
-    used, told = 4 * tarfile.RECORDSIZE, 0  # the ends of the tar and of the index
+    chosen: list[tuple[int, Piece]] = []  # with the number of its track
+    used, tenths = 4 * tarfile.RECORDSIZE, 0  # the ends of the tar and of the index
     sources: set[int] = set()
     for slot in golden_order(slots):
-        if (excerpt := cutter.excerpt(slot)) is None:
+        if (piece := cutter.excerpt(slot)) is None:
             continue
-        used += _bytes_in_shard(len(excerpt.data)) + 2 * len(names[slot.track].encode())
+        name = len(json.dumps(printable(tracks[slot.track].below)))
+        used += _bytes_in_shard(len(piece.data)) + 2 * name
         if slot.track not in sources:
-            used += 150 + len(names[slot.track].encode())  # of the index
+            used += 150 + name  # of the index
         if used > size:
             break
         sources.add(slot.track)
-        chosen.append(excerpt)
-        if used > (told + 1) * size / 10:
-            told = int(10 * used / size)
-            tell(f"{len(chosen)} excerpts, {used / 1e6:.1f} of {size / 1e6:g} MB")
-    chosen = [one for one in chosen if one.slot.track not in cutter.left_out]  # damaged further on
+        chosen.append((slot.track, piece))
+        if used > (tenths + 1) * size / 10:
+            tenths = int(10 * used / size)
+            report(f"{len(chosen)} excerpts, {used / 1e6:.1f} of {size / 1e6:g} MB")
+    chosen = [one for one in chosen if one[0] not in cutter.left_out]  # damaged further on
     left_out, refused = (
         [lines[number] for number in sorted(lines)] for lines in (cutter.left_out, cutter.refused)
     )
@@ -141,11 +123,23 @@ def pack_excerpts(
         small = f"an excerpt of {seconds:g} s is larger than {size} bytes"
         if not slots:
             small = f"none of {short} tracks is as long as {seconds:g} s"
-        why = [*refused, *left_out, small][0]
-        raise ConfigError(f"{root}: gives no excerpt: {why}")
-    chosen.sort(key=lambda excerpt: (excerpt.slot.track, excerpt.first_frame))
-    index = _write(folder, tracks, names, chosen, seconds)
-    return DataPack(index, chosen, left_out, refused, short, cutter.silent)
+        raise ConfigError(f"no excerpt: {[*refused, *left_out, small][0]}")
+    chosen.sort(key=lambda excerpt: (excerpt[0], excerpt[1].first_frame))
+    path = folder / SHARD.format(0)
+    record = new_record(path)
+    with atomic.writing(folder):
+        start_anew(folder)
+    with shard_file(path, record) as shard:
+        for number, excerpts in groupby(chosen, key=itemgetter(0)):
+            add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
+    index = write_index(folder, [record], seconds)
+    return PackedExcerpts(index, left_out, refused, short, cutter.silent)
+
+
+def _bytes_in_shard(data: int) -> int:
+    """Size of an excerpt: two members of a tar file with their headers, a line in the index."""
+    whole = -(-data // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return 3 * tarfile.BLOCKSIZE + whole + 220
 
 
 def slots_of(tracks: Sequence[Track], seconds: float) -> Iterator[Slot]:
@@ -174,16 +168,14 @@ def golden_order(slots: Sequence[Slot]) -> list[Slot]:
 class _Cutter:
     """Excerpts of tracks, and what became of the rest, by number of the track."""
 
-    def __init__(
-        self, tracks: Sequence[Track], filters: FilterConfig, codec: Codec, seconds: float
-    ) -> None:
-        self.tracks, self.filters, self.codec, self.seconds = tracks, filters, codec, seconds
+    def __init__(self, tracks: Sequence[Track], filters: FilterConfig, codec: Codec) -> None:
+        self.tracks, self.filters, self.codec = tracks, filters, codec
         self.left_out: dict[int, str] = {}
         self.refused: dict[int, str] = {}
         self.silent = 0
         self._judged: set[int] = set()
 
-    def excerpt(self, slot: Slot) -> Excerpt | None:
+    def excerpt(self, slot: Slot) -> Piece | None:
         """The excerpt in a slot; None if it is silent or its track is not used."""
         number, track = slot.track, self.tracks[slot.track]
         try:
@@ -192,20 +184,20 @@ class _Cutter:
                 self._judge(number)
             if number in self.left_out or number in self.refused:
                 return None
-            audio = _read(track, slot.start, slot.stop)
-            if np.abs(audio).max() < 10 ** (self.filters.silence_db / 20):
+            audio = read_samples(track, slot.start, slot.stop)
+            if is_silent(audio, self.filters):
                 self.silent += 1
                 return None
             if self.codec == "flac":
                 suffix, data, rounded = encode(audio.T, track.rate)
-                return Excerpt(slot, suffix, data, slot.start, len(audio), False, rounded)
+                return Piece(suffix, data, slot.start, len(audio), rounded)
             if (copy := copied(track, slot)) is not None:
                 if copy.frames >= SHORTEST_COPY * (slot.stop - slot.start):
                     return copy
             data = encode_vorbis(audio, track.rate)
-            return Excerpt(slot, ".ogg", data, slot.start, len(audio), False, True)
+            return Piece(".ogg", data, slot.start, len(audio), rounded=True)
         except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
-            self.left_out[number] = f"{track.path}: {error}"
+            self.left_out[number] = f"{track.name}: {error}"
             return None
 
     def _judge(self, number: int) -> None:
@@ -213,27 +205,15 @@ class _Cutter:
         if self.filters.true_peak_db is None and self.filters.bandwidth_hz is None:
             return
         track = self.tracks[number]
-        judged = TrackJudge(self.filters, track.rate)
+        judge = TrackJudge(self.filters, track.rate)
         with track.open() as file:
             for block in file.blocks(262_144, dtype="float32", always_2d=True):
-                judged.add(block.T)
-        if reason := judged.verdict():
-            self.refused[number] = f"{track.path}: refused as a whole: {reason}"
+                judge.add(block.T)
+        if reason := judge.refusal():
+            self.refused[number] = f"{track.name}: {reason}"
 
 
-def _read(track: Track, start: int, stop: int) -> np.ndarray:
-    """``[samples, channels]`` float32. Raises ValueError where the file ends early."""
-    with track.open() as file:
-        file.seek(start)
-        audio = file.read(stop - start, dtype="float32", always_2d=True)
-    if len(audio) < stop - start:
-        raise ValueError("ends earlier than its header says")
-    if not np.isfinite(audio).all():
-        raise ValueError("holds non-finite samples")
-    return audio
-
-
-def copied(track: Track, slot: Slot) -> Excerpt | None:
+def copied(track: Track, slot: Slot) -> Piece | None:
     """The whole pages of an Ogg Vorbis file that lie in a slot, or None where there are none or
     where the copy does not decode to exactly the samples of the original.
     """
@@ -250,10 +230,10 @@ def copied(track: Track, slot: Slot) -> Excerpt | None:
         if frames == 0 or start < slot.start:
             return None
         data = file.excerpt(first, last, origin=start)
-        exact = np.array_equal(_decoded(data), _read(track, start, ends[last]))
+        exact = np.array_equal(_decoded(data), read_samples(track, start, ends[last]))
     except (NotPlainVorbis, soundfile.SoundFileError):
         return None
-    return Excerpt(slot, ".ogg", data, start, frames, True, False) if exact else None
+    return Piece(".ogg", data, start, frames, rounded=False, copied=True) if exact else None
 
 
 def encode_vorbis(audio: np.ndarray, rate: int) -> bytes:
@@ -274,67 +254,3 @@ def encode_vorbis(audio: np.ndarray, rate: int) -> bytes:
 
 def _decoded(data: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)[0]
-
-
-# ------------------------------------------------------------------------------ writing
-
-
-def _bytes_in_shard(data: int) -> int:
-    """Of an excerpt: two members of a tar file with their headers, and its line in the index."""
-    whole = -(-data // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return 3 * tarfile.BLOCKSIZE + whole + 220
-
-
-def _write(
-    folder: Path,
-    tracks: Sequence[Track],
-    names: list[str],
-    excerpts: list[Excerpt],
-    seconds: float,
-) -> dict:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    sources: dict[int, dict] = {}
-    samples: list[dict] = []
-    counts: Counter[int] = Counter()
-    path = folder / SHARD.format(0)
-    temporary = path.with_name(f"{path.name}.unfinished")
-    try:
-        with temporary.open("wb") as shard:
-            for excerpt in excerpts:
-                number = excerpt.slot.track
-                track = tracks[number]
-                source = sources.setdefault(
-                    number, {"path": names[number], "sha256": sha256(track.path), "rounded": False}
-                )
-                source["rounded"] |= excerpt.rounded
-                key = f"{number:07d}-{counts[number]:04d}"
-                counts[number] += 1
-                audio = {"frames": excerpt.frames, "rate": track.rate, "channels": track.channels}
-                origin = {
-                    "source": source["path"], "sha256": source["sha256"],
-                    "first_frame": excerpt.first_frame,
-                }  # fmt: skip
-                offset = add_member(shard, key + excerpt.suffix, excerpt.data)
-                add_member(shard, key + ".json", json.dumps(origin | audio).encode())
-                place = {
-                    "member": key + excerpt.suffix, "shard": 0, "offset": offset,
-                    "size": len(excerpt.data), "crc32": zlib.crc32(excerpt.data),
-                    "source": list(sources).index(number), "first_frame": excerpt.first_frame,
-                }  # fmt: skip
-                samples.append(place | audio | {"copied": excerpt.copied})
-            shard.write(bytes(2 * tarfile.BLOCKSIZE))
-            shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
-            size = shard.tell()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    index = {
-        "format": FORMAT, "version": VERSION, "segment_seconds": seconds,
-        "shards": [{"file": path.name, "bytes": size}], "sources": list(sources.values()),
-        "samples": samples,
-    }  # fmt: skip
-    unfinished = folder / f"{INDEX}.unfinished"
-    unfinished.write_text(json.dumps(index))
-    os.replace(unfinished, folder / INDEX)
-    return index

@@ -99,35 +99,54 @@ def quiet_writers() -> Iterator[None]:
         threading.excepthook = before
 
 
-class PlainProgress:
-    """Where there is no terminal for a bar: a line on standard error, at most once a minute."""
+class RunProgress:
+    """The steps of a stage on standard error: a bar on a terminal, elsewhere a line at most once
+    a minute; quiet on other ranks.
+    """
 
     EVERY = 60.0  # seconds
 
     def __init__(self, fabric: Fabric) -> None:
-        self._enabled = fabric.is_global_zero and not Console(stderr=True).is_terminal
+        console = Console(stderr=True)
+        self._lines = fabric.is_global_zero and not console.is_terminal
         self._next = -math.inf
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not (console.is_terminal and fabric.is_global_zero),
+        )
 
-    def tell(self, line: str) -> None:
-        """Print the line, unless the last one was printed less than a minute ago."""
+    def __enter__(self) -> RunProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, title: str, steps: int, done: int) -> None:
+        """A stage begins, or goes on after ``done`` steps."""
+        self._title, self._steps = title, steps
+        self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+
+    def show(self, done: int, note: str) -> None:
+        """Steps done in the stage, and what else is to be seen."""
+        self._bar.update(self._task, completed=done, note=note)
         now = time.monotonic()
-        if self._enabled and now >= self._next:
+        if self._lines and now >= self._next:
             self._next = now + self.EVERY
+            line = f"stage {self._title}: step {done} of {self._steps}, {note}"
             print(line, file=sys.stderr, flush=True)
 
-
-def progress_bar(fabric: Fabric) -> Progress:
-    """A bar on standard error: quiet when that is no terminal, and on other ranks."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not (console.is_terminal and fabric.is_global_zero),
-    )
+    @contextmanager
+    def decoding(self) -> Iterator[Callable[[int, int], None]]:
+        """A bar of tracks decoded, of how many."""
+        task = self._bar.add_task("decoding", total=None, note="")
+        yield lambda done, total: self._bar.update(task, completed=done, total=total)
+        self._bar.remove_task(task)
 
 
 def spectrogram_picture(audio: Tensor, length: int = 2048, range_db: float = 90.0) -> Tensor:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from earvae.config import SourceConfig, TrainConfig, parse
-from earvae.training.data import Track, list_tracks, manifest_splits
-from earvae.training.held_out import FEWEST, TRAIN, VALIDATION, held_out
+from earvae import tracks
+from earvae.config import ConfigError, SourceConfig, TrainConfig, parse
+from earvae.tracks import FEWEST, TRAIN, VALIDATION
+from earvae.training.sources import list_tracks
 
 UNKNOWN_RATE = 44_100  # Hz; the lowest of any model, so that a crop is not longer than is thought
 
@@ -25,10 +26,9 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
     """The configuration with ``places`` as the sources of every stage, and a line on validation.
 
     Places are folders, ``.jsonl`` manifests or the ``index.json`` of shards; crops come from each
-    equally often. If the recipe has a validation, it is of the tracks of a folder that
-    :func:`~earvae.training.held_out.held_out` keeps out of training, or of a manifest's own split;
-    where there are none, of nothing. Crops to validate on are as long as those to train on where
-    no such track holds a longer one.
+    equally often. If the recipe has a validation, it is of the split of that name of a folder or
+    manifest (:func:`earvae.tracks.find`); where there is none, of nothing. Crops to validate on are
+    as long as those to train on where no such track holds a longer one.
 
     Raises ConfigError, naming the place, if one holds no music.
     """
@@ -54,26 +54,21 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
 
 
 def _look_into(place: str) -> _Place:
-    whole = SourceConfig(tracks=place)
+    """What to train and to validate on. Raises what :func:`list_tracks` raises."""
     train = SourceConfig(tracks=place, split=TRAIN)
     validation = SourceConfig(tracks=place, split=VALIDATION)
     path = Path(place).expanduser()
-    if path.suffix == ".jsonl" and {TRAIN, VALIDATION} <= manifest_splits(path):
-        list_tracks(train)
-        return _Place(train, validation, _longest(list_tracks(validation)[0]))
-    tracks, _ = list_tracks(whole)
-    if not path.is_dir():
-        return _Place(whole, None)
-    held = held_out([track.path for track in tracks], path)
-    if not any(held):
-        return _Place(train, None)
-    return _Place(
-        train, validation, _longest([t for t, out in zip(tracks, held, strict=True) if out])
-    )
-
-
-def _longest(tracks: Sequence[Track]) -> float:
-    return max(track.duration for track in tracks)
+    if path.is_dir() or path.suffix == tracks.MANIFEST:
+        if all(tracks.find([path], split=split).files for split in (TRAIN, VALIDATION)):
+            list_tracks(train)
+            try:
+                held = list_tracks(validation)[0]
+                return _Place(train, validation, max(track.duration for track in held))
+            except ConfigError:  # none of them can be used
+                return _Place(train, None)
+    whole = SourceConfig(tracks=place)
+    list_tracks(whole)
+    return _Place(whole, None)
 
 
 def _whole(place: _Place) -> SourceConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -22,12 +21,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from earvae import atomic
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
+from earvae.errors import EarvaeError, WriteError
 from earvae.model.vae import EarVAE
+from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
-from earvae.training.data import AUGMENTATIONS, DROP_REASONS
-from earvae.training.sharding import gathered, load_module, load_optimiser
+from earvae.training.filters import DROP_REASONS
+from earvae.training.fsdp import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
 
 CHECKPOINT = "checkpoint.pt"
@@ -35,7 +37,7 @@ EMA = "ema"
 LOCK = ".lock"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(EarvaeError):
     """A run that cannot go on; what it had is saved. The message says why and what to do."""
 
 
@@ -186,6 +188,7 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
+        atomic.remove_partials(run_dir)
         yield
 
 
@@ -195,10 +198,10 @@ def averaged(vae: EarVAE) -> EarVAE:
 
 
 def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:
-    """Write the checkpoint under a temporary name and rename it; then the averaged weights. With
-    ``config.keep`` above 1, the last states stay as ``checkpoint-<step>.pt`` as well.
+    """Write the checkpoint, then the averaged weights. With ``config.keep`` above 1, the last
+    states stay as ``checkpoint-<step>.pt`` as well.
 
-    Raises OSError on every rank if the first could not write, and TrainingError if the weights
+    Raises WriteError on every rank if the first could not write, and TrainingError if the weights
     are not finite; what was there before is kept.
     """
     state.gather_counts(fabric)
@@ -211,14 +214,14 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
         )
     if fabric.is_global_zero:
         try:
-            _write(run_dir / CHECKPOINT, content)
+            with atomic.file(run_dir / CHECKPOINT) as temporary:
+                torch.save(content, temporary)
             _keep_numbered(run_dir, state.step, config.keep)
             plain_model(config, content["ema"]).save_pretrained(run_dir / EMA)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        except (OSError, RuntimeError, WriteError) as error:  # torch's of a full disk is the second
             failure = f"{run_dir}: the checkpoint could not be written: {_first_line(error)}"
-    failure = fabric.broadcast(failure)
-    if failure:
-        raise OSError(failure)
+    if failure := fabric.broadcast(failure):
+        raise WriteError(failure)
 
 
 def not_finite(content: dict) -> str | None:
@@ -306,28 +309,14 @@ def _differences(before: object, now: object, prefix: str = "") -> list[str]:
 
 
 def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
-    """The checkpoint just written under its number, too, and of those the last ``keep``."""
-    numbered = run_dir / f"checkpoint-{step:08d}.pt"
-    if keep > 1:
-        # A copy and no link, for the one may be copied over the other.
-        temporary = run_dir / f".{numbered.name}.{os.getpid()}"
-        try:
-            shutil.copyfile(run_dir / CHECKPOINT, temporary)
-            os.replace(temporary, numbered)
-        finally:
-            temporary.unlink(missing_ok=True)
+    """Keep the checkpoint just written under its number, too, and of those the last ``keep``."""
+    if keep < 2:
+        return
+    with atomic.file(run_dir / f"checkpoint-{step:08d}.pt") as temporary:
+        shutil.copyfile(run_dir / CHECKPOINT, temporary)  # no link: one may be copied over another
     written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in written[: max(0, len(written) - keep)] if keep > 1 else ():
+    for path in written[:-keep]:
         path.unlink()
-
-
-def _write(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from earvae.objective.adversarial import (
     feature_matching_loss,
 )
 from earvae.objective.perceptual import LossTerms, PerceptualLoss
-from earvae.training.sharding import whole
+from earvae.training.fsdp import whole
 from earvae.training.stages import Place
 from earvae.training.state import State
 

@@ -9,11 +9,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from earvae.config import TrainConfig
-from earvae.evaluation.metrics import si_sdr
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training.data import CropDataset, make_loader
+from earvae.si_sdr import si_sdr
+from earvae.training.crops import CropDataset
+from earvae.training.loader import make_loader
 from earvae.training.log import RunLog
 
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)

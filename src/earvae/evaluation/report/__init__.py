@@ -4,6 +4,5 @@
 """
 
 from earvae.evaluation.report.pages import build
-from earvae.evaluation.report.results import ReportError
 
-__all__ = ["ReportError", "build"]
+__all__ = ["build"]

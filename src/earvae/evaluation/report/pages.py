@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,16 +14,10 @@ import jinja2
 import numpy as np
 import soundfile
 
-from earvae.evaluation.report import pictures, sound, tables
-from earvae.evaluation.report.results import (
-    Codec,
-    Loudness,
-    ReportError,
-    Result,
-    Results,
-    Track,
-    read_results,
-)
+from earvae import atomic
+from earvae.evaluation.figures import FIGURES, band_name, groups
+from earvae.evaluation.report import cells, curves, sound, spectrograms
+from earvae.evaluation.results import Codec, Readings, Reference, Result, Results
 
 
 @dataclass
@@ -34,12 +26,12 @@ class Version:
 
     name: str
     description: str
+    loudness: Readings
     codec: Codec | None = None
     result: Result | None = None
     path: Path | None = None
     """Of the sound; None if there is none, and ``missing`` says why."""
     missing: str = ""
-    loudness: Loudness = Loudness()
     files: dict[str, str] = field(default_factory=dict)
     """Relative to the report: "sound", "mid", "side", "mid_difference", "side_difference"."""
     curves: dict[str, str] = field(default_factory=dict)
@@ -56,8 +48,7 @@ class Version:
 class TrackPage:
     """Everything that a track's page shows."""
 
-    track: Track
-    folder: str
+    track: Reference
     versions: list[Version]
     rate: int = 44_100
     frames: int = 0
@@ -70,7 +61,7 @@ class TrackPage:
 
     @property
     def href(self) -> str:
-        return f"tracks/{self.folder}.html"
+        return f"tracks/{self.track.slug}.html"
 
 
 def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
@@ -78,13 +69,11 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
 
     The report holds copies of everything that it shows and appears whole or not at all; an
     earlier one is replaced. ``progress`` is called with each track's name.
-    Raises ReportError: no results, or results that cannot be understood.
+    Raises ResultsError: no results, or results that cannot be understood; WriteError.
     """
     out = Path(out)
-    results = read_results(out / "results.json")
-    report = out / "report"
-    partial = Path(tempfile.mkdtemp(prefix=".report-", dir=out))
-    try:
+    results = Results.read(out / "results.json")
+    with atomic.folder(out / "report") as partial:
         partial.chmod(0o755)
         pages = _track_pages(results, out / "audio")
         for page in pages:
@@ -92,14 +81,7 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
                 progress(page.track.name)
             _write_media(page, partial)
         _write_pages(results, pages, partial)
-        if report.exists():
-            shutil.rmtree(report)
-        partial.rename(report)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise ReportError(f"{report}: cannot be made: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return report / "index.html"
+    return out / "report" / "index.html"
 
 
 # ------------------------------------------------------------------------------ what is there
@@ -107,56 +89,30 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
 
 def _track_pages(results: Results, audio: Path) -> list[TrackPage]:
     pages: list[TrackPage] = []
-    taken: set[str] = set()
     for track in results.tracks:
-        reference = Version("Reference", "the original", loudness=track.loudness)
-        versions = [reference] + [
-            _version(codec, results.results.get((codec.name, track.name)))
-            for codec in results.codecs
-        ]
+        versions = [Version("Reference", "the original", track.loudness)]
+        for codec in results.codecs:
+            result = results.result_of[codec.name, track.name]
+            version = Version(codec.name, codec.description, result.loudness, codec, result)
+            version.missing = result.error or ""
+            versions.append(version)
         for version in versions:
             stem = version.codec.name if version.codec else "reference"
-            _find_sound(version, audio / track.slug / f"{stem}.wav")
-        folder = _file_name(track.slug, taken)
-        pages.append(TrackPage(track, folder, versions))
+            path = audio / track.slug / f"{stem}.wav"
+            version.missing = version.missing or _fault(path)
+            version.path = None if version.missing else path
+        pages.append(TrackPage(track, versions))
     return pages
 
 
-def _version(codec: Codec, result: Result | None) -> Version:
-    loudness = result.loudness if result else Loudness()
-    version = Version(codec.name, codec.description, codec, result, loudness=loudness)
-    if result is None:
-        version.missing = "no result for this track"
-    elif result.error:
-        version.missing = result.error
-    return version
-
-
-def _find_sound(version: Version, path: Path) -> None:
-    """Set the version's path and peak, or say what is missing."""
+def _fault(path: Path) -> str:
+    """Why a sound file cannot be played, if it cannot."""
+    if not path.is_file():
+        return "no audio for this track"
     try:
-        if not path.is_file():
-            raise ValueError("no audio for this track")
-        if not soundfile.info(str(path)).frames:
-            raise ValueError("no samples")
-        peak = sound.peak_db(path)
-    except (ValueError, soundfile.SoundFileError) as error:
-        version.missing = version.missing or str(error)
-        return
-    known = version.loudness
-    peaks = [p for p in (peak, known.true_peak_db) if p is not None]
-    version.loudness = Loudness(known.lufs, known.lra, max(peaks, default=None))
-    version.path = path
-
-
-def _file_name(text: str, taken: set[str]) -> str:
-    """A name that every file system and every archive takes, different from those taken."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:80] or "track"
-    name, number = stem, 2
-    while name.lower() in taken:
-        name, number = f"{stem}_{number}", number + 1
-    taken.add(name.lower())
-    return name
+        return "" if soundfile.info(str(path)).frames else "no samples"
+    except soundfile.SoundFileError as error:
+        return str(error)
 
 
 # ------------------------------------------------------------------------------ sound and pictures
@@ -170,7 +126,7 @@ def _write_media(page: TrackPage, report: Path) -> None:
     page.frames = soundfile.info(str(reference.path)).frames
     page.gains = sound.playback_gains([v.loudness for v in page.versions if v.sounds])
     matching = iter(page.gains.matching)
-    folder = report / "media" / page.folder
+    folder = report / "media" / page.track.slug
     folder.mkdir(parents=True)
     spectra: dict[str, np.ndarray] = {}
     for number, version in enumerate(page.versions):
@@ -179,28 +135,28 @@ def _write_media(page: TrackPage, report: Path) -> None:
         version.matching = next(matching)
         audio, page.rate = _samples(version.path, page.frames)
         if version is reference:
-            page.envelope = pictures.envelope(audio)
+            page.envelope = curves.envelope(audio)
         own = {
-            name: pictures.spectrogram(signal, page.rate)
-            for name, signal in pictures.mid_side(audio).items()
+            name: spectrograms.spectrogram(signal, page.rate)
+            for name, signal in spectrograms.mid_side(audio).items()
         }
         if version is reference:
-            spectra, page.top_db = own, pictures.top_of_scale(list(own.values()))
+            spectra, page.top_db = own, spectrograms.top_of_scale(list(own.values()))
         for name, levels in own.items():
             picture = folder / f"{number}_{name}.webp"
-            pictures.write_spectrogram(levels, page.top_db, picture)
+            spectrograms.write_spectrogram(levels, page.top_db, picture)
             version.files[name] = picture.relative_to(report).as_posix()
             if version is not reference:
                 picture = folder / f"{number}_{name}_difference.webp"
-                pictures.write_difference(levels, spectra[name], page.top_db, picture)
+                spectrograms.write_difference(levels, spectra[name], page.top_db, picture)
                 version.files[f"{name}_difference"] = picture.relative_to(report).as_posix()
-        curves = pictures.curves(audio, page.rate)
+        drawn = curves.curves(audio, page.rate)
         if version is reference:
-            page.levels_db = pictures.level_range(curves)
-        version.curves = _curve_paths(curves, page.levels_db)
+            page.levels_db = curves.level_range(drawn)
+        version.curves = _curve_paths(drawn, page.levels_db)
         script = folder / f"{number}.js"
         data = sound.flac(version.path, page.gains.gain, page.frames)
-        script.write_text(sound.script(f"{page.folder}/{number}", data), "ascii")
+        script.write_text(sound.script(f"{page.track.slug}/{number}", data), "ascii")
         version.files["sound"] = script.relative_to(report).as_posix()
 
 
@@ -211,11 +167,11 @@ def _samples(path: Path, frames: int) -> tuple[np.ndarray, int]:
     return np.pad(audio, ((0, frames - len(audio)), (0, 0))), rate
 
 
-def _curve_paths(curves: pictures.Curves, levels_db: tuple[float, float]) -> dict[str, str]:
+def _curve_paths(drawn: curves.Curves, levels_db: tuple[float, float]) -> dict[str, str]:
     return {
-        "mid": pictures.path_data(curves.mid_db, *levels_db),
-        "side": pictures.path_data(curves.side_db, *levels_db),
-        "correlation": pictures.path_data(curves.correlation, -1, 1),
+        "mid": curves.path_data(drawn.mid_db, *levels_db),
+        "side": curves.path_data(drawn.side_db, *levels_db),
+        "correlation": curves.path_data(drawn.correlation, -1, 1),
     }
 
 
@@ -224,24 +180,29 @@ def _curve_paths(curves: pictures.Curves, levels_db: tuple[float, float]) -> dic
 
 def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None:
     templates = _templates()
-    metrics = tables.metrics_of(results)
-    parts = ([m for m in metrics if m.in_paper], [m for m in metrics if not m.in_paper])
-    groups = [part for part in parts if part]
-    common = {"results": results, "pages": pages, "metrics": metrics}
+    plain = [figure for figure in FIGURES if not figure.bands]
+    common = {"results": results, "pages": pages, "metrics": plain}
     index = templates.get_template("index.html").render(
         root="",
         groups=[
             {
+                "title": title,
                 "metrics": group,
-                "mean": tables.summary_rows(results, group, "mean"),
-                "median": tables.summary_rows(results, group, "median"),
+                "mean": cells.summary_rows(results, group, "mean"),
+                "median": cells.summary_rows(results, group, "median"),
             }
-            for group in groups
+            for title, group in groups(with_bands=False)
         ],
-        counts=tables.tracks_counted(results),
-        bands=tables.band_tables(results),
-        by_track={p.track.name: tables.track_rows(results, metrics, p.track.name) for p in pages},
-        failures=[result for result in results.results.values() if result.error],
+        counts=cells.tracks_counted(results),
+        bands=[
+            {
+                "title": title,
+                "tables": [(figure, cells.band_rows(results, figure)) for figure in group],
+            }
+            for title, group in groups(with_bands=True)
+        ],
+        by_track={p.track.name: cells.track_rows(results, plain, p.track.name) for p in pages},
+        failures=[result for result in results.results if result.error],
         **common,
     )
     _write(report / "index.html", index)
@@ -253,14 +214,14 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             before=pages[number - 1] if number else None,
             after=pages[number + 1] if number + 1 < len(pages) else None,
             groups=[
-                {"metrics": group, "rows": tables.track_rows(results, group, page.track.name)}
-                for group in groups
+                {"metrics": group, "rows": cells.track_rows(results, group, page.track.name)}
+                for _, group in groups(with_bands=False)
             ],
-            ticks=pictures.ticks(page.rate),
+            ticks=spectrograms.ticks(page.rate),
             times=_times(page.frames / page.rate),
-            colours=pictures.colour_stops(),
-            range_db=pictures.RANGE_DB,
-            difference_db=pictures.DIFFERENCE_DB,
+            colours=spectrograms.colour_stops(),
+            range_db=spectrograms.RANGE_DB,
+            difference_db=spectrograms.DIFFERENCE_DB,
             data=_page_data(results, page),
             **common,
         )
@@ -283,10 +244,10 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": tables.number, "count": tables.count}
+    environment.filters |= {"number": cells.number, "count": cells.count, "band": band_name}
     environment.globals["colours_of_difference"] = {
-        "quieter": f"rgb{pictures.QUIETER}",
-        "louder": f"rgb{pictures.LOUDER}",
+        "quieter": f"rgb{spectrograms.QUIETER}",
+        "louder": f"rgb{spectrograms.LOUDER}",
     }
     return environment
 
@@ -297,7 +258,7 @@ def _page_data(results: Results, page: TrackPage) -> dict[str, Any]:
         {
             "name": version.name,
             "script": version.files.get("sound"),
-            "key": f"{page.folder}/{number}",
+            "key": f"{page.track.slug}/{number}",
             "matching": version.matching,
         }
         for number, version in enumerate(page.versions)

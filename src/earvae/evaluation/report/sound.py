@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from earvae.evaluation.report.results import Loudness
+from earvae.evaluation.metrics.loudness import Loudness
 
 TARGET_LUFS = -14.0
 CEILING_DB = -1.0  # true peak of what is played
@@ -62,14 +62,6 @@ def playback_gains(versions: Sequence[Loudness]) -> Gains:
         for v, matched in zip(versions, usual, strict=True)
     ]
     return Gains(gain, limited, reference + gain, matching, common)
-
-
-def peak_db(path: Path) -> float | None:
-    """Level of the highest sample of a file; None if it is silent, ValueError if not finite."""
-    peak = max((float(np.abs(block).max(initial=0)) for block in _blocks(path)), default=0.0)
-    if not np.isfinite(peak):
-        raise ValueError("holds NaN or infinity")
-    return 20 * float(np.log10(peak)) if peak > 0 else None
 
 
 def flac(path: Path, gain_db: float, frames: int) -> bytes:

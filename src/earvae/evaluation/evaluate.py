@@ -1,0 +1,208 @@
+"""An evaluation: every track through every system, measured, kept, and summed up.
+
+What is done stays in ``OUT/cache``: a run that is repeated or goes on after an interruption
+measures only what is new. A result counts as old when the track's bytes, the system's settings,
+the stretch, the list of figures, or the definition of one has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from earvae import atomic, audio
+from earvae.errors import EarvaeError, WriteError
+from earvae.evaluation import figures
+from earvae.evaluation.aggregate import summarise
+from earvae.evaluation.align import align
+from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, read_excerpt
+from earvae.evaluation.metrics.loudness import loudness
+from earvae.evaluation.metrics.signal import Signal
+from earvae.evaluation.results import Codec, Readings, Reference, Result, Results, Settings
+from earvae.evaluation.systems.system import System, UnusableSystem
+from earvae.tracks import printable
+
+Progress = Callable[[int, str], None]
+"""Called with the number of results that are there, and with what is being done."""
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def evaluate(
+    tracks: list[Track],
+    systems: list[System],
+    out: Path,
+    span: Span,
+    progress: Progress = lambda done, doing: None,
+) -> tuple[Results, list[str]]:
+    """Measure every system on every track: the results, and a line for each failure.
+
+    Writes ``OUT/audio/<slug>/reference.wav`` and ``<system>.wav`` (float, aligned, of equal
+    length). A track or a system that fails becomes a line and the others go on. Raises WriteError
+    or AudioFileError where OUT cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{out}: cannot be written: {error.strerror}") from None
+    failures: list[str] = []
+    references: list[Reference] = []
+    results: list[Result] = []
+    for number, track in enumerate(tracks):
+        progress(number * len(systems), printable(track.name))
+        bench = _Bench(track, out, span)
+        try:
+            references.append(bench.reference())
+        except WriteError:
+            raise
+        except (EarvaeError, OSError) as error:
+            failures.append(str(error))
+            continue
+        for position, system in enumerate(systems):
+            doing = f"{printable(track.name)}, {system.name}"
+            progress(number * len(systems) + position, doing)
+            result = bench.result(system)
+            results.append(result)
+            if result.error:
+                failures.append(f"{system.name}, {result.track}: {result.error}")
+    progress(len(tracks) * len(systems), "")
+    codecs = [
+        Codec(**{name: getattr(system, name) for name in Codec.model_fields}) for system in systems
+    ]
+    found = Results(
+        settings=_settings(span),
+        codecs=codecs,
+        tracks=references,
+        results=results,
+        summary=summarise(results),
+    )
+    return found, failures
+
+
+class _Bench:
+    """One track on the bench: it is read when the first system needs it, and only then."""
+
+    def __init__(self, track: Track, out: Path, span: Span) -> None:
+        self.track, self.span = track, span
+        self.name = printable(track.name)
+        self.audio_folder = out / "audio" / track.slug
+        self.cache_folder = out / "cache" / track.slug
+        self.excerpt: Excerpt | None = None
+        self.target: Signal | None = None
+        self.identity: dict = {}
+
+    def reference(self) -> Reference:
+        """The track's row of the results. Raises AudioFileError, WriteError."""
+        settings = _settings(self.span).model_dump()
+        self.identity = {"track": self.track.content(), "figures": [*figures.BY_KEY], **settings}
+        row = self._kept("reference", self.identity, Reference)
+        if row is None:
+            excerpt = self._read()
+            row = Reference(
+                name=self.name,
+                slug=self.track.slug,
+                start=excerpt.start,
+                seconds=excerpt.seconds,
+                loudness=_readings(self.target),
+            )
+            self._keep("reference", self.identity, row, excerpt.audio)
+        return row.model_copy(update={"name": self.name})
+
+    def result(self, system: System) -> Result:
+        """A system's figures; ``error`` says what went wrong, if anything did."""
+        row = Result(codec=system.name, track=self.name)
+        try:
+            identity = {**self.identity, **system.settings_for(self.track)}
+            kept = self._kept(system.name, identity, Result) or self._measured(system, identity)
+            return kept.model_copy(update={"track": self.name})
+        except WriteError:
+            raise
+        except EarvaeError as problem:
+            error = str(problem)
+        except (MemoryError, torch.OutOfMemoryError):
+            error = "out of memory; evaluate less with --seconds"
+        except Exception as problem:  # systems are other people's code; the others go on
+            reason = str(problem).strip().splitlines() or [""]
+            error = f"{type(problem).__name__}: {reason[0]}"
+        return row.model_copy(update={"error": error})
+
+    def _measured(self, system: System, identity: dict) -> Result:
+        excerpt = self._read()
+        made = system.reconstruct(excerpt)
+        if not bool(torch.isfinite(made.audio.sum())):
+            raise UnusableSystem("returned values that are not finite")
+        fitted = align(made.audio, excerpt.audio, made.lead)
+        kbps = made.kbps
+        del made
+        ours, theirs = Signal(fitted.audio, SAMPLE_RATE, system.hop), self.target
+        samples = fitted.last - fitted.first
+        if samples < excerpt.audio.shape[1]:  # compared where both are there
+            shared = slice(fitted.first, fitted.last)
+            ours = Signal(fitted.audio[:, shared], SAMPLE_RATE, system.hop)
+            theirs = Signal(excerpt.audio[:, shared], SAMPLE_RATE)
+        row = Result(
+            codec=system.name,
+            track=self.name,
+            lag_samples=fitted.lag,
+            compared_samples=samples,
+            kbps=kbps,
+            metrics=figures.measure(ours, theirs),
+            loudness=_readings(ours),
+        )
+        self._keep(system.name, identity, row, fitted.audio)
+        return row
+
+    def _read(self) -> Excerpt:
+        if self.excerpt is None:
+            self.excerpt = read_excerpt(self.track, self.span)
+            self.target = Signal(self.excerpt.audio, SAMPLE_RATE)
+        return self.excerpt
+
+    def _kept(self, name: str, identity: dict, kind: type[Row]) -> Row | None:
+        """The row that was kept under a name, if it is of this identity and its audio is there."""
+        try:
+            kept = json.loads((self.cache_folder / f"{name}.json").read_text(encoding="utf-8"))
+            fits = kept["key"] == _key(identity) and (self.audio_folder / f"{name}.wav").is_file()
+            return kind.model_validate(kept["row"]) if fits else None
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            return None  # none, or not one of ours
+
+    def _keep(self, name: str, identity: dict, row: BaseModel, samples: torch.Tensor) -> None:
+        """Audio first, then the row: what has a row is complete."""
+        path = self.cache_folder / f"{name}.json"
+        path.unlink(missing_ok=True)
+        blocks = (piece.numpy() for piece in samples.split(audio.BLOCK_SAMPLES, dim=1))
+        audio.write(
+            self.audio_folder / f"{name}.wav",
+            blocks,
+            SAMPLE_RATE,
+            samples.shape[0],
+            samples.shape[1],
+            audio.output_format(".wav"),
+        )
+        atomic.write(path, json.dumps({"key": _key(identity), "row": row.model_dump()}))
+
+
+def _readings(signal: Signal) -> Readings:
+    return Readings(**asdict(signal.once(loudness)))
+
+
+def _settings(span: Span) -> Settings:
+    return Settings(
+        sample_rate=SAMPLE_RATE,
+        metric_version=figures.VERSION,
+        seconds=span.seconds,
+        start="middle" if span.start is None else span.start,
+        loud=span.loud,
+    )
+
+
+def _key(identity: dict) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

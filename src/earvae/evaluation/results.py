@@ -1,0 +1,157 @@
+"""What results.json holds, as ``earvae evaluate`` writes it and the listening report reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from earvae import atomic
+from earvae.errors import EarvaeError
+
+FORMAT = "earvae-evaluation-2"
+
+
+class ResultsError(EarvaeError):
+    """Results that cannot be read: one line that names the file and the reason."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Readings(_Part):
+    """Loudness of one version of a track; None where a reading has no meaning."""
+
+    lufs: FiniteFloat | None = None
+    lra: FiniteFloat | None = None
+    true_peak_db: FiniteFloat | None = None
+
+
+class Settings(_Part):
+    """What all results have in common."""
+
+    sample_rate: int
+    metric_version: int
+    seconds: FiniteFloat | None
+    """Of each track; None: all of it."""
+    start: FiniteFloat | Literal["middle"]
+    """Seconds into each track."""
+    loud: bool
+    """Whether stretches were turned up to −9 LUFS."""
+
+
+class Codec(_Part):
+    """A system that was evaluated (``systems.System`` says what its fields are)."""
+
+    name: str
+    description: str = ""
+    parameters: int | None = None
+    kbps: FiniteFloat | None = None
+    floats_per_second: FiniteFloat | None = None
+    sanity: bool = False
+
+
+class Reference(_Part):
+    """The stretch of a track that was compared. ``slug`` names its folder of audio."""
+
+    name: str
+    slug: str = Field(pattern="^[A-Za-z0-9_-]+$")
+    start: FiniteFloat
+    seconds: FiniteFloat
+    loudness: Readings
+
+
+class Result(_Part):
+    """One codec on one track. Of one that failed, ``error`` says why and the rest is empty."""
+
+    codec: str
+    track: str
+    lag_samples: int | None = None
+    compared_samples: int | None = None
+    kbps: FiniteFloat | None = None
+    """Spent on this track."""
+    metrics: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """By key (``figures.BY_KEY``)."""
+    loudness: Readings = Readings()
+    error: str | None = None
+
+
+class Summary(_Part):
+    """One metric of one codec over the tracks: the first four are None where none has a value."""
+
+    codec: str
+    metric: str
+    mean: FiniteFloat | None
+    median: FiniteFloat | None
+    low: FiniteFloat | None
+    """Lower end of the 95 % bootstrap interval of the mean."""
+    high: FiniteFloat | None
+    count: int
+    """Tracks that have a value."""
+    skipped: list[str] = []
+    """Those that have none (silent, one-sided), in order of appearance."""
+    worst: list[str] = []
+    """The worst tracks, worst first."""
+
+
+class Results(_Part):
+    """The whole file."""
+
+    format: str = Field(FORMAT, pattern=f"^{FORMAT}$")
+    settings: Settings
+    codecs: list[Codec]
+    tracks: list[Reference]
+    results: list[Result]
+    summary: list[Summary]
+
+    @cached_property
+    def result_of(self) -> dict[tuple[str, str], Result]:
+        """Results by codec and track."""
+        return {(result.codec, result.track): result for result in self.results}
+
+    @cached_property
+    def summary_of(self) -> dict[tuple[str, str], Summary]:
+        """Summaries by codec and metric."""
+        return {(summary.codec, summary.metric): summary for summary in self.summary}
+
+    @cached_property
+    def identity(self) -> str:
+        """Another one for other results."""
+        return hashlib.sha256(self.json_text().encode()).hexdigest()[:16]
+
+    def done_of(self, codec: Codec) -> list[Result]:
+        """What a codec has results of."""
+        return [r for r in self.results if r.codec == codec.name and r.error is None]
+
+    def kbps(self, codec: Codec) -> float | None:
+        """What a codec spent on average, or what it was told to spend."""
+        spent = [result.kbps for result in self.done_of(codec) if result.kbps]
+        return sum(spent) / len(spent) if spent else codec.kbps
+
+    def json_text(self) -> str:
+        """The file's content."""
+        return json.dumps(self.model_dump(), indent=1) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write results.json. Raises WriteError."""
+        atomic.write(path, self.json_text())
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """results.json. Raises ResultsError."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ResultsError(
+                f"{path}: is no evaluation's results of this version ({place}: {first['msg']}); "
+                "run earvae evaluate again"
+            ) from None

@@ -1,0 +1,94 @@
+"""Systems by what the command line calls them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from earvae.errors import EarvaeError
+from earvae.evaluation.systems.checks import CHECKS, Check
+from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
+from earvae.evaluation.systems.folder import Beside, Folder
+from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.system import System
+
+
+class SpecError(EarvaeError):
+    """A codec that nothing is known by; the message says which there are."""
+
+
+def make(spec: str, device: str = "cpu") -> System:
+    """The system of a spec such as ``opus:96``, with ``NAME=`` in front to name its row.
+
+    Raises SpecError where the spec itself is wrong, another EarvaeError where what it names cannot
+    be set up here.
+    """
+    match = re.fullmatch(r"(?:([\w.-]+)=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
+    if not match or match[2] not in _MAKERS:
+        kinds = ", ".join(_MAKERS)
+        raise SpecError(f"--codec {spec}: unknown; use one of {kinds} (see --help)")
+    name, kind, argument = match.groups()
+    wants, maker = _MAKERS[kind]
+    if (argument is None) != (wants is None) and kind != "earvae":
+        form = kind if wants is None else f"{kind}:{wants}"
+        raise SpecError(f"--codec {spec}: write {form}")
+    if wants in ("KBPS", "COMPONENTS") and not (argument.isdecimal() and int(argument)):
+        raise SpecError(f"--codec {kind}:{argument}: give a whole number, such as {kind}:96")
+    return maker(argument, name, device)
+
+
+def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[str]]:
+    """The systems of all specs, and one line for each that cannot be set up.
+
+    Raises SpecError, also where two would have one name.
+    """
+    systems: dict[str, System] = {}
+    failures = []
+    for spec in specs:
+        try:
+            system = make(spec, device)
+        except SpecError:
+            raise
+        except EarvaeError as error:
+            failures.append(str(error))
+            continue
+        if system.name in systems or system.name == "reference":
+            raise SpecError(f"--codec {spec}: the name {system.name} is taken; give another in "
+                            f"front: --codec NAME={spec}")  # fmt: skip
+        systems[system.name] = system
+    return list(systems.values()), failures
+
+
+def _earvae(weights: str | None, name: str | None, device: str) -> System:
+    from earvae import EarVAE
+
+    own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
+    return EarVAESystem(EarVAE.from_pretrained(weights).to(device), name or own)
+
+
+def _name_of(path: str) -> str:
+    """The last part of a path as a name."""
+    last = Path(path.rstrip("/")).name
+    stem = Path(last).stem if Path(last).suffix in (".pyt", ".pt", ".safetensors") else last
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "folder"
+
+
+_Maker = Callable[[str | None, str | None, str], System]
+
+_MAKERS: dict[str, tuple[str | None, _Maker]] = {
+    "earvae": ("WEIGHTS", _earvae),
+    "folder": (
+        "PATH",
+        lambda path, name, _: Folder(Path(path).expanduser(), name or _name_of(path)),
+    ),
+    "beside": ("NAME", lambda stem, name, _: Beside(stem, name or _name_of(stem))),
+    **{
+        kind: ("KBPS", lambda kbps, name, _, kind=kind: FfmpegCodec(kind, int(kbps), name))
+        for kind in FORMATS
+    },
+    "linear": ("COMPONENTS", lambda n, name, _: LinearBaseline(int(n), name)),
+    "oobleck": ("FOLDER", lambda path, name, on: Oobleck(Path(path).expanduser(), name, on)),
+    **{kind: (None, lambda _, name, on, kind=kind: Check(kind, name)) for kind in CHECKS},
+}
+"""By kind, the argument that it wants, and what makes it of argument, name and device."""

@@ -1,0 +1,134 @@
+"""A model as ONNX graphs: encoder, decoder and, where there is one, the transformer.
+
+The graphs are written out node by node from the modules, not traced. That is quick, needs only
+the ``onnx`` package whatever the version of torch, keeps batch and length dynamic everywhere, and
+gives weights the names of the modules they come from. The price is that a new kind of layer needs
+a function here; one that is missing is refused by name, and the tests hold the graphs to the
+modules' numbers.
+
+A folder holds
+
+- ``encoder.onnx``: ``audio [batch, 2, samples]``, whole frames → ``mean``, ``std``
+  ``[batch, latent, frames]``;
+- ``transformer.onnx`` (only where the model has one): ``latents`` → ``decoder_latents`` of the same
+  shape, over the whole sequence, ahead of the decoder. Memory grows with the frames, not with
+  their square;
+- ``decoder.onnx``: ``latents`` → ``audio [batch, 2, frames·hop − tail_deficit]``;
+- ``runner.py``: reads and writes audio files with these three (``earvae.export.runner``).
+
+Weight norm is folded into plain weights. :mod:`~earvae.export.onnx.graph` has the means to write
+nodes, a module for each architecture its layers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import onnx
+
+from earvae import atomic
+from earvae.export import runner
+from earvae.export.onnx import oobleck, spectral
+from earvae.export.onnx.graph import Graph
+from earvae.export.onnx.oobleck import UnsupportedLayerError
+from earvae.model.oobleck import OobleckEncoder
+from earvae.model.spectral import SpectralEncoder
+from earvae.model.vae import EarVAE
+
+__all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx"]
+
+
+def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Path]:
+    """Write a model's graphs and the runner into ``folder``; the paths of the files.
+
+    Args:
+        vae: on the CPU, in float32, weight norm not folded (its identity is of these weights).
+        half: store weight matrices in float16, which halves the files. They are widened when a
+            file is loaded; all computation and all audio stay float32. For weights that were kept
+            in half precision anyway (the shipped model's) nothing is lost.
+
+    Files appear when all are complete; a ``transformer.onnx`` of an earlier model is removed if
+    this one has none. Raises UnsupportedLayerError, WriteError.
+    """
+    folder = Path(folder)
+    graphs = {"encoder": encoder_graph, "decoder": decoder_graph}
+    if vae.transformers is not None:
+        graphs["transformer"] = transformer_graph
+    properties = metadata(vae, half)
+    models = {}
+    for part, graph in graphs.items():
+        context = -1 if part == "transformer" else getattr(vae, part).context_frames
+        own = {"part": part, "context_frames": str(context)}
+        models[f"{part}.onnx"] = graph(vae, half).model(properties | own)
+    with atomic.files(folder) as temporary:
+        for name, model in models.items():
+            onnx.save(model, temporary / name)
+        shutil.copyfile(runner.__file__, temporary / "runner.py")
+    if vae.transformers is None:
+        (folder / "transformer.onnx").unlink(missing_ok=True)
+    return [folder / name for name in (*models, "runner.py")]
+
+
+def metadata(vae: EarVAE, half: bool) -> dict[str, str]:
+    """What every file says of the model.
+
+    A file adds its ``part`` and ``context_frames``, the frames that a chunk needs on each side to
+    equal the whole; ``-1`` means all (the transformer). ``tail_deficit`` is how many samples the
+    decoder ends short of whole frames, ``model`` is :attr:`EarVAE.identity`.
+    """
+    return {
+        "format": runner.FORMAT,
+        "format_version": runner.FORMAT_VERSION,
+        "model": vae.identity,
+        "architecture": vae.config.architecture,
+        "sample_rate": str(vae.sample_rate),
+        "hop_length": str(vae.hop_length),
+        "audio_channels": str(vae.config.audio_channels),
+        "latent_channels": str(vae.latent_channels),
+        "tail_deficit": str(vae.decoder.tail_deficit),
+        "has_transformer": str(vae.transformers is not None).lower(),
+        "weights": "float16" if half else "float32",
+        "config": vae.config.model_dump_json(),
+    }
+
+
+def encoder_graph(vae: EarVAE, half: bool = False) -> Graph:
+    """``audio [batch, 2, frames·hop]`` → ``mean``, ``std [batch, latent, frames]``."""
+    graph = Graph(vae, half)
+    audio = graph.input("audio", ["batch", vae.config.audio_channels, "samples"])
+    if isinstance(vae.encoder, SpectralEncoder):
+        mean, scale = spectral.encode(vae.encoder, audio)
+    elif isinstance(vae.encoder, OobleckEncoder):
+        mean, scale = oobleck.stack(vae.encoder, audio).split(2, axis=1)
+    else:
+        raise UnsupportedLayerError(
+            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
+            "use earvae itself, with PyTorch, to encode and decode with it"
+        )
+    std = scale.op("Softplus")
+    if vae.config.std_floor:
+        std = std + vae.config.std_floor
+    latents = ["batch", vae.latent_channels, "frames"]
+    graph.output("mean", mean, latents)
+    graph.output("std", std, latents)
+    return graph
+
+
+def transformer_graph(vae: EarVAE, half: bool = False) -> Graph:
+    """``latents [batch, latent, frames]`` → ``decoder_latents`` of the same shape."""
+    graph, shape = Graph(vae, half), ["batch", vae.latent_channels, "frames"]
+    latents = oobleck.transformer(vae.transformers, graph.input("latents", shape))
+    graph.output("decoder_latents", latents, shape)
+    return graph
+
+
+def decoder_graph(vae: EarVAE, half: bool = False) -> Graph:
+    """``latents [batch, latent, frames]`` → ``audio [batch, 2, frames·hop − tail_deficit]``."""
+    graph = Graph(vae, half)
+    latents = graph.input("latents", ["batch", vae.latent_channels, "frames"])
+    spectral_model = isinstance(vae.encoder, SpectralEncoder)
+    write = spectral.decode if spectral_model else oobleck.stack
+    audio = write(vae.decoder, latents)
+    graph.output("audio", audio, ["batch", vae.config.audio_channels, "samples"])
+    return graph

@@ -1,0 +1,2 @@
+"""Latents on disk: their file format (``file``), and their statistics and normalisation
+(``statistics``)."""

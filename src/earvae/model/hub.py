@@ -1,0 +1,69 @@
+"""Models on the Hugging Face hub, by plain calls of its client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earvae.errors import EarvaeError, WeightsError
+from earvae.model import diffusers, saved
+from earvae.model.weight_files import SUFFIXES, read_json
+
+
+class UploadError(EarvaeError):
+    """A repository that nothing could be written to."""
+
+
+def is_id(source: str) -> bool:
+    """Whether ``source`` has the form ``owner/name``."""
+    parts = source.split("/")
+    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
+
+
+def download(repository: str, revision: str | None, token: str | bool | None) -> Path:
+    """The folder, in the hub client's cache, of a repository's configs and the weights they need.
+
+    ``revision`` is a branch, tag or commit; ``token`` a string, or False for none; None takes what
+    the user logged in with. Raises WeightsError.
+    """
+    from huggingface_hub import snapshot_download  # slow to import; only needed here
+
+    try:
+        folder = Path(
+            snapshot_download(repository, revision=revision, token=token, allow_patterns=["*.json"])
+        )
+        return Path(
+            snapshot_download(repository, revision=folder.name, token=token, **_weights_for(folder))
+        )  # of the same commit, whose name the folder has
+    except WeightsError:
+        raise
+    except Exception as error:  # the client raises many kinds; the user needs one line
+        raise WeightsError(
+            f"{repository}: not a local path, and the hub download failed: {_reason(error)}"
+        ) from error
+
+
+def _weights_for(configs: Path) -> dict[str, list[str]]:
+    """Which files of a repository hold the weights that its configs describe."""
+    if "architecture" in read_json(configs / saved.CONFIG_NAME):
+        return {"allow_patterns": [saved.WEIGHTS_NAME]}
+    for part in ("", "vae/"):  # of a pipeline, the autoencoder alone
+        if diffusers.is_config(read_json(configs / part / diffusers.CONFIG_NAME)):
+            return {"allow_patterns": [part + name for name in diffusers.WEIGHTS_NAMES]}
+    everywhere = [f"*{suffix}" for suffix in SUFFIXES]
+    return {"allow_patterns": everywhere, "ignore_patterns": ["*/*"]}
+
+
+def upload(folder: Path, repository: str, token: str | bool | None, private: bool) -> str:
+    """Put a folder's files into a repository, which is made if need be; the commit's address."""
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(token=token)
+        api.create_repo(repository, private=private, exist_ok=True)
+        return api.upload_folder(repo_id=repository, folder_path=folder).commit_url
+    except Exception as error:
+        raise UploadError(f"{repository}: the upload failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

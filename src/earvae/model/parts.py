@@ -1,0 +1,78 @@
+"""What a model is made of, and where each architecture is put together: one function for each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from earvae.config import CompactConfig, ModelConfig, OobleckConfig, SpectralConfig
+from earvae.model.adaptive import AdaptiveCode
+from earvae.model.compact import CompactDecoder, CompactEncoder
+from earvae.model.envelope import EnvelopeCode
+from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
+from earvae.model.spectral import SpectralDecoder, SpectralEncoder
+from earvae.model.transformer import LatentTransformer
+
+
+class Parts(NamedTuple):
+    """The networks of a model. Encoder and decoder also know how far they see, in whole frames.
+
+    - ``encoder``: audio ``[batch, 2, frames·hop]`` to posterior parameters
+      ``[batch, 2·latent, frames]``. Its ``context_frames`` is the number of frames that a chunk
+      needs on each side for the posterior between them to equal that of the whole signal.
+    - ``transformers``: latents ``[batch, latent, frames]`` to the same shape, all frames at once;
+      None where the architecture has none.
+    - ``decoder``: latents to audio ``[batch, 2, frames·hop − tail_deficit]``, which may overshoot
+      ±1; has ``context_frames`` and ``tail_deficit`` (samples).
+    """
+
+    encoder: nn.Module
+    transformers: LatentTransformer | None
+    decoder: nn.Module
+
+
+def build(config: ModelConfig) -> Parts:
+    """New parts with random weights, of the architecture that ``config`` is of."""
+    if isinstance(config, OobleckConfig):
+        return _oobleck(config)
+    if isinstance(config, SpectralConfig):
+        return _spectral(config)
+    if isinstance(config, CompactConfig):
+        return Parts(CompactEncoder(config), None, CompactDecoder(config))
+    raise TypeError(f"no architecture is known for a {type(config).__name__}")
+
+
+def skeleton(config: ModelConfig) -> nn.ModuleDict:
+    """The parts without memory (on the meta device): for their names and shapes."""
+    with torch.device("meta"):
+        parts = build(config)._asdict()
+    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+
+def _oobleck(config: OobleckConfig) -> Parts:
+    return Parts(
+        OobleckEncoder(config),
+        None if config.transformer is None else LatentTransformer(config),
+        OobleckDecoder(config),
+    )
+
+
+def _spectral(config: SpectralConfig) -> Parts:
+    """Encoder and decoder around the same two fixed codes."""
+    code = AdaptiveCode(
+        features=2 * config.hop_length,
+        channels=config.linear_channels,
+        classes=config.linear_classes,
+        subspace=min(config.linear_subspace, 2 * config.hop_length),
+    )
+    envelope = EnvelopeCode(
+        bins=config.mdct_length,
+        blocks=2 * config.hop_length // config.mdct_length,
+        sample_rate=config.sample_rate,
+        channels=config.learned_channels,
+    )
+    return Parts(
+        SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code, envelope)
+    )

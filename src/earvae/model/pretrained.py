@@ -1,0 +1,109 @@
+"""Any source of a model, straight down: where it lies, what form it has, (config, state).
+
+A form of weights is a function that gives a configuration and tensors under our names, or None for
+a path that is not of its form; ``_read`` asks them one after another. ``_complete`` then checks
+names, shapes and values alike for all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from earvae.config import ConfigError, ModelConfig
+from earvae.errors import WeightsError
+from earvae.model import diffusers, hub, published, saved
+from earvae.model.parts import skeleton
+from earvae.model.weight_files import some
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+def load(
+    source: str | Path | None = None,
+    config: str | Path | None = None,
+    sample_rate: int | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The configuration of a model and its complete state dict, float32 on the CPU.
+
+    Arguments and errors are those of ``EarVAE.from_pretrained``.
+    """
+    try:
+        path = _place(source, revision, token)
+        found, state = _read(path, config and Path(config), sample_rate)
+        if sample_rate not in (None, found.sample_rate):
+            raise WeightsError(
+                f"{path}: says {found.sample_rate} Hz, but {sample_rate} Hz was asked for"
+            )
+        return found, _complete(found, state, path)
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+    except OSError as error:
+        raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None
+
+
+def _place(source: str | Path | None, revision: str | None, token: str | bool | None) -> Path:
+    """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
+    path = SHIPPED if source is None else Path(source).expanduser()
+    if not path.exists():
+        if hub.is_id(str(source)):
+            return hub.download(str(source), revision, token)
+        raise WeightsError(
+            f"{source}: no such file or folder, and not a hub id of the form owner/name"
+        )
+    if revision is not None:
+        raise WeightsError(f"{path}: not of the hub, so it has no revision {revision}")
+    return path
+
+
+def _read(
+    path: Path, config_json: Path | None, sample_rate: int | None
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """What lies there, by the first form that it is of; published files are the last."""
+    if config_json is not None:
+        return published.read(path, config_json, sample_rate)
+    return (
+        saved.read(path)
+        or diffusers.read(path)
+        or diffusers.read(path / "vae")
+        or published.read(path, None, sample_rate)
+    )
+
+
+def _complete(config: ModelConfig, state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Exactly the tensors of ``config``, in float32; a tensor with two names under both.
+
+    Raises WeightsError for names that are missing or too many, other shapes, values that are not
+    finite, and two values of what is one tensor.
+    """
+    model = skeleton(config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    first_names = saved.first_names(model)
+    for name, first in first_names.items():
+        for absent, present in ((name, first), (first, name)):
+            if absent not in state and present in state:
+                state[absent] = state[present]
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    if missing or unexpected:
+        raise WeightsError(
+            f"{source}: not a whole εar-VAE: {len(missing)} of {len(expected)} names missing "
+            f"({some(missing)}), {len(unexpected)} unexpected ({some(unexpected)})"
+        )
+    for name, shape in expected.items():
+        tensor = state[name]
+        if tensor.shape != shape:
+            raise WeightsError(f"{source}: {name} is {list(tensor.shape)} instead of {list(shape)}")
+        if not tensor.is_floating_point():
+            raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{source}: {name} holds NaN or infinity")
+        if not torch.equal(tensor, state[first_names[name]]):
+            raise WeightsError(
+                f"{source}: {first_names[name]} and {name} differ, but are one tensor in two places"
+            )
+    return {name: state[name].float() for name in expected}

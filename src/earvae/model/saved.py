@@ -1,0 +1,63 @@
+"""Our own form of a model: a folder with ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from earvae import atomic
+from earvae.config import ModelConfig, parse
+from earvae.errors import WeightsError
+from earvae.model.weight_files import read_json, read_tensors
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]] | None:
+    """Configuration and tensors of a folder written by :func:`write`, or of the weights in it.
+
+    None for another place.
+    """
+    folder = path.parent if path.name == WEIGHTS_NAME else path
+    values = read_json(folder / CONFIG_NAME)
+    if "architecture" not in values:
+        return None
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise WeightsError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
+    config = parse(ModelConfig, values, str(folder / CONFIG_NAME))
+    return config, read_tensors(folder / WEIGHTS_NAME)
+
+
+def write(
+    model: nn.Module, config: ModelConfig, folder: str | Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a model and its configuration; ``dtype`` and errors as of ``save_pretrained``."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tensors = {}
+    for name, first in first_names(model).items():
+        if name != first:
+            continue  # safetensors refuses one memory under two names
+        tensor = model.get_parameter(name) if name in parameters else model.get_buffer(name)
+        tensor = tensor.detach().cpu()
+        converted = tensor.to(dtype or tensor.dtype)
+        exact = name in parameters or torch.equal(converted.to(tensor.dtype), tensor)
+        tensors[name] = (converted if exact else tensor).contiguous()
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    with atomic.files(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS_NAME, {"format": "earvae"})
+        (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a state dict with the first name of the same tensor.
+
+    A module that is used in two places has its tensors under two names.
+    """
+    seen: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in state.items()}

@@ -1,0 +1,117 @@
+"""Random changes of crops (``AugmentationConfig``): drawn one by one, made over a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from earvae.config import AugmentationConfig
+
+AUGMENTATIONS = ("gain", "swap_channels", "flip_polarity", "mono", "bass", "limit")
+BASS_CORNER = 150.0  # Hz
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is changed in one crop, in the order in which it is done; the default is nothing."""
+
+    bass_db: float | None = None
+    limit_rms: float | None = None  # of full scale
+    mono: bool = False
+    gain_db: float | None = None
+    swap_channels: bool = False
+    flip_polarity: bool = False
+
+    @property
+    def gain(self) -> float:
+        """The factor of the crop, polarity included."""
+        gain = 1.0 if self.gain_db is None else 10 ** (self.gain_db / 20)
+        return -gain if self.flip_polarity else gain
+
+    def applied(self) -> np.ndarray:
+        """Which of ``AUGMENTATIONS`` these are, bool ``[len(AUGMENTATIONS)]``."""
+        made = {
+            "gain": self.gain_db is not None,
+            "swap_channels": self.swap_channels,
+            "flip_polarity": self.flip_polarity,
+            "mono": self.mono,
+            "bass": self.bass_db is not None,
+            "limit": self.limit_rms is not None,
+        }
+        return np.array([made[name] for name in AUGMENTATIONS])
+
+
+def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Changes:
+    """The changes of one crop. What is off draws no random number."""
+    bass_db = limit_rms = gain_db = None
+    mono = swap = flip = False
+    if config.bass_db != (0.0, 0.0):
+        bass_db = random.uniform(*config.bass_db)
+    if config.limit and random.random() < config.limit:
+        limit_rms = random.uniform(0.2, 0.4)
+    if config.mono:
+        mono = random.random() < config.mono
+    if config.gain_db != (0.0, 0.0):
+        gain_db = random.uniform(*config.gain_db)
+    if config.swap_channels:
+        swap = random.random() < config.swap_channels
+    if config.flip_polarity:
+        flip = random.random() < config.flip_polarity
+    return Changes(bass_db, limit_rms, mono, gain_db, swap, flip)
+
+
+def make_changes(audio: Tensor, changes: Sequence[Changes], sample_rate: int) -> Tensor:
+    """``[batch, 2, samples]`` float32 with the changes of each item made, where it lies.
+
+    Nothing waits for the device.
+    """
+    rows = [
+        [0.0 if c.bass_db is None else 10 ** (c.bass_db / 20) - 1 for c in changes],
+        [c.limit_rms or 0.0 for c in changes],  # 0: not limited
+        [float(c.mono) for c in changes],
+        [c.gain for c in changes],
+        [float(c.swap_channels) for c in changes],
+    ]
+    on_device = to_device(torch.tensor(rows), audio.device)
+    bass, limit, mono, gain, swap = on_device[:, :, None, None]  # each [batch, 1, 1]
+    if any(rows[0]):
+        audio = bass_shelf(audio, bass, sample_rate)
+    if any(rows[1]):
+        audio = torch.where(limit > 0, soft_limit(audio, limit), audio)
+    if any(rows[2]):
+        audio = torch.where(mono > 0, audio.mean(dim=1, keepdim=True), audio)
+    if any(factor != 1 for factor in rows[3]):
+        audio = audio * gain
+    if any(rows[4]):
+        audio = torch.where(swap > 0, audio.flip(1), audio)
+    return audio
+
+
+def bass_shelf(audio: Tensor, extra: Tensor | float, sample_rate: int) -> Tensor:
+    """A first-order low shelf below ``BASS_CORNER``, zero-phase, in the spectrum.
+
+    ``extra`` is how much the gain at 0 Hz exceeds 1.
+    """
+    samples = audio.shape[-1]
+    frequency = torch.fft.rfftfreq(samples, 1 / sample_rate, device=audio.device)
+    low = 1 / (1 + (frequency / BASS_CORNER) ** 2)  # share of the band below the corner
+    return torch.fft.irfft(torch.fft.rfft(audio) * (1 + extra * low), n=samples)
+
+
+def soft_limit(audio: Tensor, target_rms: Tensor | float) -> Tensor:
+    """Amplify ``[..., 2, samples]`` to ``target_rms`` (of full scale) and saturate smoothly below
+    ±1, as loud masters are.
+    """
+    rms = audio.square().mean(dim=(-2, -1), keepdim=True).sqrt() + 1e-9
+    return torch.tanh(audio * (target_rms / rms))
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on ``device``; a copy from the CPU to a GPU is queued and not waited for."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

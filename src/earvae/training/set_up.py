@@ -1,0 +1,167 @@
+"""What a run starts from: both networks and their optimisers, on the device, perhaps resumed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfig, parse
+from earvae.discriminator import Discriminator
+from earvae.model.compact import fit_linear_start
+from earvae.model.oobleck import Stack
+from earvae.model.spectral import fit_codes
+from earvae.model.vae import EarVAE
+from earvae.training.crops import CropDataset
+from earvae.training.fsdp import from_first_rank
+from earvae.training.loader import make_batches
+from earvae.training.state import CHECKPOINT, EMA, State, averaged, load, refuse_other_config
+
+
+def with_model(config: TrainConfig) -> TrainConfig:
+    """The configuration with its model in it: where it leaves that to ``initial_weights``, theirs.
+
+    Raises ConfigError if crops are not whole latent frames of that model, and what
+    ``EarVAE.from_pretrained`` raises.
+    """
+    if config.model is not None:
+        return config
+    values = config.model_dump(exclude_unset=True) | {"model": _pretrained(config).config}
+    return parse(TrainConfig, values, f"with the model of {config.initial_weights}")
+
+
+def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
+    """Both networks, the averaged generator and optimisers on the device; resumed if a run is
+    there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    saved = load(run_dir)
+    if saved is not None:
+        refuse_other_config(saved, config, run_dir / CHECKPOINT)
+    if saved is None:
+        vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
+    else:
+        vae = initial_model(config, fit_code=False).train()
+    discriminator = initial_discriminator(config).train() if config.adversarial else None
+    if fabric.is_global_zero:
+        _introduce(config, run_dir, vae, discriminator)
+    ema = averaged(vae)
+    module = fabric.setup_module(vae)
+    if isinstance(fabric.strategy, ModelParallelStrategy):
+        ema = fabric.setup_module(ema).module
+    optimiser = fabric.setup_optimizers(adamw(module))
+    state = State(vae, fabric.to_device(ema), optimiser, module=module)
+    if discriminator is not None:
+        state.discriminator = fabric.to_device(discriminator)
+        if fabric.device.type == "cuda":  # what its convolutions of 32 channels are quick in
+            discriminator.to(memory_format=torch.channels_last)
+        state.discriminator_optimiser = adamw(discriminator)
+    if saved is not None:
+        state.load_state_dict(saved)
+        fabric.print(f"going on after step {state.step}")
+    for part in (vae.encoder, vae.decoder):
+        if isinstance(part, Stack):
+            part.recompute = config.recompute
+    if config.compile:
+        compile_networks(vae, discriminator)
+    return state
+
+
+def adamw(network: nn.Module) -> torch.optim.AdamW:
+    """The optimiser of a network; fused where torch has that and the network is not sharded."""
+    parameters = list(network.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda") and not isinstance(parameters[0], DTensor)
+    return torch.optim.AdamW(parameters, fused=fused)
+
+
+def compile_networks(vae: EarVAE, discriminator: Discriminator | None) -> None:
+    """``torch.compile`` of the encoder, the decoder and every scale of the discriminator.
+
+    Shapes are those of the training crops and nothing else, so each is compiled once, the
+    discriminator's scales twice: as it learns, and as it teaches.
+    """
+    torch._dynamo.config.recompile_limit = 64  # all scales share the code that it counts for
+    for part in (vae.encoder, vae.decoder):
+        part.compile(dynamic=False)
+    if discriminator is not None:
+        discriminator.compile_scales()
+
+
+def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
+    """The model a run starts from.
+
+    A compact model from scratch first gets its start, fitted on training crops, unless
+    ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
+    it). It takes no more crops than the music holds side by side: more would be the same again.
+    """
+    torch.manual_seed(config.seed)
+    if config.initial_weights is not None:
+        vae = _pretrained(config)
+        if config.model not in (None, vae.config):
+            raise ConfigError(
+                f"{config.initial_weights}: its model configuration is not the one under `model`"
+            )
+        return vae
+    vae = EarVAE(config.model)
+    fitted = isinstance(config.model, CompactConfig | SpectralConfig)
+    if fitted and fit_code and config.linear_code_crops:
+        dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
+        held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
+        crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
+        batches = make_batches(dataset, 0, crops, torch.device("cpu"))
+        print(f"fitting the linear start on {crops} crops", file=sys.stderr)
+        total = -(-crops // dataset.config.batch_size)
+        console = Console(stderr=True)
+        shown = track(batches, "reading crops", total, console=console, transient=True)
+        audio = (batch["audio"] for batch in shown)
+        if isinstance(config.model, CompactConfig):
+            fit_linear_start(vae.encoder, vae.decoder, audio)
+        else:
+            fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
+    return vae
+
+
+def initial_discriminator(config: TrainConfig) -> Discriminator:
+    """The discriminator a run starts from: that of the run in ``initial_weights``, or a new one."""
+    torch.manual_seed(config.seed + 1)
+    discriminator = Discriminator(config.discriminator)
+    if config.initial_weights and (Path(config.initial_weights) / CHECKPOINT).is_file():
+        saved = load(Path(config.initial_weights))
+        if "discriminator" in saved:
+            try:
+                discriminator.load_state_dict(saved["discriminator"])
+            except RuntimeError:
+                raise ConfigError(
+                    f"{config.initial_weights}: its discriminator is not the one under "
+                    "`discriminator`"
+                ) from None
+    return discriminator
+
+
+def _pretrained(config: TrainConfig) -> EarVAE:
+    """The model in ``initial_weights``."""
+    name = config.initial_weights
+    if (Path(name) / CHECKPOINT).is_file():
+        return EarVAE.from_pretrained(str(Path(name) / EMA))
+    return EarVAE.from_pretrained(None if name == "shipped" else name)
+
+
+def _introduce(
+    config: TrainConfig, run_dir: Path, vae: EarVAE, discriminator: Discriminator | None
+) -> None:
+    """Print the whole configuration and the sizes, and keep the former in the run folder."""
+    text = config.model_dump_json(indent=2)
+    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+    console = Console(stderr=True)
+    console.print_json(text)
+    for name, network in (("generator", vae), ("discriminator", discriminator)):
+        if network is not None:
+            count = sum(p.numel() for p in network.parameters())
+            console.print(f"{name}: {count / 1e6:.2f} M parameters")

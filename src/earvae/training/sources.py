@@ -1,0 +1,143 @@
+"""Which recordings a source of training data holds: folders, manifests, single files, packs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import soundfile
+
+from earvae import tracks
+from earvae.audio import RATES, AudioFileError, AudioSource
+from earvae.config import ConfigError, SourceConfig
+from earvae.training.tar_read import Recording, is_remote, read_index
+
+LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
+
+# Even at 6 kb/s a compressed file has 64 samples for each byte; a header that tells many more is
+# not believed.
+MOST_SAMPLES_PER_BYTE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Track(Recording):
+    """An audio file that can be drawn from. ``below``: its path below its folder or manifest."""
+
+    path: Path
+    below: str
+
+    @property
+    def name(self) -> str:
+        return tracks.printable(self.path)
+
+    def open(self) -> soundfile.SoundFile:
+        return soundfile.SoundFile(self.path)
+
+
+def list_tracks(source: SourceConfig) -> tuple[list[Recording], list[str]]:
+    """The usable recordings of a source, and one line for each file (or kind of files) left out.
+
+    A source is what :func:`earvae.tracks.find` takes (a folder, a manifest, a file), with its
+    splits, or the ``index.json``, local or remote, of a pack. Raises TracksError or ConfigError,
+    naming the source, if it is missing, is none of these, or holds nothing usable.
+    """
+    name = source.tracks
+    if name.endswith(".json"):
+        if source.split is not None:
+            raise ConfigError(f"{name}: has no splits; leave `split` out")
+        found, left_out = read_index(name if is_remote(name) else str(Path(name).expanduser()))
+    elif is_remote(name):
+        raise ConfigError(f"{name}: a remote source must be the index.json of a pack")
+    else:
+        path = Path(name).expanduser()
+        music = tracks.find([path], split=source.split)
+        if not music.files:
+            index = path / "index.json"
+            hint = f"; use {index}" if index.is_file() else ""
+            raise ConfigError(f"{music.problems[0]}{hint}")
+        if path.is_dir():  # the order decides which crops a seed draws: names, part by part
+            music.files.sort(key=lambda file: file.name.split("/"))
+        found, unusable = inspect(music.files)
+        left_out = music.problems + unusable
+        left_out += [line.removeprefix("left out, ") for line in music.left_out_lines()]
+    if not found:
+        reason = f" ({len(left_out)} left out; {left_out[0]})" if left_out else ""
+        raise ConfigError(f"{name}: no usable audio file{reason}")
+    return found, left_out
+
+
+def inspect(files: Sequence[tracks.MusicFile]) -> tuple[list[Track], list[str]]:
+    """The usable tracks among files, in their order, and a line for each other one.
+
+    Files are opened for their length, and their last sample is read, unless their manifest tells
+    duration, rate and channels. Those whose header does not tell the truth are read to their end.
+    """
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        found = list(pool.map(_inspect, files))
+    usable = [track for track in found if isinstance(track, Track)]
+    return usable, [line for line in found if isinstance(line, str)]
+
+
+def _inspect(file: tracks.MusicFile) -> Track | str:
+    """The track in a file, or the line that says why it is left out."""
+    path = Path(file.path)
+    name = tracks.printable(path)
+    if file.duration is not None and file.rate is not None and file.channels is not None:
+        if not path.is_file():
+            return f"{name}: no such file"
+        # The manifest rounds to milliseconds; what it may have added is taken off again.
+        frames = int((file.duration - 0.0005) * file.rate)
+        return _usable(Track(frames, file.rate, file.channels, path, file.name))
+    try:
+        info = soundfile.info(path)
+        size = path.stat().st_size
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        return f"{name}: not readable: {error}"
+    track = Track(info.frames, info.samplerate, info.channels, path, file.name)
+    if isinstance(_usable(track), str):
+        return _usable(track)
+    if track.frames < MOST_SAMPLES_PER_BYTE * size and _reachable(path, track.frames - 1):
+        return track
+    try:
+        return _usable(replace(track, frames=_counted(path)))
+    except (AudioFileError, soundfile.SoundFileError) as error:
+        line = str(error)
+        return line if line.startswith(str(path)) else f"{name}: not readable: {line}"
+
+
+def _reachable(path: Path, place: int) -> bool:
+    """Whether the sample at ``place`` can be read."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(place)
+            return len(file.read(1)) == 1
+    except (soundfile.SoundFileError, ValueError, AssertionError):
+        return False
+
+
+def _counted(path: Path) -> int:
+    """Samples of a file whose header does not tell them, as a stream's does not, or tells more
+    than there are. It is read once to its end. The last one is not counted: after a read soundfile
+    seeks to its end, and the very end of such a file cannot be sought.
+
+    Raises AudioFileError if it is damaged, or if one cannot read at any place in it.
+    """
+    frames = sum(block.shape[1] for block in AudioSource(path).blocks()) - 1
+    if not (_reachable(path, frames - 1) and _reachable(path, frames // 2)):
+        raise AudioFileError(
+            f"{path}: its header does not tell its length, and only its beginning can be reached; "
+            "write it anew, for instance with `ffmpeg -i IN OUT.flac`"
+        )
+    return frames
+
+
+def _usable(track: Track) -> Track | str:
+    if track.channels > 2:
+        return f"{track.name}: {track.channels} channels; only mono and stereo are used"
+    if track.rate not in RATES:
+        return f"{track.name}: its header says {track.rate} Hz, which no music has"
+    if track.frames < 1:
+        return f"{track.name}: holds no audio"
+    return track
