@@ -69,7 +69,7 @@ def test_our_model_is_fetched_without_what_lies_beside_it(small, hub):
 
 
 def test_of_a_pipeline_only_the_autoencoder_is_fetched(hub):
-    vae = oobleck(strides=(2, 4))
+    vae = oobleck(latent_channels=2, strides=(2, 4))
     export_diffusers(vae, hub.folder / "vae")
     (hub.folder / "transformer").mkdir()
     (hub.folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"huge")
