@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime", reason="the runner needs the package onnxrunt
 from earvae import codec, files  # noqa: E402
 from earvae.audio import output_format  # noqa: E402
 from earvae.export import runner as runner_module  # noqa: E402
-from earvae.latents.file import inspect  # noqa: E402
+from earvae.latents import file  # noqa: E402
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -78,7 +78,7 @@ def test_latents_of_the_runner_are_those_of_earvae_encode(tiny, tmp_path):
     write(tmp_path / "in.wav", 30_001)
     assert run("encode", tmp_path / "in.wav", tmp_path / "a.safetensors", "--model", folder) == 0
     files.encode_file(vae, tmp_path / "in.wav", tmp_path / "b.safetensors")
-    ours, theirs = (inspect(tmp_path / f"{x}.safetensors") for x in "ab")
+    ours, theirs = (file.inspect(tmp_path / f"{x}.safetensors") for x in "ab")
     assert ours == theirs
     (a, _), (b, _) = (runner_module.read_latents(tmp_path / f"{x}.safetensors") for x in "ab")
     assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
@@ -104,8 +104,8 @@ def test_each_decodes_what_the_other_encoded(tiny, tmp_path, channels, half):
 
 def test_formats_are_those_of_the_package():
     assert (runner_module.LATENT_FORMAT, runner_module.LATENT_FORMAT_VERSION) == (
-        files.FORMAT,
-        files.FORMAT_VERSION,
+        file.FORMAT,
+        file.VERSION,
     )
     assert runner_module.CHUNK_FRAMES == codec.CHUNK_FRAMES
 
