@@ -6,6 +6,7 @@ defaults; an unknown key is refused by name. All classes are frozen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
