@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ BLOCK_SAMPLES = 65_536  # read at a time, per channel
 
 LATENT_FORMAT = "earvae-latents"
 LATENT_FORMAT_VERSION = "1"
+LATENT_SUFFIX = ".safetensors"
 STATISTICS_NAME = "latent_stats.json"
 FLOAT_CONTAINERS = {".wav": "WAV", ".w64": "W64", ".rf64": "RF64", ".caf": "CAF", ".aiff": "AIFF"}
 SMALL_CONTAINERS = {".wav", ".aiff"}  # their headers count to 4 GiB
@@ -177,42 +179,33 @@ class Runner:
         self, blocks: Iterable[np.ndarray], chunk_frames: int
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """The encoder over blocks ``[batch, channels, n]``: mean, std, samples."""
-        if chunk_frames < 1:
-            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        _check_chunk(chunk_frames)
         hop, context = self.hop_length, self._context.get("encoder", 0)
         means: list[np.ndarray] = []
         stds: list[np.ndarray] = []
-        held: list[np.ndarray] = []  # audio from frame `first` on, up to the last sample that came
+        held: list[np.ndarray] = []  # audio from frame `first` on
         first = done = samples = 0  # `done` frames are encoded
-
-        def encode_until(stop: int) -> None:
-            """Encode frames done…stop−1; what is held reaches their context or the end."""
-            nonlocal held, first, done
-            (audio,) = held
-            reach = min(stop + context, first + audio.shape[2] // hop)
-            chunk = np.ascontiguousarray(audio[..., : (reach - first) * hop], np.float32)
-            mean, std = self._run("encoder", audio=chunk)
-            means.append(mean[..., done - first : stop - first])
-            stds.append(std[..., done - first : stop - first])
-            done = stop
-            keep = max(first, done - context)
-            held = [audio[..., (keep - first) * hop :]]
-            first = keep
-
-        for block in blocks:
-            held.append(block)
-            samples += block.shape[2]
-            if samples // hop >= done + chunk_frames + context:
-                held = [np.concatenate(held, axis=2)]
-            while samples // hop >= done + chunk_frames + context:
-                encode_until(done + chunk_frames)
-        if samples == 0:
-            raise ValueError("audio holds no samples")
-        frames = self.frames_for(samples)
-        padding = ((0, 0), (0, 0), (0, frames * hop - samples))
-        held = [np.pad(np.concatenate(held, axis=2), padding)]
-        while done < frames:
-            encode_until(min(done + chunk_frames, frames))
+        for block in chain(blocks, [None]):
+            if block is not None:
+                held.append(block)
+                samples += block.shape[2]
+                certain, enough = samples // hop - context, chunk_frames
+            elif samples:  # the end: zeros fill the last frame
+                certain, enough = self.frames_for(samples), 1
+                held.append(np.zeros((*held[0].shape[:2], certain * hop - samples), np.float32))
+            else:
+                raise ValueError("audio holds no samples")
+            while certain - done >= enough:
+                audio = np.concatenate(held, axis=2)
+                stop = min(done + chunk_frames, certain)
+                reach = min(stop + context - first, audio.shape[2] // hop)
+                inputs = np.ascontiguousarray(audio[..., : reach * hop], np.float32)
+                mean, std = self._run("encoder", audio=inputs)
+                means.append(mean[..., done - first : stop - first])
+                stds.append(std[..., done - first : stop - first])
+                keep = max(first, stop - context)
+                held = [audio[..., (keep - first) * hop :]]
+                first, done = keep, stop
         return np.concatenate(means, axis=2), np.concatenate(stds, axis=2), samples
 
     def _decode_blocks(
@@ -224,8 +217,7 @@ class Runner:
                 f"latents must be [batch, {self.latent_channels}, frames], "
                 f"got {list(latents.shape)}"
             )
-        if chunk_frames < 1:
-            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        _check_chunk(chunk_frames)
         frames, hop, context = latents.shape[2], self.hop_length, self._context.get("decoder", 0)
         if samples > frames * hop - self.tail_deficit:
             raise ValueError(f"{frames} latent frames cannot hold {samples} samples")
@@ -239,6 +231,11 @@ class Runner:
             end = min(stop * hop, samples)
             if start * hop < end:
                 yield audio[..., (start - low) * hop : end - low * hop]
+
+
+def _check_chunk(chunk_frames: int) -> None:
+    if chunk_frames < 1:
+        raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
 
 
 def _session(
@@ -441,16 +438,23 @@ def reconstruct_file(
     """``source`` through the codec into ``target``; a line about it."""
     audio = AudioInput(source, model.sample_rate)
     mean, _, samples = model.encode_stream(audio.blocks(model.audio_channels), chunk_frames)
-    blocks = model.decode_stream(mean, samples, chunk_frames)
-    channels = model.audio_channels if stereo else min(audio.channels, model.audio_channels)
+    return _decode_into(target, model, mean, samples, chunk_frames, 2 if stereo else audio.channels)
+
+
+def _decode_into(
+    target: str, model: Runner, latents: np.ndarray, samples: int, chunk_frames: int, channels: int
+) -> str:
+    """Latents ``[1, latent, frames]`` decoded into ``target``; a line about it."""
+    channels = min(channels, model.audio_channels)
+    blocks = model.decode_stream(latents, samples, chunk_frames)
     peak = write_audio(target, blocks, model.sample_rate, channels, samples)
     return f"{target}: {samples} samples, {samples / model.sample_rate:.2f} s, peak {peak:.3f}"
 
 
 def encode_file(model: Runner, source: str, target: str, chunk_frames: int) -> str:
     """The posterior mean of ``source`` into ``target``; a line about it."""
-    if Path(target).suffix != ".safetensors":
-        raise RunnerError(f"{target}: name a file in .safetensors")
+    if Path(target).suffix != LATENT_SUFFIX:
+        raise RunnerError(f"{target}: name a file in {LATENT_SUFFIX}")
     audio = AudioInput(source, model.sample_rate)
     mean, _, samples = model.encode_stream(audio.blocks(model.audio_channels), chunk_frames)
     properties = {
@@ -512,10 +516,8 @@ def decode_file(
             )
     if statistics is not None:
         latents = denormalised(latents, statistics, None if force else digest)
-    blocks = model.decode_stream(latents[np.newaxis], samples, chunk_frames)
-    channels = model.audio_channels if stereo else min(channels, model.audio_channels)
-    peak = write_audio(target, blocks, model.sample_rate, channels, samples)
-    line = f"{target}: {samples} samples, {samples / model.sample_rate:.2f} s, peak {peak:.3f}"
+    channels = 2 if stereo else channels
+    line = _decode_into(target, model, latents[np.newaxis], samples, chunk_frames, channels)
     if original_rate != model.sample_rate:
         line += f" (at the model's {model.sample_rate} Hz; the original had {original_rate})"
     return line
@@ -563,22 +565,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         providers = given.provider or ["CPUExecutionProvider"]
         model = Runner(given.model, given.threads, providers)
         chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
-        if given.verb == "reconstruct":
-            line = reconstruct_file(model, given.source, given.target, chunk, given.stereo)
+        if given.verb == "info":
+            line = "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
         elif given.verb == "encode":
             line = encode_file(model, given.source, given.target, chunk)
-        elif given.verb == "decode":
-            line = decode_file(
-                model,
-                given.source,
-                given.target,
-                chunk,
-                given.stereo,
-                given.force,
-                given.denormalise,
-            )
+        elif given.verb == "reconstruct":
+            line = reconstruct_file(model, given.source, given.target, chunk, given.stereo)
         else:
-            line = "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
+            options = given.stereo, given.force, given.denormalise
+            line = decode_file(model, given.source, given.target, chunk, *options)
     except RunnerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
