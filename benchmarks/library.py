@@ -1,4 +1,4 @@
-"""`earvae encode` on a generated library: speed, memory, and what kills do to it.
+"""`earvae library` on generated music: speed, memory, and what kills do to it.
 
     python benchmarks/library.py                              10 000 files of one second
     python benchmarks/library.py --model paper --files 60     the published architecture
@@ -28,7 +28,7 @@ import numpy as np
 import soundfile
 
 RATE = 44_100
-ENCODE = [sys.executable, "-m", "earvae.cli.main", "encode"]
+COMMAND = [sys.executable, "-m", "earvae.cli.main", "library"]
 
 
 def make_files(folder: Path, count: int, shortest: float, longest: float) -> float:
@@ -82,7 +82,7 @@ def speed(arguments: argparse.Namespace, folder: Path) -> None:
     seconds = arguments.seconds
     total = make_files(folder / "in", arguments.files, seconds, seconds)
     print(f"generated in         {time.perf_counter() - started:.0f} s")
-    command = [*ENCODE, folder / "in", "-o", folder / "out", *layout_of(arguments)]
+    command = [*COMMAND, folder / "in", "-o", folder / "out", *layout_of(arguments)]
     command += [*weights_of(arguments.model, folder), "--device", arguments.device]
     command += ["--workers", str(arguments.workers), *arguments.more]
     started = time.perf_counter()
@@ -123,7 +123,7 @@ def print_memory(memory: list[tuple[float, int]], encoding: float) -> None:
 
 def layout_of(arguments: argparse.Namespace) -> list[str]:
     """Options of a layout."""
-    return {"files": ["--library"], "shards": ["--shards"], "npy": ["--npy"]}[arguments.layout] + [
+    return {"files": [], "shards": ["--shards"], "npy": ["--npy"]}[arguments.layout] + [
         "--block-files", str(arguments.block_files)
     ]  # fmt: skip
 
@@ -158,7 +158,7 @@ def kill_test(arguments: argparse.Namespace, folder: Path) -> None:
     common += weights_of(arguments.model, folder)
 
     def command(out: Path, *more: str) -> list[str]:
-        return [*ENCODE, str(folder / "in"), "-o", str(out), *common, *more]
+        return [*COMMAND, str(folder / "in"), "-o", str(out), *common, *more]
 
     started = time.perf_counter()
     subprocess.run(command(folder / "whole"), check=True, stdout=subprocess.DEVNULL)
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--kill-test", action="store_true")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("more", nargs="*", help="options of `earvae encode`, after --")
+    parser.add_argument("more", nargs="*", help="options of `earvae library`, after --")
     arguments = parser.parse_args()
     small = arguments.kill_test
     arguments.files = arguments.files or (500 if small else 10_000)

@@ -290,7 +290,7 @@ def test_formats_that_cannot_be_written_are_refused(suffix, subtype):
 
 
 def test_wav_becomes_rf64_where_riff_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "RIFF_LIMIT", 8_000)
+    monkeypatch.setattr(audio.writing, "RIFF_LIMIT", 8_000)
     values = noise(2, 1_001)
     write(tmp_path / "o.wav", values)
     found, _ = soundfile.read(tmp_path / "o.wav", dtype="float32")

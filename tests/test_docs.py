@@ -96,10 +96,10 @@ def commands(text: str) -> list[list[str]]:
 VERBS = typer.main.get_command(app).commands
 
 
-@todays
-def test_every_command_and_option_exists(page):
+def unknown(text: str) -> list[str]:
+    """The verbs and options in the commands of a text that do not exist."""
     wrong = []
-    for verb, *words in commands(page.read_text("utf-8")):
+    for verb, *words in commands(text):
         command = VERBS.get(verb)
         if command is None or command.hidden:  # hidden verbs name the new ones
             wrong.append(f"earvae {verb}")
@@ -107,7 +107,29 @@ def test_every_command_and_option_exists(page):
         known = {name for option in command.params for name in (*option.opts, "--help")}
         given = [word for word in words if re.fullmatch(r"--?[a-z][\w-]*", word)]
         wrong += [f"earvae {verb} {word}" for word in given if word not in known]
-    assert wrong == []
+    return wrong
+
+
+@todays
+def test_every_command_and_option_of_a_page_exists(page):
+    assert unknown(page.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("verb", [name for name, command in VERBS.items() if not command.hidden])
+def test_every_command_that_a_verb_s_help_shows_exists(verb):
+    options = [getattr(option, "help", None) or "" for option in VERBS[verb].params]
+    assert unknown("\n".join([f"```\n{VERBS[verb].help}\n```", *options])) == []
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "tools", "benchmarks", "experiments"])
+def test_every_page_that_the_code_names_exists(folder):
+    files = [file for end in ("py", "yaml", "yml") for file in (ROOT / folder).rglob(f"*.{end}")]
+    named = {
+        (page, file.name)
+        for file in files
+        for page in re.findall(r"\bdocs/\w+\.md\b", file.read_text("utf-8"))
+    }
+    assert sorted(place for place in named if not (ROOT / place[0]).exists()) == []
 
 
 def test_the_check_of_commands_reads_blocks_quotes_and_broken_lines():

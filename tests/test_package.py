@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import earvae
 
 
@@ -13,6 +15,9 @@ def test_every_public_name_can_be_imported():
 
     assert EarVAE.__name__ == "EarVAE"
     assert callable(metrics.si_sdr)
+    assert set(earvae.__all__) <= set(dir(earvae))
+    with pytest.raises(AttributeError, match="no attribute 'EarVEA'"):
+        _ = earvae.EarVEA
 
 
 def test_the_command_line_starts_without_torch():

@@ -36,7 +36,6 @@ def spectral() -> EarVAE:
         mdct_length=8,
         linear_channels=12,
         linear_classes=4,
-        class_frames=1,
         latent_channels=16,
         width=16,
         encoder_blocks=2,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from earvae.evaluation.excerpts import SAMPLE_RATE
 from earvae.evaluation.systems.models import LINEAR_CODE
-from earvae.model.linear import fit_linear_code
+from earvae.model.pca import at_unit_level, principal_components
 from earvae.model.transform import FrameTransform
 
 HOP, MDCT, COMPONENTS = 1024, 512, 64
@@ -61,10 +61,12 @@ def main() -> None:
     transform = FrameTransform(HOP, MDCT)
     drawn = progress(crops(arguments.manifest, arguments.crops), total=arguments.crops)
     frames = (transform(audio[None]) for audio in drawn)
-    code = fit_linear_code(frames, transform.features, COMPONENTS)
+    excerpts = (at_unit_level(excerpt).flatten(0, 1) for excerpt in frames)
+    covariance = sum((excerpt.T @ excerpt).double() for excerpt in excerpts)
+    basis, _ = principal_components(covariance, COMPONENTS)
     metadata = {"hop_length": HOP, "mdct_length": MDCT, "crops": arguments.crops}
     save_file(
-        {"basis": code.basis.to(torch.float16).contiguous()},
+        {"basis": basis.to(torch.float16).contiguous()},
         arguments.output,
         {name: str(value) for name, value in metadata.items()},
     )

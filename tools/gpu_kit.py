@@ -1,6 +1,6 @@
 """Ten minutes on a GPU: its tests, a step's time, a training run; results in small files.
 
-    earvae shards MUSIC -o pack --excerpts 8 --megabytes 45        # at home: music for a thin line
+    earvae pack MUSIC -o pack --excerpts 8 --megabytes 45        # at home: music for a thin line
     python tools/gpu_kit.py RECIPE --data pack/index.json --minutes 8 --out OUT        # over there
     python tools/gpu_kit.py RECIPE --data pack/index.json --minutes 1 --device cpu --out /tmp/dry
 

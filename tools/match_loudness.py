@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Iterable
 
 import torch
 from rich.console import Console
@@ -26,7 +27,7 @@ from earvae.evaluation.metrics import Signal
 from earvae.evaluation.metrics.loudness import loudness_figures
 from earvae.evaluation.metrics.treble import TREBLE_HZ
 from earvae.evaluation.systems.models import EarVAESystem
-from earvae.model.spectral import match_loudness, scale_residual
+from earvae.model.spectral import SpectralDecoder
 
 
 def differences(vae: EarVAE, excerpts: list[Excerpt], title: str) -> list[float]:
@@ -40,6 +41,29 @@ def differences(vae: EarVAE, excerpts: list[Excerpt], title: str) -> list[float]
     median, mean = statistics.median(found), statistics.mean(found)
     print(f"{title}: median {median:+.2f} LU, mean {mean:+.2f}, {len(found)} tracks")
     return found
+
+
+@torch.no_grad()
+def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> None:
+    """Set ``makeup`` from the loudness of trained reconstructions, in LU above the originals: as
+    many are louder as are quieter afterwards. It is rounded to half precision."""
+    gain = 10 ** (-statistics.median(differences) / 20)
+    decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
+
+
+@torch.no_grad()
+def scale_residual(decoder: SpectralDecoder, decibels: float, from_hz: float) -> None:
+    """Make what the decoder adds to the linear code this much louder from ``from_hz`` up.
+
+    Raises:
+        ValueError: the linear code reaches up there; the two must keep their proportion.
+    """
+    above = decoder.transform.frequencies(decoder.config.sample_rate) >= from_hz
+    if decoder.code.explained[:, above].any():
+        raise ValueError(f"the linear code is not zero above {from_hz:g} Hz, so choose higher")
+    gain = 10 ** (decibels / 20)
+    decoder.shape.weight[above] *= gain
+    decoder.shape.bias[above] *= gain
 
 
 @torch.no_grad()

@@ -237,7 +237,7 @@ def score(job: Job, tracks: list[Track], out: Path, span: Span) -> dict[str, flo
     """Means over tracks by metric, of the averaged weights. Raises RunFailed."""
     try:
         system = make(f"{job.name}=earvae:{job.folder / 'ema'}")
-    except (EarvaeError, ValueError) as error:
+    except EarvaeError as error:
         raise RunFailed(f"{job.name}: {error}") from None
     results, failures = evaluate(tracks, [system], out / "evaluation", span)
     if failures:  # a mean over fewer tracks could not be compared

@@ -1,6 +1,6 @@
 """Do the phase terms need energy weights, wrapping, balanced gradients? An ablation.
 
-    earvae shards corpus/manifest.jsonl --split train -o pack --excerpts 8 --megabytes 45
+    earvae pack corpus/manifest.jsonl --split train -o pack --excerpts 8 --megabytes 45
     python experiments/gradients/run.py --minutes 3 --device cuda --out runs/gradients
     earvae evaluate corpus/manifest.jsonl --split validation --codec NAME=earvae:... -o results
 

@@ -4,6 +4,9 @@
 >>> vae = EarVAE.from_pretrained()          # the model that comes with the package
 >>> latents = vae.encode(audio).mode()      # [batch, 2, samples] -> [batch, 64, frames]
 >>> audio = vae.decode(latents)
+
+``dir(earvae)`` lists the public names. Each is imported when it is first used: torch takes
+seconds, and ``earvae --help`` needs none.
 """
 
 from importlib import import_module
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from earvae import codec
     from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
+    from earvae.errors import EarvaeError, WeightsError
     from earvae.evaluation import metrics
     from earvae.model.posterior import Posterior
     from earvae.model.vae import EarVAE
@@ -27,48 +31,34 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "EarVAE": "earvae.model.vae",
-    "Posterior": "earvae.model.posterior",
-    "CompactConfig": "earvae.config",
-    "ObjectiveConfig": "earvae.config",
-    "OobleckConfig": "earvae.config",
-    "SpectralConfig": "earvae.config",
-    "AWeighting": "earvae.objective",
-    "CorrelationLoss": "earvae.objective",
-    "KWeighting": "earvae.objective",
-    "MultiScaleMagnitude": "earvae.objective",
-    "PerceptualLoss": "earvae.objective",
-    "PhaseLoss": "earvae.objective",
-    "StreamingDecoder": "earvae.streaming",
-    "StreamingEncoder": "earvae.streaming",
-}
-_MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
-
 __all__ = [
-    "AWeighting",
-    "CompactConfig",
-    "CorrelationLoss",
-    "EarVAE",
-    "KWeighting",
-    "MultiScaleMagnitude",
-    "ObjectiveConfig",
-    "OobleckConfig",
-    "PerceptualLoss",
-    "PhaseLoss",
-    "Posterior",
-    "SpectralConfig",
-    "StreamingDecoder",
-    "StreamingEncoder",
-    "codec",
-    "metrics",
-]
+    "AWeighting", "CompactConfig", "CorrelationLoss", "EarVAE", "EarvaeError", "KWeighting",
+    "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss", "PhaseLoss",
+    "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder", "WeightsError",
+    "codec", "metrics",
+]  # fmt: skip
+_HOMES = {
+    "earvae.config": ("CompactConfig", "ObjectiveConfig", "OobleckConfig", "SpectralConfig"),
+    "earvae.errors": ("EarvaeError", "WeightsError"),
+    "earvae.model.posterior": ("Posterior",),
+    "earvae.model.vae": ("EarVAE",),
+    "earvae.objective": (
+        "AWeighting", "CorrelationLoss", "KWeighting", "MultiScaleMagnitude", "PerceptualLoss",
+        "PhaseLoss",
+    ),
+    "earvae.streaming": ("StreamingDecoder", "StreamingEncoder"),
+}  # fmt: skip
+_MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: torch takes seconds, ``--help`` needs none."""
     if name in _MODULES:
         return import_module(_MODULES[name])
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
     raise AttributeError(f"module 'earvae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

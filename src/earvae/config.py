@@ -6,6 +6,7 @@ defaults; an unknown key is refused by name. All classes are frozen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -91,18 +92,18 @@ class OobleckConfig(Config):
     @property
     def hop_length(self) -> int:
         """Samples per latent frame: the product of the strides."""
-        hop = 1
-        for stride in self.strides:
-            hop *= stride
-        return hop
+        return math.prod(self.strides)
 
 
 CLASS_LATENTS = 2
-"""Latents of the compact model that tell the class of a frame: a point on a grid."""
+"""Latents of the spectral architecture that say which basis a frame uses: a point on a grid."""
 
 
 class SpectralConfig(Config):
-    """The compact architecture: fixed MDCT frames, a protected linear code, ConvNeXt blocks."""
+    """The shipped model's architecture: MDCT frames, a fixed linear code, ConvNeXt blocks.
+
+    docs/spectral.md has the reasons.
+    """
 
     architecture: Literal["spectral"] = "spectral"
     std_floor: ClassVar[float] = 0.0
@@ -122,7 +123,7 @@ class SpectralConfig(Config):
         ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
-    class_frames: int = Field(1, ge=1, description="latent frames that a class is chosen over; odd")
+    class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
     width: int = Field(384, ge=8, description="channels of the blocks")
     expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
     kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
@@ -143,8 +144,8 @@ class SpectralConfig(Config):
             )
         if self.linear_channels > min(self.linear_subspace, 2 * self.hop_length):
             raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
-        if not self.kernel % 2 == self.level_frames % 2 == self.class_frames % 2 == 1:
-            raise ValueError("kernel, level_frames and class_frames must be odd")
+        if not self.kernel % 2 == self.level_frames % 2 == 1:
+            raise ValueError("kernel and level_frames must be odd")
         return self
 
     @property
@@ -154,7 +155,10 @@ class SpectralConfig(Config):
 
 
 class CompactConfig(Config):
-    """The compact architecture: MDCT frames, ConvNeXt blocks, all trained (15 M parameters)."""
+    """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
+
+    15 M parameters with these defaults.
+    """
 
     architecture: Literal["compact"] = "compact"
     std_floor: ClassVar[float] = 0.0
@@ -576,7 +580,7 @@ class TrainConfig(Config):
         4_000,
         gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/compact_model.md)",
+        "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
     )
     validation_items: int = Field(32, ge=1, description="validation crops to measure on")
     log_every: int = Field(10, ge=1, description="steps")

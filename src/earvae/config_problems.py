@@ -121,45 +121,41 @@ def _message(problem: Any, kind: Any, path: Path, values: Any, shared: Sequence[
     if problem["type"] != "extra_forbidden":
         return problem["msg"].removeprefix("Value error, ")
     key = str(path[-1])
-    known = _keys(kind, path[:-1], values, shared)
-    if near := difflib.get_close_matches(key, known, n=1):
+    blocks = _blocks(kind, shared)
+    known = _keys(blocks, path[:-1], values)
+    if near := difflib.get_close_matches(key, known + ([EXTENDS] if path[:-1] == () else []), n=1):
         return f"no such key; did you mean {near[0]}?"
-    if elsewhere := _elsewhere(kind, key, shared):
-        return f"no such key here; it belongs to {elsewhere}"
+    for place, classes in blocks.items():
+        if place and any(key in c.model_fields for c in classes):
+            return f"no such key here; it belongs to {'.'.join(place)}"
     return f"no such key; there are {', '.join(known)}"
 
 
-def _keys(kind: Any, path: Path, values: Any, shared: Sequence[str]) -> list[str]:
+def _blocks(kind: Any, shared: Sequence[str]) -> dict[tuple[str, ...], list[type[BaseModel]]]:
+    """The classes whose keys may stand at a place in a file, by its keys; shared blocks first."""
+    found: dict[tuple[str, ...], list[type[BaseModel]]] = {}
+
+    def visit(place: tuple[str, ...], classes: list[type[BaseModel]]) -> None:
+        found[place] = classes
+        fields = [field for c in classes for field in c.model_fields.items()]
+        for name in dict(fields):
+            inner = [c for n, f in fields if n == name for c in _classes(f.annotation)]
+            if inner:
+                visit((*place, name), inner)
+
+    visit((), _classes(kind))
+    return {place[1:]: c for place, c in found.items() if place[1:2] and place[1] in shared} | found
+
+
+def _keys(blocks: dict, path: Path, values: Any) -> list[str]:
     """The keys that are known at ``path``."""
-    classes = _classes(kind)
-    for number, part in enumerate(path):
+    classes = blocks.get(tuple(part for part in path if isinstance(part, str)), [])
+    for part in path:
         values = values[part] if _has(values, part) else None
-        if isinstance(part, int):
-            continue
-        if number == 0 and part in shared:
-            classes = _inside(classes, "stages")
-        classes = _inside(classes, part)
-        if isinstance(values, dict):
-            classes = [c for c in classes if _chosen(c, values)] or classes
+    if isinstance(values, dict):
+        classes = [c for c in classes if _chosen(c, values)] or classes
     names = {name: None for c in classes for name in c.model_fields}
-    return [*names, *((*shared, EXTENDS) if not path else ())]
-
-
-def _elsewhere(kind: Any, key: str, shared: Sequence[str]) -> str | None:
-    """The block of a recipe that knows ``key``, as it would be written."""
-    around = [("stages", c) for c in _inside(_classes(kind), "stages")]
-    for name in (*shared, "model", "discriminator"):
-        outer = [c for _, c in around] if name in shared else _classes(kind)
-        around += [(name, c) for c in _inside(outer, name)]
-    for name, of in list(around):
-        if name in shared:
-            around += [(f"{name}.{f}", c) for f in of.model_fields for c in _inside([of], f)]
-    return next((name for name, c in around if key in c.model_fields), None)
-
-
-def _inside(classes: Sequence[type[BaseModel]], name: str | int) -> list[type[BaseModel]]:
-    fields = [c.model_fields[name] for c in classes if name in c.model_fields]
-    return [inner for field in fields for inner in _classes(field.annotation)]
+    return list(names | {place[0]: None for place in blocks if len(place) == 1 and not path})
 
 
 def _classes(annotation: Any) -> list[type[BaseModel]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +97,7 @@ def reconstruct_file(
         channels=channels,
         frames=posterior.mean.shape[2],
         seconds=time.perf_counter() - started,
-        peak=written.peak,
-        gain=written.gain,
-        clamped=written.clamped,
+        **asdict(written),
         si_sdr=meter.value(),
         seed=seed,
     )
@@ -209,9 +207,7 @@ def decode_file(
         channels=channels,
         frames=frames,
         seconds=time.perf_counter() - started,
-        peak=written.peak,
-        gain=written.gain,
-        clamped=written.clamped,
+        **asdict(written),
         seed=metadata.seed,
     )
 

@@ -144,7 +144,7 @@ def test_a_terminated_command_leaves_no_temporary_file(tmp_path, monkeypatch, ea
         time.sleep(5)  # the signal ends this at once
 
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("earvae.audio._verify", terminated)
+    monkeypatch.setattr("earvae.audio.writing._verify", terminated)
     result = earvae("reconstruct", source, "-o", f"{tmp_path}/out/")
     assert result.exit_code == 143 and len(begun) == 1
     assert os.listdir(tmp_path / "out") == [] and signal.getsignal(signal.SIGTERM) is handler

@@ -23,7 +23,7 @@ from earvae.evaluation.excerpts import SAMPLE_RATE, Span, Track, references
 from earvae.evaluation.metrics.image import CUES
 from earvae.evaluation.results import Readings, Result, Results
 from earvae.evaluation.systems import System, UnusableSystem
-from earvae.evaluation.systems.checks import Flip, Identity, Mono
+from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.systems.folder import Folder
 from earvae.tracks import find
 
@@ -60,9 +60,9 @@ def raising(error: BaseException) -> Callable[..., Tensor]:
 
 def truths() -> list[System]:
     return [
-        Identity(),
-        Flip(),
-        Mono(),
+        Check("identity"),
+        Check("flip"),
+        Check("mono"),
         Made("gain", lambda audio: audio * 10 ** (-6 / 20)),
         Made("late", lambda audio: torch.nn.functional.pad(audio, (10, 0))),
         Made("swap", lambda audio: audio.flip(0)),
@@ -157,7 +157,7 @@ def test_silent_reference_is_counted_and_enters_no_mean(tmp_path):
     for name, gain in (("music", 1.0), ("silence", 0.0)):
         audio, rate = soundfile.read(CLIPS / "automat.flac", frames=2 * SAMPLE_RATE)
         soundfile.write(tmp_path / f"{name}.wav", gain * audio, rate)
-    results, failures = evaluate(find_tracks(tmp_path), [Flip()], tmp_path / "out", SPAN)
+    results, failures = evaluate(find_tracks(tmp_path), [Check("flip")], tmp_path / "out", SPAN)
     assert failures == []
     tables.write_all(results, tmp_path / "out")
     silent = results.results[1]
@@ -355,7 +355,7 @@ def test_what_fails_is_a_line_and_the_others_go_on(tmp_path):
 
 def test_tracks_shorter_than_the_metrics_need_are_lines(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros((500, 2)), SAMPLE_RATE)
-    results, _ = evaluate(find_tracks(tmp_path), [Identity()], tmp_path / "out", SPAN)
+    results, _ = evaluate(find_tracks(tmp_path), [Check("identity")], tmp_path / "out", SPAN)
     assert "too short" in results.results[0].error
     assert results.tracks[0].loudness.lufs is None
 
@@ -363,7 +363,9 @@ def test_tracks_shorter_than_the_metrics_need_are_lines(tmp_path):
 def test_a_place_that_cannot_be_written_ends_it(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(WriteError, match="out: cannot be written"):
-        evaluate(find_tracks(one_track(tmp_path / "music")), [Identity()], tmp_path / "out", SPAN)
+        evaluate(
+            find_tracks(one_track(tmp_path / "music")), [Check("identity")], tmp_path / "out", SPAN
+        )
 
 
 def test_ready_reconstructions_of_whole_tracks_are_compared_over_the_same_stretch(music, tmp_path):

@@ -353,7 +353,7 @@ def test_peaks_over_full_scale_do_not_clip(tmp_path):
     audio = 1.8 * np.sin(np.arange(RATE)[:, None] / 40 + np.array([0, 1]))
     path = tmp_path / "loud.wav"
     soundfile.write(path, audio, RATE, subtype="FLOAT")
-    gain = sound.playback_gains([Loudness(-6.0, 0.0, sound.peak_db(path))]).gain
+    gain = sound.playback_gains([Loudness(-6.0, 0.0, 20 * np.log10(np.abs(audio).max()))]).gain
     stored = decoded(sound.script("key", sound.flac(path, gain, RATE)))
     error = stored - audio * 10 ** (gain / 20)
     assert np.abs(error).max() < 1.6 / 32768  # rounding and the dither's two bits
@@ -377,13 +377,6 @@ def test_sound_is_cut_or_extended_to_the_reference(tmp_path):
     longer = decoded(sound.script("k", sound.flac(path, 0.0, 1500)))
     assert longer.shape == (1500, 2)
     assert np.abs(longer[1000:]).max() <= 2 / 32768
-
-
-def test_sound_that_is_not_finite_is_refused(tmp_path):
-    path = tmp_path / "nan.wav"
-    soundfile.write(path, np.array([0.0, np.nan, 0.0]), RATE, subtype="FLOAT")
-    with pytest.raises(ValueError, match="NaN"):
-        sound.peak_db(path)
 
 
 # ------------------------------------------------------------------------------ pictures

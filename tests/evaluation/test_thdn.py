@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from earvae.evaluation.systems import System
-from earvae.evaluation.systems.checks import Identity
+from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.thdn import (
     FREQUENCIES,
     HARMONICS,
@@ -119,7 +119,7 @@ def test_distortion_of_a_curve_is_found_through_a_codec_at_every_level():
 
 
 def test_identity_in_single_precision_is_better_than_minus_120_db():
-    readings = measure_thdn(Identity(), levels=(-1.0,), frequencies=(20, 997, 16_000))
+    readings = measure_thdn(Check("identity"), levels=(-1.0,), frequencies=(20, 997, 16_000))
     assert all(reading.residual_db < -120 for reading in readings)
     assert readings[2].thd_db is None and readings[2].harmonics_db == {}
 
@@ -138,7 +138,7 @@ def test_csv_and_plot(tmp_path):
 
 def test_steps_that_cannot_be_measured_are_refused():
     with pytest.raises(ValueError, match="whole hertz"):
-        measure_thdn(Identity(), frequencies=(19,))
+        measure_thdn(Check("identity"), frequencies=(19,))
     with pytest.raises(ValueError, match="from -120 to 0"):
-        measure_thdn(Identity(), levels=(3.0,))
+        measure_thdn(Check("identity"), levels=(3.0,))
     assert min(FREQUENCIES) == 20 and 997 in FREQUENCIES

@@ -47,11 +47,10 @@ def encode(vae) -> Encode:
         files = tracks.find([source] if isinstance(source, Path) else source, out).files
         return encode_library(
             model,
-            Library(files),
+            Library(files, changes.get("shard_items") or block_items),
             out,
             settings_of(model, **changes),
             geometry or geometry_of(model),
-            block_items=changes.get("shard_items") or block_items,
             **how,
         )
 

@@ -22,7 +22,7 @@ def small_model(seed: int = 0) -> EarVAE:
     """4 ms frames, 8 latents, a context of 5 frames, random weights."""
     config = SpectralConfig(
         latent_channels=8, hop_length=HOP, mdct_length=32, linear_channels=4, linear_classes=4,
-        width=8, class_frames=1, expansion=2, kernel=3, encoder_blocks=2, decoder_blocks=1,
+        width=8, expansion=2, kernel=3, encoder_blocks=2, decoder_blocks=1,
         level_frames=5,
     )  # fmt: skip
     with torch.random.fork_rng():

@@ -199,10 +199,10 @@ def encode_slowly(source: Path, out: Path, layout: dict, batch: int) -> None:
     torch.set_num_threads(1)
     vae = small_model()
     vae.encoder.register_forward_hook(lambda *_: time.sleep(0.004))
-    library = Library(tracks.find([source], out).files)
-    geometry = geometry_of(vae, budget=batch)
     block = layout.get("shard_items") or 16
-    encode_library(vae, library, out, settings_of(vae, **layout), geometry, block)
+    library = Library(tracks.find([source], out).files, block)
+    geometry = geometry_of(vae, budget=batch)
+    encode_library(vae, library, out, settings_of(vae, **layout), geometry)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")

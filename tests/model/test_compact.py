@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from earvae.config import CompactConfig
-from earvae.model.compact import QUIET, Bands, CompactDecoder, CompactEncoder, fit_linear_start
+from earvae.model.compact import QUIET, CompactDecoder, CompactEncoder, EarBands, fit_linear_start
 from earvae.model.envelope import band_weights
-from earvae.model.transform import FrameTransform
+from earvae.model.transform import FrameTransform, mid_side
 from earvae.model.vae import EarVAE
 
 SMALL = CompactConfig(
@@ -142,19 +142,19 @@ def test_without_a_start_the_linear_path_keeps_the_lowest_frequencies(vae):
 
 
 def test_mid_and_side_are_left_and_right_turned_and_turned_back():
-    bands, frames = Bands(SMALL), torch.randn(2, 5, 128)
-    turned = bands.mid_side(frames)
+    frames = torch.randn(2, 5, 128)
+    turned = mid_side(frames, -1)
     torch.testing.assert_close(turned.norm(dim=-1), frames.norm(dim=-1))
-    torch.testing.assert_close(bands.mid_side(turned), frames)
+    torch.testing.assert_close(mid_side(turned, -1), frames)
     audio = torch.randn(1, 2, 640)
     plain = FrameTransform(64, 32)
     left = plain.mdct(audio[:, 0]).view(1, 10, 64)  # [batch, frames, two blocks]
-    torch.testing.assert_close(bands.mid_side(plain(audio))[..., :64], left, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mid_side(plain(audio), -1)[..., :64], left, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("loud", [0, 1])
 def test_levels_tell_the_silent_ear_of_a_sound_at_one_side(loud):
-    bands = Bands(SMALL)
+    bands = EarBands(SMALL)
     audio = torch.zeros(1, 2, 640)
     audio[:, loud] = 0.1 * torch.randn(1, 640)
     measured = bands.measure(FrameTransform(64, 32)(audio)).chunk(2, dim=-1)
@@ -163,7 +163,7 @@ def test_levels_tell_the_silent_ear_of_a_sound_at_one_side(loud):
 
 
 def test_levels_change_places_with_the_channels():
-    bands, transform = Bands(SMALL), FrameTransform(64, 32)
+    bands, transform = EarBands(SMALL), FrameTransform(64, 32)
     audio = torch.randn(1, 2, 640) * torch.tensor([[1.0], [0.01]])
     left, right = bands.measure(transform(audio)).chunk(2, dim=-1)
     swapped = bands.measure(transform(audio.flip(1)))
@@ -173,9 +173,9 @@ def test_levels_change_places_with_the_channels():
 
 def test_a_level_is_read_as_a_logarithm_down_to_quiet():
     """−1 for silence, +1 for e¹⁰ times QUIET, which is beyond full scale."""
-    bands = Bands(SMALL)
+    bands = EarBands(SMALL)
     for value, expected in ((0.0, -1.0), (QUIET, math.log(2) / 10 - 1), (QUIET * math.e**10, 1.0)):
-        frames = bands.mid_side(torch.full((1, 128), value))  # all of Left and Right
+        frames = mid_side(torch.full((1, 128), value), -1)  # all of Left and Right
         measured = bands.measure(frames)
         torch.testing.assert_close(measured, torch.full_like(measured, expected), atol=1e-4, rtol=0)
 

@@ -303,6 +303,7 @@ def stated(folder: Path, **changes) -> None:
         ({"decoder_channels": 16}, "encoder_hidden_size and decoder_channels differ"),
         ({"decoder_input_channels": 5}, "is not twice decoder_input_channels"),
         ({"act_fn": "silu"}, r"config\.json: act_fn"),
+        ({"downsampling_ratios": [1, 3, 4]}, r"config\.json: .*strides must be at least 2"),
         ({"downsampling_ratios": [2, 3, 5]}, r"is \[\d.*\] instead of \["),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 import torch
 
-from earvae.objective.spectrum import STFT, planes
+from earvae.objective.spectrum import STFT, mid_side, planes
 
 
 @pytest.mark.parametrize("length", [128, 1024])
@@ -54,12 +54,13 @@ def test_adjoint_is_the_transpose_of_the_transform(samples):
 def test_mid_and_side_spectra_are_those_of_the_mid_and_side_signals():
     audio = torch.randn(2, 2, 4096, dtype=torch.float64)
     left, right = audio.unbind(1)
-    mid_side = torch.stack((left + right, left - right), dim=1) / 2**0.5
+    channels = torch.stack((left + right, left - right), dim=1) / 2**0.5
     window = torch.hann_window(512, dtype=torch.float64)
     window /= window.square().sum().sqrt()
     expected = torch.stft(
-        mid_side.flatten(0, 1), 512, 128, window=window, center=False, return_complex=True
+        channels.flatten(0, 1), 512, 128, window=window, center=False, return_complex=True
     ).mT.unflatten(0, (2, 2))
-    both = planes(STFT(512)(audio), 1e-5, mid_side=True).channels("ms")
+    left_right = planes(torch.view_as_real(STFT(512)(audio)), 1e-5)
+    both = mid_side(left_right, 1e-5)
     measured = torch.complex(both.real, both.imag)
     assert (measured - expected).abs().max() < 1e-6

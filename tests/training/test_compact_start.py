@@ -6,6 +6,7 @@ from recipes import assert_identical, interrupt_at, start, state_of
 
 from earvae.config import TrainConfig
 from earvae.training import train as training
+from earvae.training.set_up import initial_model
 
 COMPACT = {
     "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
@@ -20,7 +21,7 @@ def compact(recipe):
 
 def test_its_linear_layers_start_from_music_and_the_rest_as_without_it(compact):
     fitted, unfitted = (
-        training.initial_model(TrainConfig(**compact | {"linear_code_crops": crops})).state_dict()
+        initial_model(TrainConfig(**compact | {"linear_code_crops": crops})).state_dict()
         for crops in (8, 0)
     )
     changed = {name for name in fitted if not torch.equal(fitted[name], unfitted[name])}
@@ -41,7 +42,7 @@ def test_everything_is_trained_and_a_resumed_run_equals_the_whole_one(
     whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
     for key in ("vae", "ema", "optimiser"):
         assert_identical(whole[key], parts[key])
-    before = training.initial_model(TrainConfig(**compact)).state_dict()
+    before = initial_model(TrainConfig(**compact)).state_dict()
     for name, tensor in whole["vae"].items():
         assert not torch.equal(tensor, before[name]), name
 
@@ -49,6 +50,6 @@ def test_everything_is_trained_and_a_resumed_run_equals_the_whole_one(
 def test_a_frozen_encoder_stays_as_it_was(compact, tmp_path):
     stages = [{"name": "decoder", "steps": 2, "freeze": ["encoder"]}]
     assert start(compact | {"stages": stages}, tmp_path) == 0
-    before = training.initial_model(TrainConfig(**compact)).state_dict()
+    before = initial_model(TrainConfig(**compact)).state_dict()
     for name, tensor in state_of(tmp_path)["vae"].items():
         assert torch.equal(tensor, before[name]) == name.startswith("encoder."), name

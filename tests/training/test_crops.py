@@ -21,7 +21,7 @@ from earvae.training.augment import (
 )
 from earvae.training.crops import ATTEMPTS, CropDataset, read_crop
 from earvae.training.filters import DROP_REASONS, reaches, refused
-from earvae.training.loader import RangeSampler, make_loader
+from earvae.training.loader import make_loader, shares
 from earvae.training.ogg import pages_of
 from earvae.training.sources import list_tracks
 from earvae.true_peak import true_peak_db
@@ -102,16 +102,11 @@ def test_the_ranks_together_have_the_items_of_one_process_in_order(folder, world
 
 
 def test_ranks_share_every_batch_without_overlap():
-    shares = [list(RangeSampler(8, 24, 4, rank, 2)) for rank in (0, 1)]
-    assert shares[0] == [8, 9, 10, 11, 16, 17, 18, 19]
-    assert sorted(shares[0] + shares[1]) == list(range(8, 24))
-
-
-@pytest.mark.parametrize("stop", [8, 9, 13, 15, 16, 21])
-def test_a_share_is_as_long_as_it_says(stop):
-    for rank in (0, 1, 2):
-        sampler = RangeSampler(5, stop, 2, rank, 3)
-        assert len(sampler) == len(list(sampler))
+    one, other = (list(map(list, shares(8, 24, 4, rank, 2))) for rank in (0, 1))
+    assert one == [[8, 9, 10, 11], [16, 17, 18, 19]]
+    assert sorted(sum(one + other, [])) == list(range(8, 24))
+    assert [list(batch) for batch in shares(5, 12, 3)] == [[5, 6, 7], [8, 9, 10], [11]]
+    assert not list(shares(5, 7, 2, 1, 2))
 
 
 # ------------------------------------------------------------------------------ drawing

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from earvae import EarVAE
 from earvae.cli.main import app
 from earvae.config import ConfigError, TrainConfig
-from earvae.training import train as training
-from earvae.training.set_up import initial_discriminator
+from earvae.training.set_up import initial_discriminator, initial_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -48,7 +47,7 @@ def fine(recipe, published):
 
 
 def test_the_first_forward_equals_the_golden_output(fine):
-    vae = training.initial_model(TrainConfig(**fine))
+    vae = initial_model(TrainConfig(**fine))
     golden = load_file(GOLDEN / "tiny44k_io.safetensors")
     with torch.no_grad():
         reconstruction, posterior = vae(golden["audio"])
@@ -81,7 +80,7 @@ def test_a_run_starts_from_the_generator_and_the_discriminator_of_another(staged
     start(staged, tmp_path / "first")
     second = TrainConfig(**staged | {"initial_weights": str(tmp_path / "first")})
     first = state_of(tmp_path / "first")
-    for name, weight in training.initial_model(second).state_dict().items():
+    for name, weight in initial_model(second).state_dict().items():
         assert torch.equal(weight, first["ema"][name])
     for name, weight in initial_discriminator(second).state_dict().items():
         assert torch.equal(weight, first["discriminator"][name])
@@ -93,7 +92,7 @@ def test_a_run_starts_from_the_generator_and_the_discriminator_of_another(staged
 def test_the_shipped_model_can_be_a_start():
     data = {"sources": [{"tracks": "unused"}]}
     config = {"stages": [{"name": "a", "steps": 1, "data": data}], "initial_weights": "shipped"}
-    vae = training.initial_model(TrainConfig(**config))
+    vae = initial_model(TrainConfig(**config))
     assert vae.identity == EarVAE.from_pretrained().identity
 
 

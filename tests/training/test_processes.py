@@ -21,7 +21,7 @@ from recipes import (
 )
 
 from earvae.config import TrainConfig
-from earvae.training import train as training
+from earvae.training import set_up as starting
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -143,14 +143,14 @@ def test_a_failure_of_one_rank_ends_all_with_a_line(staged, tmp_path):
 
 def first_fits(fabric, config, folder):
     seen = []
-    original = training.initial_model
+    original = starting.initial_model
 
     def initial_model(config, fit_code=True):
         seen.append(fit_code)
         return original(config, fit_code=fit_code)
 
-    training.initial_model = initial_model
-    state = training.set_up(fabric, config, folder)
+    starting.initial_model = initial_model
+    state = starting.set_up(fabric, config, folder)
     torch.save((seen, state.vae.state_dict()), folder / f"rank{fabric.global_rank}.pt")
 
 

@@ -15,6 +15,7 @@ from earvae.config import ConfigError, ObjectiveWeights, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import step
 from earvae.training import train as training
+from earvae.training.set_up import initial_model
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(recipe, tmp_path, monkeypatch):
@@ -58,7 +59,7 @@ def test_a_signal_during_the_run_leaves_the_handlers_as_they_were(recipe, tmp_pa
 
 def test_training_moves_the_network_and_leaves_the_linear_code(recipe, tmp_path):
     start(recipe, tmp_path)
-    before = training.initial_model(TrainConfig(**recipe)).state_dict()
+    before = initial_model(TrainConfig(**recipe)).state_dict()
     after = state_of(tmp_path)["vae"]
     assert torch.equal(after["encoder.code.basis"], before["encoder.code.basis"])
     assert not torch.equal(after["decoder.shape.weight"], before["decoder.shape.weight"])
@@ -107,5 +108,5 @@ def test_initial_weights_of_another_shape_are_refused(recipe, tmp_path):
 def test_a_run_can_start_from_the_weights_of_another(recipe, tmp_path):
     start(recipe, tmp_path / "first")
     second = TrainConfig(**recipe | {"initial_weights": str(tmp_path / "first" / "ema")})
-    vae = training.initial_model(second)
+    vae = initial_model(second)
     assert vae.identity == EarVAE.from_pretrained(tmp_path / "first" / "ema").identity

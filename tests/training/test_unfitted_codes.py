@@ -3,11 +3,13 @@
 import torch
 
 from earvae.config import TrainConfig
+from earvae.training import set_up as starting
 from earvae.training import train as training
+from earvae.training.set_up import initial_model
 
 
 def test_without_crops_to_fit_on_the_codes_keep_neighbouring_values_of_a_frame(recipe):
-    vae = training.initial_model(TrainConfig(**recipe | {"linear_code_crops": 0}))
+    vae = initial_model(TrainConfig(**recipe | {"linear_code_crops": 0}))
     frames = torch.randn(1, 3, vae.encoder.transform.features)
     kept = vae.config.linear_channels
     values, chosen = vae.encoder.code.encode(frames)
@@ -18,8 +20,7 @@ def test_without_crops_to_fit_on_the_codes_keep_neighbouring_values_of_a_frame(r
 
 def test_the_network_starts_alike_with_and_without_fitted_codes(recipe):
     fitted, unfitted = (
-        training.initial_model(TrainConfig(**recipe | {"linear_code_crops": crops}))
-        for crops in (8, 0)
+        initial_model(TrainConfig(**recipe | {"linear_code_crops": crops})) for crops in (8, 0)
     )
     assert not torch.equal(fitted.encoder.code.basis, unfitted.encoder.code.basis)
     ours, theirs = fitted.state_dict(), unfitted.state_dict()
@@ -36,13 +37,13 @@ def test_a_run_without_fitted_codes_trains(recipe, tmp_path):
 
 def test_a_code_is_fitted_on_no_more_crops_than_the_music_holds(recipe, monkeypatch):
     crops = []
-    original = training.fit_codes
+    original = starting.fit_codes
 
     def counted(encoder, decoder, audio, top_hz):
         batches = list(audio)
         crops.append(sum(len(batch) for batch in batches))
         original(encoder, decoder, batches, top_hz)
 
-    monkeypatch.setattr(training, "fit_codes", counted)
-    training.initial_model(TrainConfig(**recipe | {"linear_code_crops": 6000}))
+    monkeypatch.setattr(starting, "fit_codes", counted)
+    initial_model(TrainConfig(**recipe | {"linear_code_crops": 6000}))
     assert crops == [2 * 2 * 44_100 // (128 * 24)]  # two pieces of two seconds

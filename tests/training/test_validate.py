@@ -11,14 +11,14 @@ from lightning_fabric.loggers import TensorBoardLogger
 from earvae.config import TrainConfig
 from earvae.model.posterior import Posterior
 from earvae.objective.perceptual import PerceptualLoss
-from earvae.training import train as training
 from earvae.training.crops import CropDataset
 from earvae.training.log import RunLog
+from earvae.training.set_up import set_up
 from earvae.training.validate import channel_figures, channel_sums, validate
 
 
 def one_rank(fabric, config, folder):
-    state = training.set_up(fabric, config, folder)
+    state = set_up(fabric, config, folder)
     dataset = CropDataset(config.validation, config.model.sample_rate)
     objective = PerceptualLoss(config.stages[0].objective, config.model.sample_rate)
     log = RunLog(fabric, folder)

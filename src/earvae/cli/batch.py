@@ -21,7 +21,7 @@ from earvae.errors import EarvaeError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from earvae.files import Progress, Report
+    from earvae.files import Report
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,11 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         sources[target] = job.source
 
 
-def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[Report], list[str]]:
-    """Do every job. A file that fails becomes one line of the second list, and the next is done."""
+def run(jobs: list[Job], work: Callable[..., Report]) -> tuple[list[Report], list[str]]:
+    """Do every job by ``work(source, target, progress=…)``, a function of ``earvae.files``.
+
+    A file that fails becomes one line of the second list, and the next is done.
+    """
     reports: list[Report] = []
     failures: list[str] = []
     with tidy_when_terminated(), progress_bar(len(jobs), "") as update:
@@ -129,7 +132,7 @@ def run(jobs: list[Job], work: Callable[[Job, Progress], Report]) -> tuple[list[
                 with memory_explained(
                     f"{job.source}: out of memory; use a smaller --chunk-seconds"
                 ):
-                    reports.append(work(job, progress))
+                    reports.append(work(job.source, job.target, progress=progress))
             except EarvaeError as error:
                 failures.append(str(error))
     return reports, failures

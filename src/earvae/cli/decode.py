@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import Job, plan, run, to_one_file
+from earvae.cli.batch import plan, run, to_one_file
 from earvae.cli.errors import finish
 from earvae.cli.reconstruct import print_table
-
-if TYPE_CHECKING:
-    from earvae.files import Progress, Report
 
 
 def decode(
@@ -56,32 +54,27 @@ def decode(
     earvae decode generated/ -o heard/ --denormalise latents/latent_stats.json
     """
     one_file = to_one_file(inputs, output)
-    new_suffix = options.output_suffix(output, one_file, suffix)
-    form = options.output_format(new_suffix, subtype, clip)
+    ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
     from earvae.files import decode_file
     from earvae.latents import file, statistics
 
     stats = None if denormalise is None else statistics.read(denormalise)
     planned = plan(
-        inputs, Path(output), new_suffix, one_file, suffixes=frozenset({file.SUFFIX, file.NPY})
+        inputs, Path(output), ending, one_file, suffixes=frozenset({file.SUFFIX, file.NPY})
     )
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
 
-    def work(job: Job, progress: Progress) -> Report:
-        return decode_file(
-            vae,
-            job.source,
-            job.target,
-            form,
-            stereo=stereo,
-            force=force,
-            chunk_frames=options.chunk_frames(vae, chunk_seconds),
-            progress=progress,
-            statistics=stats,
-        )
-
+    work = partial(
+        decode_file,
+        vae,
+        output=form,
+        stereo=stereo,
+        force=force,
+        chunk_frames=options.chunk_frames(vae, chunk_seconds),
+        statistics=stats,
+    )
     reports, failures = run(planned.jobs, work)
     if reports:
         print_table(reports)

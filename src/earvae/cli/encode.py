@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +11,11 @@ import typer
 from typer.core import TyperCommand
 
 from earvae.cli import options
-from earvae.cli.batch import Job, plan, run, to_one_file
+from earvae.cli.batch import plan, run, to_one_file
 from earvae.cli.errors import finish, usage_error
 
 if TYPE_CHECKING:
     from click import Context
-
-    from earvae.files import Progress, Report
 
 MANY = 1_000  # files after which resuming is worth a word
 OF_LIBRARIES = frozenset(
@@ -85,18 +84,14 @@ def encode(
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
 
-    def work(job: Job, progress: Progress) -> Report:
-        return encode_file(
-            vae,
-            job.source,
-            job.target,
-            downmix=downmix,
-            seed=seed,
-            half=half,
-            chunk_frames=options.chunk_frames(vae, chunk_seconds),
-            progress=progress,
-        )
-
+    work = partial(
+        encode_file,
+        vae,
+        downmix=downmix,
+        seed=seed,
+        half=half,
+        chunk_frames=options.chunk_frames(vae, chunk_seconds),
+    )
     reports, failures = run(planned.jobs, work)
     for report in reports:
         typer.echo(f"{report.output}: {report.frames} frames, {report.duration:.2f} s")

@@ -175,7 +175,7 @@ def library(
     print_left_out(music)
     if not music.files:
         one_line("; ".join(music.problems))
-    items = Library(music.files)
+    items = Library(music.files, block_files)
     stats = None if normalise is None else statistics.read(normalise)
     vae = options.load_model(weights, config, sample_rate, _own_device(device))
     vae = options.prepare(vae, engine, precision)
@@ -213,7 +213,7 @@ def library(
     with (
         tidy_when_terminated(),
         memory_explained("out of memory; use a smaller --batch-seconds or --chunk-seconds"),
-        progress_bar(own.files(len(items), block_files), "encoding") as update,
+        progress_bar(own.files(len(music.files), block_files), "encoding") as update,
     ):
         result = encode_library(
             vae,
@@ -221,7 +221,6 @@ def library(
             output,
             settings,
             geometry,
-            block_items=block_files,
             rank=own,
             workers=workers,
             statistics=stats,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -108,7 +108,7 @@ Subtype = Annotated[
     ),
 ]
 Clip = Annotated[
-    str | None,
+    Literal["none", "clamp", "rescale"] | None,
     typer.Option(
         "--clip",
         help="Peaks beyond full scale: none (left alone; integer files refuse them), clamp, or "
@@ -130,27 +130,23 @@ def seed_of(sample: bool, seed: int | None) -> int | None:
     return seed
 
 
-def output_suffix(output: str | None, one_file: bool, wanted: str | None) -> str:
-    """What output files end in, dot included: as the file OUT does, or as --format says."""
-    wanted = wanted and "." + wanted.lower().lstrip(".")
-    if output is None or not one_file:
-        return wanted or ".wav"
-    suffix = Path(output).suffix
-    if wanted is not None:
-        usage_error(f"{output}: is a file, and --format {wanted[1:]} is for folders; leave it out")
-    return suffix
-
-
-def output_format(suffix: str, subtype: str | None, clip: str | None) -> OutputFormat:
-    """The format to write; options that do not go together are a usage error."""
+def output_format(
+    output: str | None, one_file: bool, wanted: str | None, subtype: str | None, clip: Clip
+) -> tuple[str, OutputFormat]:
+    """What output files end in, dot included, as the file OUT does or as --format says; and how
+    they are written. Options that do not go together are a usage error."""
     from earvae import audio
 
-    if clip not in (None, "none", "clamp", "rescale"):
-        usage_error(f"--clip {clip}: use none, clamp or rescale")
-    if not suffix:
-        usage_error("OUT has no suffix: name a file such as out.wav, or end a folder with a slash")
+    suffix = "." + (wanted or "wav").lower().lstrip(".")
+    if output is not None and one_file:
+        suffix = Path(output).suffix
+        if wanted is not None:
+            usage_error(f"{output}: is a file, and --format {wanted} is for folders; leave it out")
+        if not suffix:
+            usage_error(f"{output}: has no suffix; name a file such as out.wav, or end a folder "
+                        "with a slash")  # fmt: skip
     try:
-        return audio.output_format(suffix, subtype and subtype.lower(), clip)
+        return suffix, audio.output_format(suffix, subtype and subtype.lower(), clip)
     except audio.OutputFormatError as error:
         usage_error(str(error))
 

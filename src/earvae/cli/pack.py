@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earvae.cli.errors import finish, one_line
-from earvae.cli.options import usage_error
+from earvae.cli.errors import finish, one_line, usage_error
 
 if TYPE_CHECKING:
     from earvae.training.excerpts import PackedExcerpts
@@ -90,7 +89,6 @@ def pack(
 
     from earvae import tracks
     from earvae.config import FilterConfig
-    from earvae.errors import EarvaeError
     from earvae.training.excerpts import pack_excerpts
     from earvae.training.sources import inspect
     from earvae.training.tar_write import INDEX, Packer
@@ -98,25 +96,22 @@ def pack(
     filters = None
     if true_peak is not None or bandwidth is not None:
         filters = FilterConfig(true_peak_db=true_peak, bandwidth_hz=bandwidth)
-    try:
-        music = tracks.find([source], leave_out=folder, split=split)
-        for line in music.left_out_lines():
-            typer.echo(line)
-        usable, unusable = inspect(music.files)
-        unusable = music.problems + unusable
-        if not usable:
-            one_line(unusable[0])
-        if excerpts is None:
-            seconds, size = segment_seconds or 30.0, round((shard_mb or 1000.0) * 1e6)
-            packed = Packer(usable, folder, seconds, size, filters, typer.echo).pack()
-            lines = _lines(packed)
-        else:
-            size = round(megabytes * 1e6)
-            codec = codec or "vorbis"
-            packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, typer.echo)
-            lines = _lines_of_excerpts(packed, codec)
-    except EarvaeError as error:
-        one_line(str(error))
+    music = tracks.find([source], leave_out=folder, split=split)
+    for line in music.left_out_lines():
+        typer.echo(line)
+    usable, unusable = inspect(music.files)
+    unusable = music.problems + unusable
+    if not usable:
+        one_line(unusable[0])
+    if excerpts is None:
+        seconds, size = segment_seconds or 30.0, round((shard_mb or 1000.0) * 1e6)
+        packed = Packer(usable, folder, seconds, size, filters, typer.echo).pack()
+        lines = _lines(packed)
+    else:
+        size = round(megabytes * 1e6)
+        codec = codec or "vorbis"
+        packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, typer.echo)
+        lines = _lines_of_excerpts(packed, codec)
     typer.echo(f"{lines[0]}; train on {folder / INDEX}")
     for line in lines[1:]:
         typer.echo(line)

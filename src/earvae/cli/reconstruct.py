@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import Job, plan, run, stdout, to_one_file
+from earvae.cli.batch import plan, run, stdout, to_one_file
 from earvae.cli.errors import finish
 
 if TYPE_CHECKING:
-    from earvae.files import Progress, Report
+    from earvae.files import Report
 
 
 def reconstruct(
@@ -66,31 +67,26 @@ def reconstruct(
         options.usage_error("say where to write: -o OUT")
     seed = options.seed_of(sample, seed)
     one_file = output is not None and to_one_file(sources, output)
-    new_suffix = options.output_suffix(output, one_file, suffix)
-    form = options.output_format(new_suffix, subtype, clip)
+    ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
     from earvae.files import reconstruct_file
 
     if output is not None:
-        planned = plan(sources, Path(output), new_suffix, one_file)
+        planned = plan(sources, Path(output), ending, one_file)
     else:
-        planned = plan(sources, outdir, new_suffix, False, "_vae_rec")
+        planned = plan(sources, outdir, ending, False, "_vae_rec")
     vae = options.load_model(weights, config, sample_rate, device)
     vae = options.prepare(vae, engine, precision)
 
-    def work(job: Job, progress: Progress) -> Report:
-        return reconstruct_file(
-            vae,
-            job.source,
-            job.target,
-            form,
-            downmix=downmix,
-            stereo=stereo,
-            seed=seed,
-            chunk_frames=options.chunk_frames(vae, chunk_seconds),
-            progress=progress,
-        )
-
+    work = partial(
+        reconstruct_file,
+        vae,
+        output=form,
+        downmix=downmix,
+        stereo=stereo,
+        seed=seed,
+        chunk_frames=options.chunk_frames(vae, chunk_seconds),
+    )
     reports, failures = run(planned.jobs, work)
     if as_json:
         typer.echo(json.dumps([figures(report) for report in reports], indent=2))

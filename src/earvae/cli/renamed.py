@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from earvae.cli.options import usage_error
+from earvae.cli.errors import usage_error
 
 INSTEAD = {
     "shards": "is now `earvae pack`, with the same options",

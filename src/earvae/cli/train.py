@@ -1,4 +1,4 @@
-"""``earvae train``: a thin door to ``earvae.training.run``."""
+"""``earvae train``: a thin door to ``earvae.training.train``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import sys
 import time
 import traceback
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earvae.cli.errors import one_line
-from earvae.cli.options import usage_error
+from earvae.cli.errors import one_line, usage_error
+from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from earvae.config import TrainConfig
@@ -21,22 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "compact"
 CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at 0.08 s a crop
-
-
-class Precision(str, Enum):
-    """Arithmetic of the networks; tf32 is float32 with products of ten bits, on GPUs that have
-    it. The objective computes in float32, but for tf32."""
-
-    full = "32-true"
-    tf32 = "tf32"
-    bf16 = "bf16-mixed"
-
-
-class Log(str, Enum):
-    """Where figures go besides the run's log.jsonl."""
-
-    tensorboard = "tensorboard"
-    csv = "csv"
 
 
 def train(
@@ -59,7 +42,7 @@ def train(
             "--data",
             metavar="FOLDER",
             help="Your music, in place of the recipe's: a folder, a .jsonl manifest or the "
-            "index.json of shards. May be given several times.",
+            "index.json of a pack. May be given several times.",
         ),
     ] = None,
     weights: Annotated[
@@ -77,8 +60,12 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of the networks; losses stay in float32.")
-    ] = Precision.full,
+        Literal["32-true", "tf32", "bf16-mixed"],
+        typer.Option(
+            help="Of the networks. tf32 is float32 with products of ten bits, on GPUs that have "
+            "it; losses stay in float32, but for tf32."
+        ),
+    ] = "32-true",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many on this machine, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(help="Machines that train together.", min=1)] = 1,
@@ -93,8 +80,11 @@ def train(
         int | None, typer.Option(help="CPU threads of the model; default: all cores.", min=1)
     ] = None,
     log: Annotated[
-        Log, typer.Option(help="TensorBoard also gets audio and spectrograms.")
-    ] = Log.tensorboard,
+        Literal["tensorboard", "csv"],
+        typer.Option(
+            help="Where figures go besides log.jsonl. TensorBoard also gets audio and spectrograms."
+        ),
+    ] = "tensorboard",
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -131,7 +121,7 @@ def train(
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
     path = _recipe_file(config, recipe, data)
     run = run or Path("runs") / path.stem
-    _tell(f"recipe {path}; run {run}")  # what follows is slow to import
+    _print_once(f"recipe {path}; run {run}")  # what follows is slow to import
     try:
         import torch
         from lightning_fabric.loggers import CSVLogger
@@ -145,19 +135,19 @@ def train(
         status = training.train(
             _chosen(path, data, weights, minutes),
             run,
-            precision=precision.value,
+            precision=precision,
             accelerator=device,
             devices=int(devices) if devices.isdigit() else devices,
             nodes=nodes,
             strategy=strategy,
-            loggers=[CSVLogger(run, name="csv", version="")] if log is Log.csv else None,
+            loggers=[CSVLogger(run, name="csv", version="")] if log == "csv" else None,
             minutes=minutes,
             started=started,
         )
-    except Exception as error:
+    except EarvaeError:
         if debug:
             traceback.print_exc()
-        one_line(str(error) or type(error).__name__)
+        raise
     raise typer.Exit(status)
 
 
@@ -198,12 +188,12 @@ def _chosen(
         config = config.model_copy(update={"linear_code_crops": crops})
     if data:
         config, line = with_data(config, data)
-        _tell(f"data {', '.join(data)}; {line}")
+        _print_once(f"data {', '.join(data)}; {line}")
     return config
 
 
-def _tell(line: str) -> None:
-    """Print a line, once for all processes of a run."""
+def _print_once(line: str) -> None:
+    """Print a line from one of a run's processes."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     if next((rank for rank in ranks if rank is not None), "0") == "0":
         typer.echo(line)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from earvae.errors import EarvaeError
+
 MAX_LAG = 22_050  # samples searched on both sides: half a second
 MAX_MISSING = 44_100  # samples that a reconstruction may lack: a second, and of short ones
 MISSING_SHARE = 4  # no more than a quarter
@@ -16,7 +18,7 @@ STANDS_OUT = 40.0  # times the median; chance alone reaches some 20 among all la
 PERIODIC = 0.95  # of the highest peak: peaks of a periodic signal, of which the nearest counts
 
 
-class AlignmentError(ValueError):
+class AlignmentError(EarvaeError):
     """A reconstruction that is no reconstruction of the reference's length."""
 
 

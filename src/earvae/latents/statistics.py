@@ -16,7 +16,6 @@ from earvae.latents.file import Latents, LatentsError
 NAME = "latent_stats.json"
 FORMAT = "earvae-latent-stats"
 VERSION = 1
-SEARCH_DEPTH = 32  # folders above a latent file in which its statistics are looked for
 
 
 class Moments:
@@ -224,7 +223,9 @@ def measure(
                 raise LatentsError(f"{path}: normalised latents beside others that are not")
         progress(1)
     if total is None:
-        raise LatentsError("no latents there: name files or folders that `earvae encode` wrote")
+        raise LatentsError(
+            "no latents there: name files or folders that `earvae encode` or `earvae library` wrote"
+        )
     return total, True in normalised
 
 
@@ -263,11 +264,5 @@ def denormalised(
 
 def beside(latents: Path) -> Path | None:
     """The ``latent_stats.json`` of a latent file: in its folder, or the nearest one above."""
-    folder = latents.absolute().parent
-    for _ in range(SEARCH_DEPTH):
-        if (folder / NAME).is_file():
-            return folder / NAME
-        if folder == folder.parent:
-            return None
-        folder = folder.parent
-    return None
+    places = (folder / NAME for folder in latents.absolute().parents)
+    return next((path for path in places if path.is_file()), None)

@@ -59,12 +59,12 @@ class Summary:
 
     @property
     def files_per_second(self) -> float:
-        """Encoded now."""
+        """Files encoded now, a second."""
         return self.encoded / max(self.seconds, 1e-9)
 
     @property
     def compute_share(self) -> float:
-        """Of the time, 0…1."""
+        """The share of the time in the encoder, 0…1."""
         return self.compute_seconds / max(self.seconds, 1e-9)
 
     @property
@@ -73,7 +73,7 @@ class Summary:
         return self.audio_seconds / max(self.seconds, 1e-9)
 
     def values(self) -> dict:
-        """For JSON."""
+        """The figures for JSON."""
         return asdict(self) | {
             "failures": len(self.failures),
             "files_per_second": round(self.files_per_second, 3),
@@ -84,8 +84,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Result:
-    """Of :func:`encode_library`. ``counts`` are of the whole library, None while other ranks are
-    still at it."""
+    """What :func:`encode_library` did. ``counts`` are of the whole library, None while other
+    ranks are still at it."""
 
     summary: Summary
     counts: dict[str, int] | None
@@ -99,21 +99,12 @@ class _Work:
     records: list[Record | None]
 
 
-@dataclass(frozen=True)
-class _Finish:
-    """Everything of a block has been handed out."""
-
-    work: _Work
-    unchanged: bool
-
-
 def encode_library(
     vae: EarVAE,
     library: Library,
     folder: Path,
     settings: Settings,
     geometry: Geometry,
-    block_items: int = 256,
     rank: Rank = Rank(),
     workers: int = 2,
     statistics: Statistics | None = None,
@@ -122,9 +113,8 @@ def encode_library(
 ) -> Result:
     """Encode this rank's share of a library into ``folder``.
 
-    Blocks of ``block_items`` consecutive files are dealt to ranks in turn; batches never cross
-    them, and a shard is one of them. What is done already stays; a file that cannot be read is
-    listed and the others are encoded. The content does not depend on when a run was killed and
+    What is done already stays; a file that cannot be read is listed and the others are encoded.
+    The content does not depend on when a run was killed and
     how often, nor on the number of ranks (of equal device and threads). ``vae`` may be one of
     :func:`earvae.engine.accelerate`; ``settings`` name its engine and precision.
 
@@ -137,14 +127,12 @@ def encode_library(
         if statistics is not None:
             staging.write(folder / STATISTICS_NAME, statistics.to_json())
         store = Store(folder, settings, staging)
-        run = _Run(vae, library, store, geometry, block_items, rank, statistics, progress)
+        run = _Run(vae, library, store, geometry, rank, statistics, progress)
         run.everything(workers)
-        failed = "".join(json.dumps({"error": line}) + "\n" for line in run.summary.failures)
-        staging.write(_rank_file(folder, rank, "failures.jsonl"), failed)
         own = _rank_file(folder, rank)
         if run.summary.encoded or not own.is_file():  # else keep what the last real work took
             staging.write(own, json.dumps(run.summary.values()) + "\n")
-        counts = store.conclude(run.blocks, (b.digest(settings) for b in run.all_blocks()))
+        counts = store.conclude(library)
         if counts is not None:
             _write_summary(folder, settings, counts, rank, staging)
         return Result(run.summary, counts)
@@ -152,60 +140,34 @@ def encode_library(
         staging.close()
 
 
+@dataclass
 class _Run:
     """One rank's work."""
 
-    def __init__(
-        self,
-        vae: EarVAE,
-        library: Library,
-        store: Store,
-        geometry: Geometry,
-        block_items: int,
-        rank: Rank,
-        statistics: Statistics | None,
-        progress: Progress,
-    ) -> None:
-        self.vae = vae
-        self.library = library
-        self.store = store
-        self.settings = store.settings
-        self.geometry = geometry
-        self.block_items = block_items
-        self.rank = rank
-        self.statistics = statistics
-        self.progress = progress
-        self.device = next(vae.parameters()).device
-        self.reader = Reader(
-            vae.sample_rate, vae.hop_length, self._frames, geometry, self.settings.downmix
-        )
+    vae: EarVAE
+    library: Library
+    store: Store
+    geometry: Geometry
+    rank: Rank
+    statistics: Statistics | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.settings = self.store.settings
+        self.device = next(self.vae.parameters()).device
+        self.reader = Reader(self.settings, self._frames, self.geometry)
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.unwritten: deque[tuple[Future, int]] = deque()  # jobs, and frames they hold
-        self.summary = Summary(rank.rank, rank.world, str(self.device), torch.get_num_threads())
-
-    @property
-    def blocks(self) -> int:
-        """Of the whole library."""
-        return -(-len(self.library) // self.block_items)
-
-    def all_blocks(self) -> Iterator[Block]:
-        """Of the whole library."""
-        return map(self.block, range(self.blocks))
-
-    def block(self, number: int) -> Block:
-        """Of this number, from 0."""
-        start = number * self.block_items
-        return Block(number, self.library[start : start + self.block_items])
+        self.summary = Summary(
+            self.rank.rank, self.rank.world, str(self.device), torch.get_num_threads()
+        )
 
     def everything(self, workers: int) -> None:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
             for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
-                if isinstance(task, _Finish):
-                    self._write(partial(self._finish, task))
-                else:
-                    task(loaded)
+                task(loaded)
             while self.unwritten:
                 self.unwritten.popleft()[0].result()
         finally:
@@ -217,8 +179,8 @@ class _Run:
 
     def _tasks(self) -> Iterator[tuple[Any, Callable[[], Iterable[Any]]]]:
         """Pairs of what to do with loaded audio, and how to load it."""
-        for number in filter(self.rank.takes, range(self.blocks)):
-            block = self.block(number)
+        for number in range(self.rank.rank, self.library.blocks, self.rank.world):
+            block = self.library.block(number)
             records, unchanged = self.store.survey(block, self.reader)
             work = _Work(block, records)
             wanted = {place for place, record in enumerate(records) if record is None}
@@ -243,7 +205,8 @@ class _Run:
             skipped = len(records) - len(wanted)
             self.summary.files += len(records)
             self.summary.skipped += skipped
-            yield _Finish(work, unchanged), tuple
+            finish = partial(self._finish, work, unchanged)
+            yield lambda _, finish=finish: self._write(finish), tuple
             self.progress(skipped)
 
     # ---------------------------------------------------------------- computing
@@ -348,10 +311,10 @@ class _Run:
         work.records[place] = Record(failure.bytes, failure.mtime_ns, [], error)
         self.progress(1)
 
-    def _finish(self, finish: _Finish) -> None:
-        work = finish.work
+    def _finish(self, work: _Work, unchanged: bool) -> None:
+        """Record a block of which everything was stored."""
         records = [record for record in work.records if record is not None]
-        if not finish.unchanged:
+        if not unchanged:
             self.store.finish(work.block, records)
         self.summary.failures += [record.error for record in records if record.error]
 
@@ -366,8 +329,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _rank_file(folder: Path, rank: Rank, what: str = "json") -> Path:
-    return folder / HIDDEN / "ranks" / f"{rank}.{what}"
+def _rank_file(folder: Path, rank: Rank) -> Path:
+    return folder / HIDDEN / "ranks" / f"{rank}.json"
 
 
 def _write_summary(

@@ -6,6 +6,8 @@ file, which rank encodes it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
@@ -36,23 +38,46 @@ class Item:
     key: str
 
 
-class Library(Sequence[Item]):
-    """All items, held compactly (a few hundred bytes each), in the order of ``files``.
+@dataclass(frozen=True)
+class Block:
+    """Consecutive files of a library; ``number`` counts from 0."""
 
-    Raises LibraryError if two would have one output.
+    number: int
+    items: list[Item]
+
+    def digest(self, settings: str) -> str:
+        """A digest that changes with that of the settings and with the names of the files."""
+        names = [settings, *(item.name for item in self.items)]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+
+class Library:
+    """All items in the order of ``files``, held compactly (a few hundred bytes each), in blocks
+    of ``block_files``.
+
+    Batches never cross a block, a shard is a block, and ranks take blocks in turn. Raises
+    LibraryError if two files would have one output.
     """
 
-    def __init__(self, files: Sequence[MusicFile]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[MusicFile], block_files: int = 256) -> None:
+        self.files = files
+        self.block_files = block_files
         self._keys = _keys([file.name for file in files])
 
-    def __len__(self) -> int:
-        return len(self._files)
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return -(-len(self.files) // self.block_files)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        file = self._files[index]
+    def block(self, number: int) -> Block:
+        """The block of this number."""
+        start = number * self.block_files
+        numbers = range(start, min(start + self.block_files, len(self.files)))
+        return Block(number, [self.item(index) for index in numbers])
+
+    def item(self, index: int) -> Item:
+        """The item of this index."""
+        file = self.files[index]
         return Item(index, file.path, file.name, self._keys[index])
 
 

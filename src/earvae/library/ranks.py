@@ -20,10 +20,6 @@ class Rank:
     def __str__(self) -> str:
         return f"{self.rank}-of-{self.world}"
 
-    def takes(self, number: int) -> bool:
-        """Whether the thing of this number is this rank's."""
-        return number % self.world == self.rank
-
     def files(self, total: int, block: int) -> int:
         """How many of ``total`` files are this rank's, dealt in blocks of ``block``."""
         starts = range(self.rank * block, total, self.world * block)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from earvae import audio
 from earvae.audio import AudioFileError, AudioSource
 from earvae.library.items import Item
 from earvae.library.plan import Batch, Geometry, windows
+from earvae.library.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -60,28 +62,16 @@ class LoadedWindows:
 
 
 class Reader:
-    """Reads files as the model wants them.
-
-    Args:
-        sample_rate: of the model, Hz.
-        hop: samples per latent frame.
-        frames_of: latent frames for a number of samples.
-        downmix: fold more than two channels instead of refusing them.
-    """
+    """Reads files as the model of ``settings`` wants them; ``frames_of`` gives the latent frames
+    for a number of samples."""
 
     def __init__(
-        self,
-        sample_rate: int,
-        hop: int,
-        frames_of: Callable[[int], int],
-        geometry: Geometry,
-        downmix: bool = False,
+        self, settings: Settings, frames_of: Callable[[int], int], geometry: Geometry
     ) -> None:
-        self.sample_rate = sample_rate
-        self.hop = hop
+        self.settings = settings
+        self.hop = settings.hop_length
         self.frames_of = frames_of
         self.geometry = geometry
-        self.downmix = downmix
 
     def length(self, item: Item) -> int | None:
         """Latent frames by the file's header; None where that does not tell."""
@@ -91,8 +81,7 @@ class Reader:
             return None
         if not header.header_samples or header.rate not in audio.RATES:
             return None
-        samples = audio.resampled_length(header.header_samples, header.rate, self.sample_rate)
-        return self.frames_of(samples)
+        return self.frames_of(self._samples(header.header_samples, header.rate))
 
     def batch(
         self, items: Sequence[Item], batch: Batch, wanted: frozenset[int]
@@ -117,25 +106,16 @@ class Reader:
 
     def solo(self, item: Item) -> Iterator[LoadedWindows | Facts | Failure]:
         """The windows of a file, then its facts, or why it failed."""
-        state = (0, 0)
+        state = state_of(item.path)
         try:
             with _named(item):
-                state = state_of(item.path)
                 digest = sha256_of(item.path)
-                source = AudioSource(item.path, self.downmix)
-                counted = _Counter()
-                cut = windows(
-                    counted.count(self._blocks(source)), self.hop, self.geometry, self.frames_of
-                )
-                group: list[tuple[np.ndarray, int, int]] = []
-                for window in cut:
-                    group.append(window)
-                    if len(group) == self.geometry.windows:
-                        yield _grouped(group)
-                        group = []
-                if group:
-                    yield _grouped(group)
-            yield _facts(source, counted.samples, digest, state)
+                source = AudioSource(item.path, self.settings.downmix)
+                cut = windows(self._blocks(source), self.hop, self.geometry, self.frames_of)
+                while group := list(islice(cut, self.geometry.windows)):
+                    audios, firsts, lasts = zip(*group, strict=True)
+                    yield LoadedWindows(np.stack(audios), list(zip(firsts, lasts, strict=True)))
+            yield self._facts(source, digest, state)
         except AudioFileError as error:
             yield Failure(str(error), *state)
 
@@ -143,7 +123,7 @@ class Reader:
         """Why a file cannot be read to its end; None if it can."""
         try:
             with _named(item):
-                for _ in self._blocks(AudioSource(item.path, self.downmix)):
+                for _ in self._blocks(AudioSource(item.path, self.settings.downmix)):
                     pass
         except AudioFileError as error:
             return str(error)
@@ -154,12 +134,11 @@ class Reader:
     ) -> tuple[Facts | Failure | None, np.ndarray]:
         """A file of a batch, ``[2, samples]``; empty if it failed or has other than ``frames``."""
         nothing = np.zeros((2, 0), np.float32)
-        state = (0, 0)
+        state = state_of(item.path)
         try:
             with _named(item):
-                state = state_of(item.path)
                 digest = sha256_of(item.path) if hashed else ""
-                source = AudioSource(item.path, self.downmix)
+                source = AudioSource(item.path, self.settings.downmix)
                 blocks = []
                 samples = 0
                 for block in self._blocks(source):
@@ -171,27 +150,31 @@ class Reader:
             return Failure(str(error), *state), nothing
         if self.frames_of(samples) != frames:
             return None, nothing
-        return _facts(source, samples, digest, state), np.concatenate(blocks, axis=1)
+        return self._facts(source, digest, state), np.concatenate(blocks, axis=1)
 
     def _blocks(self, source: AudioSource) -> Iterator[np.ndarray]:
         """Blocks ``[2, n]`` at the model's rate."""
-        return audio.resample(audio.to_stereo(source.blocks()), source.rate, self.sample_rate)
+        blocks = audio.to_stereo(source.blocks())
+        return audio.resample(blocks, source.rate, self.settings.sample_rate)
 
+    def _samples(self, samples: int, rate: int) -> int:
+        """Samples at the model's rate."""
+        return audio.resampled_length(samples, rate, self.settings.sample_rate)
 
-class _Counter:
-    """Counts the samples of blocks that pass."""
-
-    samples = 0
-
-    def count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for block in blocks:
-            self.samples += block.shape[1]
-            yield block
+    def _facts(self, source: AudioSource, digest: str, state: tuple[int, int]) -> Facts:
+        """What is known of a source that has been read to its end."""
+        assert source.samples is not None
+        samples = self._samples(source.samples, source.rate)
+        return Facts(source.rate, source.channels, source.samples, samples, digest, *state)
 
 
 def state_of(path: str) -> tuple[int, int]:
-    """Bytes and time of change, which are taken to change with a file. Raises OSError."""
-    status = os.stat(path)
+    """Bytes and time of change, which are taken to change with a file; (0, 0) where there is
+    none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
     return status.st_size, status.st_mtime_ns
 
 
@@ -213,13 +196,3 @@ def _named(item: Item) -> Iterator[None]:
         raise AudioFileError(f"{item.path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RuntimeError) as error:
         raise AudioFileError(f"{item.path}: cannot be read: {error}") from None
-
-
-def _facts(source: AudioSource, samples: int, digest: str, state: tuple[int, int]) -> Facts:
-    return Facts(source.rate, source.channels, source.samples or 0, samples, digest, *state)
-
-
-def _grouped(group: Sequence[tuple[np.ndarray, int, int]]) -> LoadedWindows:
-    return LoadedWindows(
-        np.stack([window for window, _, _ in group]), [(first, last) for _, first, last in group]
-    )

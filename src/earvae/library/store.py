@@ -19,18 +19,17 @@ the same source with the same settings.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from earvae.atomic import Staging
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
-from earvae.library.items import Item
+from earvae.library.items import Block, Item, Library
 from earvae.library.reader import Reader, sha256_of, state_of
 from earvae.library.settings import HIDDEN, Settings
 from earvae.tracks import printable
@@ -44,19 +43,6 @@ LISTED = (
     "original_samples channels frames frames_valid"
 ).split()
 """Metadata that the index repeats."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive files of a library; ``number`` counts from 0."""
-
-    number: int
-    items: list[Item]
-
-    def digest(self, settings: Settings) -> str:
-        """Changes with the settings and with the names of the files."""
-        names = [settings.digest, *(item.name for item in self.items)]
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -113,17 +99,14 @@ class Store:
         """Whether a finished shard is right about a file: unchanged, or as unreadable as it was."""
         if record.error is not None:
             return reader.probe(item) is not None
-        if (state := _state(item)) == record.state:
+        if (state := state_of(item.path)) == record.state:
             return True
-        return (
-            state is not None
-            and state[0] == record.bytes
-            and sha256_of(item.path) == record.lines[0]["source_sha256"]
-        )
+        same_size = state[0] == record.bytes
+        return same_size and sha256_of(item.path) == record.lines[0]["source_sha256"]
 
     def _same(self, item: Item, record: Record) -> bool:
         """Whether a source and its outputs are as they were."""
-        return _state(item) == record.state and all(
+        return state_of(item.path) == record.state and all(
             (self.folder / line["file"]).is_file()
             and (self.folder / line["file"]).stat().st_size == line["size"]
             for line in record.lines
@@ -180,7 +163,7 @@ class Store:
             records, size = self._pack(block, records)
         text = json.dumps(
             {
-                "digest": block.digest(self.settings),
+                "digest": block.digest(self.settings.digest),
                 "shard": size,
                 "items": [
                     {"source": printable(item.name), "bytes": record.bytes}
@@ -217,23 +200,22 @@ class Store:
 
     # ---------------------------------------------------------------- the whole
 
-    def conclude(self, blocks: int, digests: Iterator[str]) -> dict[str, int] | None:
+    def conclude(self, library: Library) -> dict[str, int] | None:
         """Write the index and the failures once every block is recorded, and remove shards of
         an earlier, larger library; counts, or None while blocks are missing."""
         counts = {"files": 0, "failed": 0, "entries": 0, "samples": 0, "frames": 0}
         shards: set[str] = set()
-        for number, digest in zip(range(blocks), digests, strict=True):
-            record = self._load(number)
-            if record is None or record["digest"] != digest:
-                return None
+        blocks = range(library.blocks)
+        if any(self._load(library.block(number)) is None for number in blocks):
+            return None
         with (
             self.staging.file(self.folder / INDEX) as new_index,
             self.staging.file(self.folder / FAILURES) as new_failures,
             new_index.open("w", encoding="utf-8", newline="\n") as index,
             new_failures.open("w", encoding="utf-8", newline="\n") as failed,
         ):
-            for number in range(blocks):
-                record = self._load(number) or {"items": []}
+            for number in blocks:
+                record = self._load(library.block(number)) or {"items": []}
                 for item in record["items"]:
                     counts["files"] += 1
                     if "error" in item:
@@ -252,7 +234,7 @@ class Store:
                 if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
                     path.unlink()
         for path in (self.folder / HIDDEN / "blocks").iterdir():
-            if path.stem.isdigit() and int(path.stem) >= blocks:
+            if path.stem.isdigit() and int(path.stem) not in blocks:
                 path.unlink()
         return counts
 
@@ -279,25 +261,20 @@ class Store:
         name = printable(path.relative_to(self.folder).as_posix())
         return {"file": name, "size": size} | {key: getattr(metadata, key) for key in LISTED}
 
-    def _load(self, number: int) -> dict | None:
+    def _load(self, block: Block) -> dict | None:
+        """The record of a block, if it is finished with these files and settings."""
         try:
-            return json.loads(self._block(number).read_bytes())
+            record = json.loads(self._block(block.number).read_bytes())
         except (OSError, ValueError):
             return None
+        return record if record["digest"] == block.digest(self.settings.digest) else None
 
     def _read(self, block: Block) -> tuple[list[Record] | None, int]:
-        """The records of a finished block, if it is this one, and the size of its shard."""
-        record = self._load(block.number)
-        if record is None or record["digest"] != block.digest(self.settings):
+        """The records of a finished block, and the size of its shard."""
+        record = self._load(block)
+        if record is None:
             return None, 0
         return [
             Record(item["bytes"], item["mtime_ns"], item.get("lines", []), item.get("error"))
             for item in record["items"]
         ], record["shard"]
-
-
-def _state(item: Item) -> tuple[int, int] | None:
-    try:
-        return state_of(item.path)
-    except OSError:
-        return None

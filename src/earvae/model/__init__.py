@@ -1,1 +1,1 @@
-"""The models: the published architecture and the compact one, behind one class."""
+"""The models: three architectures behind one class, and every form their weights come in."""

@@ -2,20 +2,21 @@
 
 One PCA basis has to serve all music. Music at one moment is narrower: a mono mix leaves Side
 empty, a bass solo leaves everything else empty. So the code holds one orthonormal basis for each
-of ``classes`` kinds of frames, keeps the one that keeps most energy around a frame, and says
-which in two latents of its own. (Clusters of data around subspaces: Bradley and Mangasarian,
-"k-Plane Clustering", 2000.) docs/compact_model.md has what that gains.
+of ``classes`` kinds of frames, chooses for each frame the one that keeps most of its energy,
+and says which in two latents. (Clusters of data around subspaces: Bradley and Mangasarian,
+"k-Plane Clustering", 2000.) docs/spectral.md has what that gains.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.model.linear import AUDIBLE, FrameStatistics
+from earvae.model.pca import AUDIBLE, at_unit_level, principal_components
 
 ROUNDS = 8  # of each clustering; the gain of the last is a hundredth of a decibel
 PRIOR_FRAMES = 200  # of all music, that each class's statistics are mixed with
@@ -34,9 +35,6 @@ class AdaptiveCode(nn.Module):
     - ``std [classes, channels]`` of the components, ``residual_std [classes, features]`` of what
       the code leaves, and ``explained [classes, features]``, the share of the variance that it
       keeps (0…1): each for frames of that class, at the same overall level.
-
-    Args:
-        frames: over which a frame's neighbourhood reaches, centred on it; odd.
     """
 
     subspace: Tensor
@@ -46,11 +44,9 @@ class AdaptiveCode(nn.Module):
     explained: Tensor
     codewords: Tensor
 
-    def __init__(
-        self, features: int, channels: int, classes: int, subspace: int, frames: int
-    ) -> None:
+    def __init__(self, features: int, channels: int, classes: int, subspace: int) -> None:
         super().__init__()
-        self.channels, self.classes, self.frames = channels, classes, frames
+        self.channels, self.classes = channels, classes
         self.register_buffer("subspace", torch.eye(features, subspace))
         # Before a fit, class n keeps the values from the n-th on, so that no two are alike.
         unfitted = [
@@ -66,9 +62,8 @@ class AdaptiveCode(nn.Module):
         """``[batch, frames, features]`` to latents of unit variance, ``[batch, frames,
         channels]``, and the class of each frame, one-hot ``[batch, frames, classes]``."""
         every = (frames @ self.subspace @ self.basis).unflatten(-1, (self.classes, self.channels))
-        kept = every.square().sum(dim=-1).transpose(1, 2)  # energy, [batch, classes, frames]
-        around = F.avg_pool1d(kept, self.frames, stride=1, padding=self.frames // 2)
-        chosen = F.one_hot(around.argmax(dim=1), self.classes).to(frames.dtype)
+        kept = every.square().sum(dim=-1)  # energy, [batch, frames, classes]
+        chosen = F.one_hot(kept.argmax(dim=-1), self.classes).to(frames.dtype)
         components = (every * chosen.unsqueeze(-1)).sum(dim=-2)
         return components / (chosen @ self.std), chosen
 
@@ -78,13 +73,13 @@ class AdaptiveCode(nn.Module):
         every = (chosen.unsqueeze(-1) * components).flatten(-2)  # zero but in the chosen class
         return every @ self.basis.T @ self.subspace.T
 
-    def tell(self, chosen: Tensor) -> Tensor:
+    def points_of(self, chosen: Tensor) -> Tensor:
         """Classes, one-hot ``[…, classes]``, as latents ``[…, 2]`` within ±1.5: points
         of a square grid, where like classes are neighbours."""
         return chosen @ self.codewords
 
-    def read(self, latents: Tensor) -> Tensor:
-        """The classes whose points are nearest, one-hot, of latents ``[…, 2]``."""
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The classes, one-hot, whose points are nearest to latents ``[…, 2]``."""
         distance = (latents.unsqueeze(-2) - self.codewords).square().sum(dim=-1)
         return F.one_hot(distance.argmin(dim=-1), self.classes).to(latents.dtype)
 
@@ -114,48 +109,32 @@ def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor], covered: Tensor
             f"the linear code has {code.channels} components, but only {int(covered.sum())} values "
             "of a frame lie in the band it may use; raise linear_code_top_hz"
         )
-    statistics = FrameStatistics(code.subspace.shape[0])
-    for frames in batches:
-        statistics.update(frames * covered)
-    covariance, level = statistics.finish()
-    # A sign convention makes the fit repeatable: a component's largest entry is positive.
-    vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, : code.subspace.shape[1]]
-    largest = vectors.abs().argmax(dim=0, keepdim=True)
-    code.subspace.copy_(vectors * vectors.gather(0, largest).sign() * covered[:, None])
 
-    unit = [_at_level(frames, level) for frames in batches]
-    windows = torch.cat([_windows(frames @ code.subspace, code.frames) for frames in unit])
-    start = _spectral_clusters(windows, code.classes)
-    bases = _subspaces(windows, start, code.classes, code.channels)
-    bases = _aligned(bases)[_grid_order(windows, start, bases)]
+    def audible() -> Iterator[Tensor]:  # [frames, features]
+        return (at_unit_level(frames * covered).flatten(0, 1) for frames in batches)
+
+    covariance = sum((frames.T @ frames).double() for frames in audible())
+    if not covariance.any():
+        raise ValueError("no audible excerpt to fit the linear code on")
+    vectors, _ = principal_components(covariance, code.subspace.shape[1])
+    code.subspace.copy_(vectors * covered[:, None])
+    frames = torch.cat([frames @ code.subspace for frames in audible()])
+    start = _spectral_clusters(frames, code.classes)
+    bases = _subspaces(frames, start, code.classes, code.channels)
+    bases = _aligned(bases)[_grid_order(frames, start, bases)]
     code.basis.copy_(bases.permute(1, 0, 2).flatten(1))
     measure_classes(code, batches)
 
 
-def _at_level(frames: Tensor, level: float) -> Tensor:
-    """Audible excerpts scaled to the mean square ``level``."""
-    energies = frames.square().mean(dim=(1, 2), keepdim=True)
-    audible = energies.flatten() > AUDIBLE
-    return frames[audible] * (level / energies[audible]).sqrt()
-
-
-def _windows(frames: Tensor, length: int) -> Tensor:
-    """``[batch, frames, n]`` cut into ``[windows, length, n]``; what is over is left out, but
-    excerpts that are shorter than one window are windows as they are."""
-    length = min(length, frames.shape[1])
-    whole = frames.shape[1] // length * length
-    return frames[:, :whole].reshape(-1, length, frames.shape[2])
-
-
-def _shapes(windows: Tensor) -> Tensor:
-    """Square roots of the share of a window's energy in each component, ``[windows, n]``."""
-    energy = windows.square().sum(dim=1)
+def _shapes(frames: Tensor) -> Tensor:
+    """Square roots of the share of a frame's energy in each component, ``[frames, n]``."""
+    energy = frames.square()
     return (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-20)).sqrt()
 
 
-def _spectral_clusters(windows: Tensor, classes: int) -> Tensor:
-    """A first class of each window, ``[windows]``: k-means of how energy is spread."""
-    shapes = _shapes(windows)
+def _spectral_clusters(frames: Tensor, classes: int) -> Tensor:
+    """A first class of each frame, ``[frames]``: k-means of how energy is spread."""
+    shapes = _shapes(frames)
     draw = torch.Generator().manual_seed(0)
     centres = shapes[torch.randperm(len(shapes), generator=draw)[:classes]]
     for _ in range(ROUNDS):
@@ -166,24 +145,21 @@ def _spectral_clusters(windows: Tensor, classes: int) -> Tensor:
     return nearest
 
 
-def _subspaces(windows: Tensor, classes: Tensor, count: int, channels: int) -> Tensor:
+def _subspaces(frames: Tensor, classes: Tensor, count: int, channels: int) -> Tensor:
     """Orthonormal bases, ``[count, n, channels]``, by turns: the best basis for each class's
-    windows, then the best class for each window. ``classes`` is where to start, changed in place.
+    frames, then the best class for each frame. ``classes`` is where to start, changed in place.
     """
-    frames = windows.flatten(0, 1)
     prior = frames.T @ frames / len(frames) * PRIOR_FRAMES
     for _ in range(ROUNDS):
         bases = []
         for index in range(count):
-            own = windows[classes == index].flatten(0, 1)
+            own = frames[classes == index]
             bases.append(torch.linalg.eigh((own.T @ own + prior).double())[1][:, -channels:])
-        every = torch.stack(bases).to(windows.dtype)
+        every = torch.stack(bases).to(frames.dtype)
         joined = every.permute(1, 0, 2).flatten(1)
-        best = []
-        for part in windows.split(256):
-            kept = (part @ joined).square().unflatten(-1, (count, channels)).sum(dim=(1, 3))
-            best.append(kept.argmax(dim=1))
-        classes.copy_(torch.cat(best))
+        for some, best in zip(frames.split(4096), classes.split(4096), strict=True):
+            kept = (some @ joined).square().unflatten(-1, (count, channels)).sum(dim=2)
+            best.copy_(kept.argmax(dim=1))
     return every
 
 
@@ -194,13 +170,13 @@ def _aligned(bases: Tensor) -> Tensor:
     return (bases.double() @ left @ right).to(bases.dtype)
 
 
-def _grid_order(windows: Tensor, classes: Tensor, bases: Tensor) -> Tensor:
+def _grid_order(frames: Tensor, classes: Tensor, bases: Tensor) -> Tensor:
     """An order of the classes in which neighbours on the grid have spectra alike: by the first
     principal component of mean spectra over columns, by the second within each."""
     if len(bases) < 3:  # nothing to arrange
         return torch.arange(len(bases))
-    member = F.one_hot(classes, len(bases)).to(windows.dtype)
-    means = member.T @ _shapes(windows) / member.sum(dim=0)[:, None].clamp_min(1)
+    member = F.one_hot(classes, len(bases)).to(frames.dtype)
+    means = member.T @ _shapes(frames) / member.sum(dim=0)[:, None].clamp_min(1)
     means = means - means.mean(dim=0)
     first, second = (means @ torch.linalg.svd(means, full_matrices=False)[2][:2].T).T
     side = math.ceil(math.sqrt(len(bases)))
@@ -215,10 +191,10 @@ def measure_classes(code: AdaptiveCode, batches: list[Tensor]) -> None:
     Batches ``[batch, frames, features]`` of excerpts, all brought to the level of the median one.
     """
     energies = torch.cat([frames.square().mean(dim=(1, 2)) for frames in batches])
-    level = float(energies[energies > AUDIBLE].median())
+    level = energies[energies > AUDIBLE].median().sqrt()
     code.std.fill_(1)
     squares = [0.0, 0.0, 0.0, 0.0]  # of components, kept, residual; frames: by class
-    for frames in (_at_level(frames, level) for frames in batches):
+    for frames in (at_unit_level(frames) * level for frames in batches):
         components, chosen = code.encode(frames)
         kept = code.decode(components, chosen)
         member = chosen.flatten(0, 1).T.double()  # [classes, frames]

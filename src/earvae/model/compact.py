@@ -1,4 +1,4 @@
-"""The compact architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
+"""The plain small architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
 
 Everything is trained end to end; nothing is fixed. On both sides a plain linear layer runs beside
 the blocks, from frame to latents and from latents to frame. It starts as the principal components
@@ -13,7 +13,6 @@ a sound at one side can be as quiet in the other ear as it was.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -21,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earvae.config import CompactConfig
-from earvae.model.convnext import ConvNeXtBlock
-from earvae.model.envelope import band_weights
-from earvae.model.transform import FrameTransform
+from earvae.model.convnext import convnext_blocks
+from earvae.model.envelope import Bands
+from earvae.model.layers import without_autocast
+from earvae.model.pca import principal_components
+from earvae.model.transform import FrameTransform, mid_side
 
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
@@ -44,9 +45,9 @@ class CompactEncoder(nn.Module):
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
         self.linear = nn.Linear(self.transform.features, config.latent_channels, bias=False)
-        self.bands = Bands(config)
+        self.bands = EarBands(config)
         self.input = nn.Linear(self.transform.features + self.bands.levels, config.width)
-        self.blocks = _blocks(config, config.encoder_blocks)
+        self.blocks = convnext_blocks(config, config.encoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 2 * config.latent_channels)
         with torch.no_grad():
@@ -61,12 +62,12 @@ class CompactEncoder(nn.Module):
         return 1 + self.config.encoder_blocks * (self.config.kernel // 2)
 
     def forward(self, audio: Tensor) -> Tensor:
-        with torch.autocast(audio.device.type, enabled=False):
+        with without_autocast(audio):
             frames = self.transform(audio.float())  # [batch, frames, 2·hop], Mid and Side
             linear = self.linear(frames)  # [batch, frames, latent]
             seen = torch.cat([compressed(frames), self.bands.measure(frames)], dim=2)
         x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
-        with torch.autocast(audio.device.type, enabled=False):
+        with without_autocast(audio):
             mean, scale = self.output(x.float()).chunk(2, dim=2)
             return torch.cat([linear + mean, scale], dim=2).transpose(1, 2)
 
@@ -84,9 +85,9 @@ class CompactDecoder(nn.Module):
         self.config = config
         self.transform = FrameTransform(config.hop_length, config.mdct_length)
         self.linear = nn.Linear(config.latent_channels, self.transform.features, bias=False)
-        self.bands = Bands(config)
+        self.bands = EarBands(config)
         self.input = nn.Linear(2 * config.latent_channels, config.width)
-        self.blocks = _blocks(config, config.decoder_blocks)
+        self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.level = nn.Linear(config.width, self.bands.levels)
@@ -104,61 +105,33 @@ class CompactDecoder(nn.Module):
         latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
         x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
-        with torch.autocast(latents.device.type, enabled=False):
+        with without_autocast(latents):
             x = x.float()
             level = LEVEL_RANGE * torch.tanh(self.level(x) / LEVEL_RANGE)
-            shape = self.bands.mid_side(self.shape(x))  # now Left and Right
-            own = self.bands.mid_side(shape * self.bands.spread(level).exp())
+            shape = mid_side(self.shape(x), -1)  # now Left and Right
+            own = mid_side(shape * self.bands.spread(level).exp(), -1)
             return self.transform.inverse(self.linear(latents) + own)
 
 
-class Bands(nn.Module):
-    """Levels of frames by channel, block and band: about an eighth of an octave wide.
-
-    Attributes:
-        levels: of a frame, channels · blocks · bands.
-    """
-
-    weights: Tensor
+class EarBands(Bands):
+    """Bands of Left and Right, measured on frames ``[..., 2·hop]`` of Mid and Side."""
 
     def __init__(self, config: CompactConfig) -> None:
-        super().__init__()
-        weights = band_weights(config.mdct_length, config.sample_rate)
-        self.register_buffer("weights", weights, persistent=False)  # [bands, bins]
-        self.blocks = 2 * config.hop_length // config.mdct_length
-        self.levels = self.blocks * len(weights)
-
-    def measure(self, frames: Tensor) -> Tensor:
-        """Log RMS of Left's and Right's bands, ``[..., 2·hop]`` Mid and Side to ``[..., levels]``;
-        scaled to ±1 for levels down to QUIET."""
-        return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
+        blocks = 2 * config.hop_length // config.mdct_length
+        super().__init__(config.mdct_length, blocks, config.sample_rate)
 
     def power(self, frames: Tensor) -> Tensor:
-        """Mean power of Left's and Right's bands, ``[..., 2·hop]`` Mid and Side to
-        ``[..., levels]``."""
-        power = self.mid_side(frames).unflatten(-1, (self.blocks, -1)).square()
-        return (power @ (self.weights / self.weights.sum(dim=1, keepdim=True)).T).flatten(-2)
+        """Mean power of each band, ``[..., levels]``."""
+        return super().power(mid_side(frames, -1))
 
-    def spread(self, levels: Tensor) -> Tensor:
-        """``[..., levels]`` interpolated to every coefficient, ``[..., 2·hop]``."""
-        return (levels.unflatten(-1, (self.blocks, -1)) @ self.weights).flatten(-2)
-
-    def mid_side(self, frames: Tensor) -> Tensor:
-        """Frames of Mid and Side to frames of Left and Right, ``[..., 2·hop]``, and back."""
-        first, second = frames.chunk(2, dim=-1)
-        return torch.cat([first + second, first - second], dim=-1) * math.sqrt(0.5)
+    def measure(self, frames: Tensor) -> Tensor:
+        """Log RMS of each band, ``[..., levels]``, scaled to ±1 for levels down to QUIET."""
+        return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
 
 
 def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:
     """asinh(x / quiet) / 10: linear below ``quiet``, a signed logarithm above."""
     return torch.asinh(x / quiet) / 10
-
-
-def _blocks(config: CompactConfig, count: int) -> nn.Sequential:
-    hidden = config.width * config.expansion
-    return nn.Sequential(
-        *(ConvNeXtBlock(config.width, hidden, config.kernel, 0.3) for _ in range(count))
-    )
 
 
 def _lowest(transform: FrameTransform, config: CompactConfig) -> Tensor:
@@ -184,13 +157,9 @@ def fit_linear_start(
     covariance = torch.zeros((), dtype=torch.float64)
     for some in frames.split(4096):  # [frames, 2·hop]
         covariance = covariance + some.double().T @ some.double() / len(frames)
-    power, vectors = torch.linalg.eigh(covariance)
-    strongest = power.argsort(descending=True)[: encoder.config.latent_channels]
+    basis, power = principal_components(covariance, encoder.config.latent_channels)
     # Music of fewer dimensions than latents leaves some without power: they must not be amplified.
-    std = power[strongest].clamp_min(float(power.max()) * LEAST_POWER).sqrt()
-    basis = vectors[:, strongest]
-    largest = basis.abs().argmax(dim=0, keepdim=True)  # positive, so that the fit is repeatable
-    basis = basis * basis.gather(0, largest).sign()
+    std = power.clamp_min(float(power[0]) * LEAST_POWER).sqrt()
     encoder.linear.weight.copy_((basis / std).T)
     decoder.linear.weight.copy_(basis * std)
     power = torch.zeros_like(decoder.level.bias)

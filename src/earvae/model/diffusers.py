@@ -26,6 +26,14 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 WEIGHTS_NAMES = (WEIGHTS_NAME, "diffusion_pytorch_model.bin")  # the first is preferred
 OUR_CONFIG = "earvae_config"  # metadata of files that we wrote: the exact configuration
+OUR_WORDS = {
+    "downsampling_ratios": "strides",
+    "channel_multiples": "multiples",
+    "decoder_channels": "channels",
+    "decoder_input_channels": "latent_channels",
+    "audio_channels": "audio_channels",
+    "sampling_rate": "sample_rate",
+}
 
 
 class DiffusersConfig(Config):
@@ -42,15 +50,13 @@ class DiffusersConfig(Config):
     @classmethod
     def of(cls, config: OobleckConfig) -> DiffusersConfig:
         """The same shapes in their words. What they have no word for is not looked at."""
-        return cls(
-            encoder_hidden_size=config.channels,
-            downsampling_ratios=config.strides,
-            channel_multiples=config.multiples,
-            decoder_channels=config.channels,
-            decoder_input_channels=config.latent_channels,
-            audio_channels=config.audio_channels,
-            sampling_rate=config.sample_rate,
-        )
+        same = {theirs: getattr(config, ours) for theirs, ours in OUR_WORDS.items()}
+        return cls(encoder_hidden_size=config.channels, **same)
+
+    def ours(self) -> dict[str, Any]:
+        """The values of an OobleckConfig of these shapes, with Stable Audio's conventions."""
+        same = {ours: getattr(self, theirs) for theirs, ours in OUR_WORDS.items()}
+        return {**same, "transformer": None, **STABLE_AUDIO}
 
 
 def is_config(values: dict[str, Any]) -> bool:
@@ -75,16 +81,7 @@ def read(folder: Path) -> tuple[OobleckConfig, dict[str, Tensor]] | None:
     weights = next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
     if weights is None:
         raise WeightsError(f"{folder}: has {CONFIG_NAME} but no {WEIGHTS_NAME}")
-    config = OobleckConfig(
-        sample_rate=theirs.sampling_rate,
-        audio_channels=theirs.audio_channels,
-        latent_channels=theirs.decoder_input_channels,
-        channels=theirs.decoder_channels,
-        multiples=theirs.channel_multiples,
-        strides=theirs.downsampling_ratios,
-        transformer=None,
-        **STABLE_AUDIO,
-    )
+    config = parse(OobleckConfig, theirs.ours(), str(path))
     state = _with_our_names(read_tensors(weights), config, weights)
     noted = _noted_config(weights)
     if noted is not None:

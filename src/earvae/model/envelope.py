@@ -1,8 +1,8 @@
-"""The second analytic start of the compact model: a linear code of the spectral envelope.
+"""Spectral envelopes: levels of a frame by band, and a linear code of them.
 
 Where a waveform cannot be kept, its level by band and block still can. The levels of
 neighbouring bands and blocks go together, so a few principal components of their logarithms
-tell most of what ~200 bands hold (docs/compact_model.md has the figures).
+tell most of what ~200 bands hold (docs/spectral.md has the figures).
 """
 
 from __future__ import annotations
@@ -10,47 +10,62 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from earvae.model.pca import principal_components
+
 POWER_FLOOR = 1e-6  # of the units that the envelope is taken in: 60 dB below ordinary music
 NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
 RELATIVE = 0.12  # of its frequency, between these
 
 
-class EnvelopeCode(nn.Module):
+class Bands(nn.Module):
+    """Levels of frames by block and band, about an eighth of an octave wide.
+
+    Args:
+        bins: of a block of the transform, from 0 to half of ``sample_rate`` (Hz).
+        blocks: of both channels, in a frame.
+
+    Attributes:
+        levels: of a frame, blocks · bands.
+    """
+
+    weights: Tensor
+
+    def __init__(self, bins: int, blocks: int, sample_rate: int) -> None:
+        super().__init__()
+        weights = band_weights(bins, sample_rate)
+        self.register_buffer("weights", weights, persistent=False)  # [bands, bins]
+        self.blocks, self.levels = blocks, blocks * len(weights)
+
+    def power(self, frames: Tensor) -> Tensor:
+        """Mean power of each band, ``[..., blocks·bins]`` to ``[..., blocks·bands]``."""
+        power = frames.unflatten(-1, (self.blocks, -1)).square()
+        return (power @ (self.weights / self.weights.sum(dim=1, keepdim=True)).T).flatten(-2)
+
+    def spread(self, levels: Tensor) -> Tensor:
+        """Values of bands ``[..., blocks·bands]`` interpolated to ``[..., blocks·bins]``."""
+        return (levels.unflatten(-1, (self.blocks, -1)) @ self.weights).flatten(-2)
+
+
+class EnvelopeCode(Bands):
     """``channels`` whitened principal components of a frame's log band powers.
 
     Buffers, fitted once by :func:`fit_envelope_code` and never trained: ``mean [blocks·bands]``,
     ``basis [blocks·bands, channels]`` (orthonormal columns), ``std [channels]``.
-
-    Args:
-        bins: MDCT bins of a block, from 0 to half of ``sample_rate`` (Hz).
-        blocks: of both channels, in a frame.
     """
 
     mean: Tensor
     basis: Tensor
     std: Tensor
-    bands: Tensor
 
     def __init__(self, bins: int, blocks: int, sample_rate: int, channels: int) -> None:
-        super().__init__()
-        bands = band_weights(bins, sample_rate)
-        self.register_buffer("bands", bands, persistent=False)
-        self.blocks, levels = blocks, blocks * bands.shape[0]
-        self.register_buffer("mean", torch.zeros(levels))
-        self.register_buffer("basis", torch.eye(levels, channels))
+        super().__init__(bins, blocks, sample_rate)
+        self.register_buffer("mean", torch.zeros(self.levels))
+        self.register_buffer("basis", torch.eye(self.levels, channels))
         self.register_buffer("std", torch.ones(channels))
 
-    @property
-    def levels(self) -> int:
-        """Bands of a whole frame."""
-        return self.mean.shape[0]
-
     def measure(self, frames: Tensor) -> Tensor:
-        """Natural log of the mean power in each band, ``[..., blocks·bins]`` to
-        ``[..., blocks·bands]``, at least that of POWER_FLOOR."""
-        power = frames.unflatten(-1, (self.blocks, -1)).square()
-        mean = power @ (self.bands / self.bands.sum(dim=1, keepdim=True)).T
-        return (mean + POWER_FLOOR).log().flatten(-2)
+        """Natural log of the power in each band, at least that of POWER_FLOOR."""
+        return (self.power(frames) + POWER_FLOOR).log()
 
     def encode(self, levels: Tensor) -> Tensor:
         """Log powers ``[..., blocks·bands]`` to unit-variance latents ``[..., channels]``."""
@@ -59,10 +74,6 @@ class EnvelopeCode(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """``[..., channels]`` to the nearest log powers ``[..., blocks·bands]``."""
         return self.mean + latents @ (self.basis * self.std).T
-
-    def spread(self, levels: Tensor) -> Tensor:
-        """Values of bands ``[..., blocks·bands]`` interpolated to ``[..., blocks·bins]``."""
-        return (levels.unflatten(-1, (self.blocks, -1)) @ self.bands).flatten(-2)
 
 
 def band_weights(bins: int, sample_rate: int) -> Tensor:
@@ -93,11 +104,8 @@ def fit_envelope_code(code: EnvelopeCode, levels: Tensor) -> None:
         raise ValueError("no audible frame to fit the envelope code on")
     levels = levels.double()
     mean = levels.mean(dim=0)
-    values, vectors = torch.linalg.eigh((levels - mean).T @ (levels - mean) / levels.shape[0])
-    keep = torch.argsort(values, descending=True)[: code.std.shape[0]]
-    basis = vectors[:, keep]
-    largest = basis.abs().argmax(dim=0, keepdim=True)  # positive, so that the fit is repeatable
-    basis = basis * basis.gather(0, largest).sign()
+    covariance = (levels - mean).T @ (levels - mean) / len(levels)
+    basis, variances = principal_components(covariance, len(code.std))
     code.mean.copy_(mean)
     code.basis.copy_(basis)
-    code.std.copy_(values[keep].clamp_min(1e-12).sqrt())
+    code.std.copy_(variances.clamp_min(1e-12).sqrt())

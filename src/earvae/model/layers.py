@@ -19,13 +19,18 @@ NARROW = 16  # input channels below which a strided convolution stays in float32
 SNAKE_EPSILON = 1e-9  # of the published model: keeps 1/β finite when log β is very negative
 
 
-def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)`` outside autocast, in the precision of the layer's own parameters.
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context without autocast on the device of ``x``.
 
     For what touches audio, latents and the posterior: bfloat16 holds audio to 48 dB only, and a
     log-magnitude or phase loss of audio so rounded has another gradient.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` outside autocast, in the precision of the layer's own parameters."""
+    with without_autocast(x):
         return layer(x.to(next(layer.parameters()).dtype))
 
 

@@ -66,7 +66,6 @@ def _spectral(config: SpectralConfig) -> Parts:
         channels=config.linear_channels,
         classes=config.linear_classes,
         subspace=min(config.linear_subspace, 2 * config.hop_length),
-        frames=config.class_frames,
     )
     envelope = EnvelopeCode(
         bins=config.mdct_length,

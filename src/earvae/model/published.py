@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,30 +174,20 @@ def _infer_config(
 
 
 def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
-    """The architecture as far as shapes tell it: no sample rate, no conventions.
+    """The architecture as far as the encoder's shapes tell it: no sample rate, no conventions.
 
-    Where one of encoder and decoder lacks a layer, its mirror image in the other speaks. None if
-    both do, or if this is some other network.
+    None for some other network, or a part of one.
     """
 
-    def shape(in_encoder: str, in_decoder: str) -> torch.Size | None:
-        for name in (f"encoder.{in_encoder}.weight_v", f"decoder.{in_decoder}.weight_v"):
-            if name in state and state[name].ndim == 3 and 0 not in state[name].shape:
-                return state[name].shape
-        return None
+    def shape(name: str) -> torch.Size | None:
+        tensor = state.get(f"encoder.layers.{name}.weight_v")
+        return None if tensor is None or tensor.ndim != 3 or 0 in tensor.shape else tensor.shape
 
-    indices = [int(i) for i in _matches(r"(?:encoder|decoder)\.layers\.(\d{1,3})\.", state)]
-    blocks = max(indices, default=0) - 2  # ahead: a convolution; behind: Snake, a convolution
-    audio = shape("layers.0", f"layers.{blocks + 2}")
-    latent = shape(f"layers.{blocks + 2}", "layers.0")
-    strided = [
-        shape(f"layers.{i}.layers.4", f"layers.{blocks + 1 - i}.layers.1")
-        for i in range(1, blocks + 1)
-    ]
-    if audio is None or latent is None or not strided or None in strided:
+    strided = list(takewhile(bool, (shape(f"{index}.layers.4") for index in count(1))))
+    first, last = shape("0"), shape(f"{len(strided) + 2}")
+    if first is None or last is None or not strided:
         return None
-    from_encoder = "encoder.layers.0.weight_v" in state
-    channels, audio_channels = audio[:2] if from_encoder else audio[1::-1]
+    channels, audio_channels, _ = first
     for index, (width, _, kernel) in enumerate(strided, start=1):
         if kernel % 2 or width % channels:
             raise WeightsError(
@@ -204,10 +195,9 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
                 f"{kernel} and width {width}; expected an even kernel (twice the stride) and a "
                 f"multiple of {channels}"
             )
-    from_encoder = f"encoder.layers.{blocks + 2}.weight_v" in state
     return {
         "audio_channels": audio_channels,
-        "latent_channels": latent[0] // 2 if from_encoder else latent[1],
+        "latent_channels": last[0] // 2,
         "channels": channels,
         "multiples": tuple(width // channels for width, _, _ in strided),
         "strides": tuple(kernel // 2 for _, _, kernel in strided),
@@ -219,9 +209,9 @@ def _transformer_layout(state: Mapping[str, Tensor]) -> TransformerConfig | None
     """Depth from the names, head width from the rotary buffer; None without any such name."""
     if not any(name.startswith("transformers.") for name in state):
         return None
-    indices = [int(i) for i in _matches(r"transformers\.layers\.(\d{1,3})\.", state)]
+    blocks = [re.match(r"transformers\.layers\.(\d{1,3})\.", name) for name in state]
+    values = {"depth": 1 + max((int(block[1]) for block in blocks if block), default=0)}
     frequencies = state.get("transformers.rotary_pos_emb.inv_freq")
-    values: dict[str, int] = {"depth": max(indices, default=0) + 1}
     if frequencies is not None:
         values["head_channels"] = max(2, 2 * frequencies.numel())
     return TransformerConfig(**values)
@@ -229,13 +219,14 @@ def _transformer_layout(state: Mapping[str, Tensor]) -> TransformerConfig | None
 
 def _sample_rate(hop: int, given: int | None, source: Path) -> int:
     """Hz: the given one, or the one known for this total stride."""
-    if given is None and hop not in KNOWN_SAMPLE_RATES:
+    rate = given or KNOWN_SAMPLE_RATES.get(hop)
+    if rate is None:
         known = " or ".join(str(stride) for stride in KNOWN_SAMPLE_RATES)
         raise WeightsError(
             f"{source}: does not tell its sample rate, and its total stride is {hop}, not {known}; "
             "give sample_rate"
         )
-    return given if given is not None else KNOWN_SAMPLE_RATES[hop]
+    return rate
 
 
 # The published JSON. A key that is unknown could change the network: refused.
@@ -381,7 +372,3 @@ def _unit_activations(names: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The names of each Snake parameter at the two places of a residual unit."""
     pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in names)
     return [(one, other) for one, other in pairs if one != other and other in names]
-
-
-def _matches(pattern: str, names: Mapping[str, Any]) -> list[str]:
-    return [match[1] for match in (re.match(pattern, name) for name in names) if match]

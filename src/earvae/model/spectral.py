@@ -1,4 +1,4 @@
-"""The compact architecture: MDCT frames, a protected linear code, wide blocks at the frame rate.
+"""The shipped model's architecture: MDCT frames, a protected linear code, ConvNeXt blocks.
 
 The first ``linear_channels`` latents are a fixed linear code of a frame, which holds the bass to
 some 20-50 dB and is never trained; two more tell which of its bases was used. The other latents
@@ -14,12 +14,11 @@ in its place:
 
 L1 asks for less than is there of what cannot be known, so a trained decoder is a little too quiet.
 Its last factor, ``makeup``, is fixed after training and gives the loudness back
-(``match_loudness``).
+(tools/match_loudness.py).
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 
 import torch
@@ -28,26 +27,14 @@ from torch import Tensor, nn
 
 from earvae.config import CLASS_LATENTS, SpectralConfig
 from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
-from earvae.model.convnext import ConvNeXtBlock
+from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import EnvelopeCode, fit_envelope_code
+from earvae.model.layers import without_autocast
 from earvae.model.transform import FrameTransform
 
 LEVEL_FLOOR = 1e-4  # of the linear latents' unit variance: 80 dB below music, so silence is quiet
 PROTECTED_SHARE = 0.99  # a bin the linear code keeps this well belongs to it alone
 GAIN_RANGE = 12.0  # natural log units: the residual's gain stays within ±104 dB
-
-
-def _blocks(config: SpectralConfig, count: int) -> nn.Sequential:
-    """``count`` ConvNeXt blocks of the configured width."""
-    hidden = config.width * config.expansion
-    return nn.Sequential(
-        *(ConvNeXtBlock(config.width, hidden, config.kernel, 0.3) for _ in range(count))
-    )
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """No autocast on the device of ``x``: bfloat16 would cost the fixed codes 40 dB in the bass."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def signed_sqrt(x: Tensor) -> Tensor:
@@ -76,7 +63,7 @@ class SpectralEncoder(nn.Module):
         features = self.transform.features + config.linear_channels + envelope.levels
         self.input = nn.Linear(features, config.width)
         self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
-        self.blocks = _blocks(config, config.encoder_blocks)
+        self.blocks = convnext_blocks(config, config.encoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         learned = config.learned_channels
         self.output = nn.Linear(config.width, 2 * learned)
@@ -91,12 +78,11 @@ class SpectralEncoder(nn.Module):
     def context_frames(self) -> int:
         """Frames on each side beyond which nothing reaches a frame's posterior."""
         config = self.config
-        codes = 1 + config.class_frames // 2 + config.level_frames // 2
-        return codes + config.encoder_blocks * (config.kernel // 2)
+        return 1 + config.level_frames // 2 + config.encoder_blocks * (config.kernel // 2)
 
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, 2·latent, frames]`` (mean ‖ scale)."""
-        with full_precision(audio):
+        with without_autocast(audio):
             frames = self.transform(audio.float())  # [batch, frames, 2·hop]
             linear, chosen = self.code.encode(frames)  # [batch, frames, linear], one-hot classes
             residual, level = self.residual(frames, linear, chosen)
@@ -105,9 +91,9 @@ class SpectralEncoder(nn.Module):
         spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
         x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
         x = self.blocks(x + self.class_input(chosen))
-        with full_precision(x):
+        with without_autocast(x):
             mean, scale = self.output(self.norm(x.float())).chunk(2, dim=2)  # [.., .., learned]
-        fixed = torch.cat([linear, self.code.tell(chosen)], dim=2)
+        fixed = torch.cat([linear, self.code.points_of(chosen)], dim=2)
         fixed_scale = self.fixed_scale.expand_as(fixed)
         return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).transpose(1, 2)
 
@@ -132,7 +118,7 @@ class SpectralDecoder(nn.Module):
         self.envelope = envelope
         self.input = nn.Linear(config.linear_channels + config.learned_channels, config.width)
         self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
-        self.blocks = _blocks(config, config.decoder_blocks)
+        self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.gain = nn.Linear(config.width, envelope.levels)
@@ -153,11 +139,11 @@ class SpectralDecoder(nn.Module):
         latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
         channels = [self.config.linear_channels, CLASS_LATENTS, self.config.learned_channels]
         linear, point, learned = latents.split(channels, dim=2)
-        chosen = self.code.read(point)  # [batch, frames, classes], one-hot
+        chosen = self.code.nearest(point)  # [batch, frames, classes], one-hot
         level = local_level(linear, self.config.level_frames)
         x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
         x = self.norm(self.blocks(x + self.class_input(chosen)))  # [batch, frames, width]
-        with full_precision(latents):
+        with without_autocast(latents):
             shape, gain = self.shape(x.float()), self.gain(x.float())
             log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
@@ -192,29 +178,6 @@ def fit_codes(
     fit_envelope_code(encoder.envelope, torch.cat(levels))
     round_to_half(encoder.envelope)
     decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
-
-
-@torch.no_grad()
-def match_loudness(decoder: SpectralDecoder, differences: Iterable[float]) -> None:
-    """Set ``makeup`` from the loudness of trained reconstructions, in LU above the originals: as
-    many are louder as are quieter afterwards. It is rounded to half precision."""
-    gain = 10 ** (-statistics.median(differences) / 20)
-    decoder.makeup.mul_(gain).copy_(decoder.makeup.half())
-
-
-@torch.no_grad()
-def scale_residual(decoder: SpectralDecoder, decibels: float, from_hz: float) -> None:
-    """Make what the decoder adds to the linear code this much louder from ``from_hz`` up.
-
-    Raises:
-        ValueError: the linear code reaches up there; the two must keep their proportion.
-    """
-    above = decoder.transform.frequencies(decoder.config.sample_rate) >= from_hz
-    if decoder.code.explained[:, above].any():
-        raise ValueError(f"the linear code is not zero above {from_hz:g} Hz, so choose higher")
-    gain = 10 ** (decibels / 20)
-    decoder.shape.weight[above] *= gain
-    decoder.shape.bias[above] *= gain
 
 
 def round_to_half(code: nn.Module) -> None:

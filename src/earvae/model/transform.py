@@ -1,4 +1,4 @@
-"""The fixed invertible transform of the compact model: an MDCT in M/S.
+"""The fixed invertible transform of the spectral and compact architectures: an MDCT in M/S.
 
 The MDCT (Princen, Johnson, Bradley 1987; sine window) is written as what it is: an orthogonal
 rotation of the samples around every block boundary, then a DCT-IV of every block. At the two
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 
-def mid_side(audio: Tensor) -> Tensor:
-    """L/R to M/S and back, ``[batch, 2, samples]``: M = (L+R)/√2, S = (L−R)/√2 (orthonormal)."""
-    left, right = audio.unbind(dim=1)
-    return torch.stack([left + right, left - right], dim=1) * math.sqrt(0.5)
+def mid_side(x: Tensor, dim: int = 1) -> Tensor:
+    """L/R to M/S and back, the two halves of ``dim``: M = (L+R)/√2, S = (L−R)/√2 (orthonormal)."""
+    left, right = x.chunk(2, dim)
+    return torch.cat([left + right, left - right], dim) * math.sqrt(0.5)
 
 
 class MDCT(nn.Module):

@@ -1,9 +1,9 @@
 """What a term of the objective sees, and what it gives back.
 
-A term with a hand-written slope is a function of a ``Comparison`` that returns a ``Term``: its
-value, and its slope by log |X| or by the phase of X of every bin of the reconstruction. Weights
-and the way back to audio are the caller's (``spectral.py``), so a term is a formula of a few lines
-and all terms share one pass back through the transform.
+A term with a hand-written slope is a function of ``Magnitudes`` or ``Phases`` that returns a
+``Term``: its value, and its slope by log |X| or by the phase of X of every bin of the
+reconstruction. Weights and the way back to audio are the caller's (``spectral.py``), so a term is
+a formula of a few lines, and all terms share one pass back through the transform.
 """
 
 from __future__ import annotations
@@ -21,21 +21,41 @@ from earvae.objective.spectrum import Planes
 class Term(NamedTuple):
     """One term of the objective: plain mathematics, without its weight in the sum.
 
-    The slope is ``scale * plane``. The two are kept apart so that the caller, who multiplies by
-    a weight and adds, passes over the plane once.
+    The slope is ``scale * plane``. The two are kept apart so that ``add_to`` passes over the plane
+    once.
     """
 
     value: Tensor
     """Per item, [batch]."""
     plane: Tensor
-    """[batch, channels, frames, bins]."""
+    """[batch, 2, frames, bins]."""
     scale: Tensor
-    """[batch] or [batch, channels]."""
+    """[batch] or [batch, 2]."""
 
-    def slope_scale(self, weight: Tensor) -> Tensor:
+    def add_to(self, slope: Tensor | None, weight: Tensor) -> Tensor:
+        """``slope`` plus ``weight`` times the term's own, in place.
+
+        Without a ``slope`` yet, the first term's plane becomes it.
+        """
+        if slope is None:
+            return self.plane.mul_(self.weighted_scale(weight))
+        return slope.addcmul_(self.plane, self.weighted_scale(weight))
+
+    def weighted_scale(self, weight: Tensor) -> Tensor:
         """``weight * scale``, shaped to multiply ``plane``."""
         scale = weight * self.scale
         return scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
+
+
+class Magnitudes(NamedTuple):
+    """Magnitudes m = sqrt(|X|^2 + log_floor^2) of a channel pair, [batch, 2, frames, bins]."""
+
+    ours: Tensor
+    target: Tensor
+    level: Tensor
+    """The target's mean over all compared channels, [batch]; ``level_floor`` at least."""
+    filters: Tensor | None
+    """Mel filters [bins, bands], if a term needs them."""
 
 
 class Rotation(NamedTuple):
@@ -50,7 +70,8 @@ class Rotation(NamedTuple):
 
 
 class _once:
-    """A property that is computed when first asked for; functools' has a lock, not for compilers."""
+    """A property computed when first asked for (that of functools takes a lock, which does not
+    compile)."""
 
     def __init__(self, compute: Callable) -> None:
         self.compute = compute
@@ -61,43 +82,22 @@ class _once:
         return value
 
 
-class Comparison:
-    """Spectra of the reconstruction and of the target, with what several terms need of them.
+class Phases:
+    """Spectra of a channel pair, [batch, 2, frames, bins], with what several phase terms need.
 
     Args:
-        ours, target: planes [batch, channels, frames, bins] of the same channels.
-        config: the options of the terms.
-        filters: mel filters [bins, bands], if a term needs them.
-
-    What is not given is computed when the first term asks for it.
+        ours, target: of the reconstruction and of the target.
+        target_magnitude: that of ``Magnitudes``.
+        config: the options of the phase terms.
     """
 
     def __init__(
-        self, ours: Planes, target: Planes, config: ObjectiveConfig, filters: Tensor | None = None
+        self, ours: Planes, target: Planes, target_magnitude: Tensor, config: ObjectiveConfig
     ) -> None:
         self.ours = ours
         self.target = target
+        self.target_magnitude = target_magnitude
         self.config = config
-        self.filters = filters
-
-    @property
-    def weight_floor(self) -> float:
-        """Added to the mean weight of the bins in phase terms, so that silence gives 0.
-
-        It is ``level_floor`` in the units of the weights: an energy, an amplitude, or a mere count.
-        """
-        level = self.config.level_floor
-        return {"energy": level**2, "amplitude": level, "none": 1e-12}[self.config.phase_weighting]
-
-    @_once
-    def magnitude(self) -> Tensor:
-        """m = sqrt(|X|^2 + floor^2) of the reconstruction."""
-        return self.ours.power.sqrt()
-
-    @_once
-    def target_magnitude(self) -> Tensor:
-        """m of the target."""
-        return self.target.power.sqrt()
 
     @_once
     def turn(self) -> Rotation:
@@ -106,22 +106,32 @@ class Comparison:
         The weight is an energy, |X_ours| |X_target|.
         """
         ours, target = self.ours, self.target
-        cosine = (ours.real * target.real).addcmul_(ours.imag, target.imag)
+        zero = ours.real.new_zeros(())  # 0 - 0 is 0; a bin of -0 would have the angle pi
+        cosine = torch.addcmul(zero, ours.real, target.real).addcmul_(ours.imag, target.imag)
         # two rounded products: a fused one would leave a residue where the signals are equal
         sine = (ours.imag * target.real).sub_(ours.real * target.imag)
         weight = (cosine * cosine).addcmul_(sine, sine).sqrt_()
         return Rotation(cosine, sine, weight)
 
     @_once
-    def phase_difference(self) -> Tensor:
+    def difference(self) -> Tensor:
         """The phase of the reconstruction less that of the target, radians.
 
-        The angle of ``turn`` in [-pi, pi], 0 where either signal is silent; or with
+        It is the angle of ``turn`` in [-pi, pi], 0 where either signal is silent; or with
         ``phase_wrap`` off, as released, one wrapped phase less the other, in (-2 pi, 2 pi).
         """
-        if self.config.phase_wrap:  # -0 + 0 is 0; the angle of -0 would be pi
-            return torch.atan2(self.turn.sine, self.turn.cosine + 0.0)
+        if self.config.phase_wrap:
+            return torch.atan2(self.turn.sine, self.turn.cosine)
         return _angle(self.ours).sub_(_angle(self.target))
+
+    @property
+    def weight_floor(self) -> float:
+        """What is added to the mean weight of the bins, so that silence gives 0.
+
+        It is ``level_floor`` in the units of the weights: an energy, an amplitude, or a mere count.
+        """
+        level = self.config.level_floor
+        return {"energy": level**2, "amplitude": level, "none": 1e-12}[self.config.phase_weighting]
 
 
 def _angle(signal: Planes) -> Tensor:

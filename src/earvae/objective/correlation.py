@@ -7,9 +7,9 @@ weights carry no gradient. Slopes are by the phase of the reconstruction.
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
-from earvae.objective.comparison import Comparison, Rotation, Term
+from earvae.objective.comparison import Phases, Rotation, Term
 
 EPSILON = 1e-8
 """Added to |X_ours| |X_target| of spectra under a window with peak 1, as in the released loss."""
@@ -18,18 +18,24 @@ SILENCE = 1e-16
 """|X_ours| |X_target| below which a bin has no phase to compare: two signals at -160 dB."""
 
 
-def correlation_intra(seen: Comparison) -> Term:
+def correlation_intra(phases: Phases) -> Term:
     """1 - sum(w cos a) / sum(w) for each channel, a = arg(X_ours X_target*); mean of channels."""
-    return _incoherence(seen.turn, seen)
+    return _incoherence(phases.turn, phases)
 
 
-def correlation_inter(seen: Comparison) -> Term:
-    """1 - sum(w cos a) / sum(w), a = arg(L_ours R_ours*) - arg(L_target R_target*).
+def correlation_inter(phases: Phases) -> Term:
+    """1 - sum(w cos a) / sum(w), a = arg(L_ours R_ours*) - arg(L_target R_target*)."""
+    return StereoTerm(*_incoherence(_between(phases.turn), phases))
 
-    ``seen`` holds Left and Right. The slope rises with Left's phase and falls with Right's.
-    """
-    value, plane, scale = _incoherence(_between(seen.turn), seen)
-    return Term(value, plane.expand(-1, 2, -1, -1), torch.cat((scale, -scale), dim=1))
+
+class StereoTerm(Term):
+    """A term whose plane, [batch, 1, ...], is the slope by Left's phase less Right's."""
+
+    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
+        scale = self.weighted_scale(weight)
+        slope[:, :1].addcmul_(self.plane, scale)
+        slope[:, 1:].addcmul_(self.plane, scale, value=-1)
+        return slope
 
 
 def _between(turn: Rotation) -> Rotation:
@@ -67,13 +73,13 @@ def _weighted(turn: Rotation, weighting: str) -> Rotation:
     return Rotation(turn.cosine * factor, turn.sine * factor, weight)
 
 
-def _incoherence(turn: Rotation, seen: Comparison) -> Term:
+def _incoherence(turn: Rotation, phases: Phases) -> Term:
     """1 - sum(w cos) / sum(w) over frames and bins, and its slope by the angle: w sin / sum(w).
 
     Returns: the mean over channels; 0 in silence, as the mean of w has a floor.
     """
-    cosine, sine, weight = _weighted(turn, seen.config.phase_weighting)
+    cosine, sine, weight = _weighted(turn, phases.config.phase_weighting)
     level = weight.mean(dim=(-2, -1))
     lost = level - cosine.mean(dim=(-2, -1))
-    level = level + seen.weight_floor
+    level = level + phases.weight_floor
     return Term((lost / level).mean(dim=1), sine, 1 / (level * sine[0].numel()))

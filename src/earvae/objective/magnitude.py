@@ -4,7 +4,7 @@ Linear plus log are the paper's pair (section 3.3; Défossez et al., "High fidel
 compression", 2022). The mel term is not in the paper (Kumar et al., "High-fidelity audio
 compression with improved RVQGAN", 2023): a band has a level where its bins have only chance.
 
-m is the magnitude of the reconstruction, t that of the target, [batch, channels, frames, bins].
+m is the magnitude of the reconstruction, t that of the target, [batch, 2, frames, bins].
 "Mean" is over channels, frames and bins. Slopes are by ln m.
 """
 
@@ -14,40 +14,41 @@ import torch
 from torch import Tensor
 
 from earvae.mel import mel_filters
-from earvae.objective.comparison import Comparison, Term
+from earvae.objective.comparison import Magnitudes, Term
 
 EACH = (-3, -2, -1)  # an item's channels, frames and bins
 
 
-def magnitude_linear(seen: Comparison) -> Term:
+def magnitude_linear(magnitudes: Magnitudes) -> Term:
     """mean |m - t| / mean t, with slope m sign(m - t) / mean t.
 
-    The target's mean magnitude (``level_floor`` at least) divides, so that the term does not
-    change when both signals get louder.
+    The target's mean magnitude divides, so that the term does not change when both signals get
+    louder.
     """
-    level = seen.target_magnitude.mean(dim=EACH).clamp(min=seen.config.level_floor)
-    error = seen.magnitude - seen.target_magnitude
+    m, t, level, _ = magnitudes
+    error = m - t
     sign = error.sign()
     value = error.abs_().mean(dim=EACH) / level
-    return Term(value, sign.mul_(seen.magnitude), 1 / (level * sign[0].numel()))
+    return Term(value, sign.mul_(m), 1 / (level * m[0].numel()))
 
 
-def magnitude_log(seen: Comparison) -> Term:
+def magnitude_log(magnitudes: Magnitudes) -> Term:
     """mean |ln m - ln t|, with slope sign(m - t)."""
-    difference = (seen.magnitude / seen.target_magnitude).log_()
+    difference = (magnitudes.ours / magnitudes.target).log_()
     sign = difference.sign()
     value = difference.abs_().mean(dim=EACH)
     return Term(value, sign, torch.full_like(value, 1 / sign[0].numel()))
 
 
-def magnitude_mel(seen: Comparison) -> Term:
+def magnitude_mel(magnitudes: Magnitudes) -> Term:
     """mean |ln b - ln b_target| over mel bands b = sum(filter m), with slope by ln m through b."""
-    filters = seen.filters.to(seen.magnitude.dtype)
-    bands = seen.magnitude @ filters
-    difference = (bands / (seen.target_magnitude @ filters)).log_()
+    m, t, _, filters = magnitudes
+    filters = filters.to(m.dtype)
+    bands = m @ filters
+    difference = (bands / (t @ filters)).log_()
     by_band = difference.sign().div_(bands)  # slope of the sum by each band
     value = difference.abs_().mean(dim=EACH)
-    plane = (by_band @ filters.T).mul_(seen.magnitude)
+    plane = (by_band @ filters.T).mul_(m)
     return Term(value, plane, torch.full_like(value, 1 / difference[0].numel()))
 
 

@@ -14,20 +14,22 @@ import math
 import torch
 from torch import Tensor
 
-from earvae.objective.comparison import Comparison, Term
+from earvae.objective.comparison import Phases, Term
+
+EACH = (-3, -2, -1)  # an item's channels, frames and bins
 
 
-def instantaneous_frequency(seen: Comparison) -> Term:
+def instantaneous_frequency(phases: Phases) -> Term:
     """sum(w |step|) / sum(w), the steps of the phase difference from frame to frame."""
-    return _derivative(seen, dim=-2)
+    return _derivative(phases, dim=-2)
 
 
-def group_delay(seen: Comparison) -> Term:
+def group_delay(phases: Phases) -> Term:
     """sum(w |step|) / sum(w), the steps of the phase difference from bin to bin."""
-    return _derivative(seen, dim=-1)
+    return _derivative(phases, dim=-1)
 
 
-def _derivative(seen: Comparison, dim: int) -> Term:
+def _derivative(phases: Phases, dim: int) -> Term:
     """sum(w |step|) / sum(w) along ``dim``, with slope w sign(step) / sum(w) by the step.
 
     w is the product of the target's strength in the two neighbours. With ``phase_wrap`` a step is
@@ -35,35 +37,43 @@ def _derivative(seen: Comparison, dim: int) -> Term:
 
     Returns: the mean over channels, at most pi if wrapped, 4 pi if not; 0 in silence.
     """
-    difference, config = seen.phase_difference, seen.config
-    if difference.shape[dim] == 1:  # a single frame has no neighbour in time
+    difference, config = phases.difference, phases.config
+    steps = difference.shape[dim] - 1
+    if steps == 0:  # a single frame has no neighbour in time
         nothing = torch.zeros_like(difference)
-        return Term(nothing.sum(dim=(-3, -2, -1)), nothing, nothing.sum(dim=(-2, -1)))
-    step = difference.diff(dim=dim)
+        return Term(nothing.sum(dim=EACH), nothing, nothing.sum(dim=(-2, -1)))
+    step = difference.narrow(dim, 1, steps) - difference.narrow(dim, 0, steps)
     if config.phase_wrap:
         step.sub_((step / math.tau).round_(), alpha=math.tau)
-    count = step[0].numel()
-    slope = step.sign()
+    term = {-2: FrameSteps, -1: BinSteps}[dim]
     if config.phase_weighting == "none":
-        scale = step.new_full(step.shape[:2], 1 / count)
-        return Term(step.abs_().mean(dim=(-3, -2, -1)), _by_phase(slope, dim), scale)
-    strength = seen.target_magnitude
+        scale = step.new_full(step.shape[:2], 1 / step[0].numel())
+        return term(step.abs().mean(dim=EACH), step.sign_(), scale)
+    strength = phases.target_magnitude
     if config.phase_weighting == "amplitude":
         strength = strength.sqrt()
-    steps = step.shape[dim]
     weight = strength.narrow(dim, 1, steps) * strength.narrow(dim, 0, steps)
-    level = weight.mean(dim=(-2, -1)) + seen.weight_floor
-    slope.mul_(weight)
+    level = weight.mean(dim=(-2, -1)) + phases.weight_floor
+    slope = weight.mul_(step.sign())
     value = step.mul_(slope).mean(dim=(-2, -1)) / level
-    return Term(value.mean(dim=1), _by_phase(slope, dim), 1 / (level * count))
+    return term(value.mean(dim=1), slope, 1 / (level * step[0].numel()))
 
 
-def _by_phase(slope: Tensor, dim: int) -> Tensor:
-    """A slope by phase from one by steps: a step rises with the later phase, falls with the earlier."""
-    steps = slope.shape[dim]
-    shape = list(slope.shape)
-    shape[dim] += 1
-    plane = slope.new_zeros(shape)
-    plane.narrow(dim, 1, steps).copy_(slope)
-    plane.narrow(dim, 0, steps).sub_(slope)
-    return plane
+class FrameSteps(Term):
+    """A term whose plane is the slope by the steps from frame to frame."""
+
+    dim = -2
+
+    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
+        scale, steps = self.weighted_scale(weight), self.plane.shape[self.dim]
+        slope.narrow(self.dim, 1, steps).addcmul_(
+            self.plane, scale
+        )  # it rises with the later phase
+        slope.narrow(self.dim, 0, steps).addcmul_(self.plane, scale, value=-1)
+        return slope
+
+
+class BinSteps(FrameSteps):
+    """A term whose plane is the slope by the steps from bin to bin."""
+
+    dim = -1

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import terms
-from earvae.objective.comparison import Comparison
+from earvae.objective.comparison import Magnitudes, Phases
 from earvae.objective.magnitude import widest_mel_filters
-from earvae.objective.spectrum import STFT, Planes, full_precision, of_left_right, planes
+from earvae.objective.spectrum import STFT, full_precision, gradient, mid_side, planes, rotated
 
 Weights = Mapping[str, "float | Tensor"]
 
@@ -42,36 +42,58 @@ def compare(
     Returns: raw terms [terms, batch], in the order of ``weights``, and the gradient of their
     weighted sum by ``ours``, as a real view.
     """
-    values, seen, slopes = {}, {}, {}
-    spectra = ours, target
-    mid_side = "ms" in config.magnitude_channels + config.phase_channels
-    ours, target = (planes(x, config.log_floor, mid_side) for x in spectra)
-    gradient = Planes(torch.zeros_like(ours.real), torch.zeros_like(ours.imag), ours.power)
-    for group, channels, add in (
-        (terms.MAGNITUDE, config.magnitude_channels, _add_by_log_magnitude),
-        (terms.PHASE, config.phase_channels, _add_by_phase),
-        (terms.STEREO, "lr", _add_by_phase),
-    ):
-        for name in group:
-            if name not in weights:
-                continue
-            if channels not in seen:
-                both = ours.channels(channels), target.channels(channels)
-                seen[channels] = Comparison(*both, config, filters)
-            term = group[name](seen[channels])
-            values[name], scale = term.value, term.slope_scale(weights[name])
-            if (channels, add) in slopes:
-                slopes[channels, add].addcmul_(term.plane, scale)
-            else:
-                slopes[channels, add] = term.plane * scale
-    for (channels, add), slope in slopes.items():
-        add(gradient.channels(channels), ours.channels(channels), slope)
-    slope = torch.stack((of_left_right(gradient.real), of_left_right(gradient.imag)), dim=-1)
-    for name in terms.SPECTRA:
+    pairs = {"lr": tuple(planes(x, config.log_floor) for x in (ours, target))}
+    if "ms" in config.magnitude_channels + config.phase_channels:
+        pairs["ms"] = tuple(mid_side(x, config.log_floor) for x in pairs["lr"])
+    of_magnitude = [name for name in pairs if name in config.magnitude_channels]
+    of_phase = [name for name in pairs if name in config.phase_channels]
+    magnitudes = {name: theirs.power.sqrt() for name, (_, theirs) in pairs.items()}
+    level = sum(magnitudes[name].mean(dim=(1, 2, 3)) for name in of_magnitude) / len(of_magnitude)
+    level.clamp_(min=config.level_floor)
+
+    values = {name: target.new_zeros(len(target)) for name in weights}
+
+    def add(slope: Tensor | None, group: Mapping[str, Callable], seen, share: float) -> Tensor:
+        """The slope plus ``share`` of the group's, weighted; so to ``values``, not weighted."""
+        for name, term in group.items():
+            if name in weights:
+                found = term(seen)
+                values[name] += share * found.value
+                slope = found.add_to(slope, share * weights[name])
+                del found  # its memory is at hand for the next
+        return slope
+
+    gradients = []
+    for name, (mine, theirs) in pairs.items():
+        radial = angular = None
+        if name in of_magnitude:
+            seen = Magnitudes(mine.power.sqrt(), magnitudes[name], level, filters)
+            radial = add(None, terms.MAGNITUDE, seen, 1 / len(of_magnitude))
+            del seen
+        if name == "lr" or name in of_phase:
+            seen = Phases(mine, theirs, magnitudes[name], config)
+            angular = torch.zeros_like(mine.power)
+            if name in of_phase:
+                add(angular, terms.PHASE, seen, 1 / len(of_phase))
+            if name == "lr":
+                add(angular, terms.STEREO, seen, 1)
+        gradients.append(gradient(mine, radial, angular))
+    (real, imag), *of_mid_side = gradients
+    for part_real, part_imag in of_mid_side:  # the rotation is its own transpose
+        real += rotated(part_real)
+        imag += rotated(part_imag)
+    for name, term in terms.SPECTRA.items():
         if name in weights:
-            values[name], of_term = _by_autograd(terms.SPECTRA[name], *spectra, config)
-            slope += weights[name] * of_term
-    return torch.stack([values[name] for name in weights]), slope
+            values[name], of_term = _by_autograd(term, ours, target, config)
+            real += weights[name] * of_term[..., 0]
+            imag += weights[name] * of_term[..., 1]
+    return torch.stack(list(values.values())), real, imag
+
+
+def _compare_fused(*arguments) -> tuple[Tensor, Tensor]:
+    """``compare`` with the gradient as a real view [..., 2], which a compiler writes at once."""
+    values, real, imag = compare(*arguments)
+    return values, torch.stack((real, imag), dim=-1)
 
 
 @torch.compiler.disable
@@ -83,22 +105,6 @@ def _by_autograd(
         leaf = ours.detach().requires_grad_()
         value = term(torch.view_as_complex(leaf), torch.view_as_complex(target), config)
         return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
-
-
-# d log X = d log|X| + j d phi, so a slope by log|X| or phi times X / |X|^2, or j X / |X|^2, is one
-# by X. Bins below the floor in |X|^2 get less, down to none at X = 0.
-
-
-def _add_by_log_magnitude(gradient: Planes, ours: Planes, slope: Tensor) -> None:
-    slope.div_(ours.power)
-    gradient.real.addcmul_(slope, ours.real)
-    gradient.imag.addcmul_(slope, ours.imag)
-
-
-def _add_by_phase(gradient: Planes, ours: Planes, slope: Tensor) -> None:
-    slope.div_(ours.power)
-    gradient.real.addcmul_(slope, ours.imag, value=-1)
-    gradient.imag.addcmul_(slope, ours.real)
 
 
 class SpectralTerms(nn.Module):
@@ -138,7 +144,7 @@ class SpectralTerms(nn.Module):
         """
         limits = torch._dynamo.config  # above the default when a config has many resolutions
         limits.recompile_limit = max(limits.recompile_limit, 2 * len(self.transforms))
-        self.compiled = torch.compile(compare, dynamic=False, **options)
+        self.compiled = torch.compile(_compare_fused, dynamic=False, **options)
 
     def forward(
         self,
@@ -176,7 +182,7 @@ class SpectralTerms(nn.Module):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
             for name in self.names:
                 alone = {name: target.new_ones(())}
-                gradients[name] = self.sums(reconstruction, target, alone, transforms, compare)[1]
+                gradients[name] = self.sums(reconstruction, target, alone, transforms, False)[1]
         return gradients
 
     def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
@@ -192,11 +198,11 @@ class SpectralTerms(nn.Module):
         target: Tensor,
         weights: dict[str, Tensor],
         transforms: Sequence[STFT],
-        comparison: Callable,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         """Raw terms [terms], means over items and ``transforms``, and the sum's audio gradient.
 
-        ``comparison`` is ``compare``, as it is or compiled.
+        ``compiled``: use what ``compile_terms`` made.
         """
         batch, _, samples = reconstruction.shape
         audio_gradient = torch.zeros_like(reconstruction)
@@ -206,10 +212,19 @@ class SpectralTerms(nn.Module):
             values = reconstruction.new_zeros(len(weights))
             for transform in transforms:
                 spectra = [transform(audio[items]) for audio in (reconstruction, target)]
-                views = (torch.view_as_real(spectrum) for spectrum in spectra)
-                found, slope = comparison(*views, transform.mel_filters, weights, self.config)
+                seen = (
+                    *map(torch.view_as_real, spectra),
+                    transform.mel_filters,
+                    weights,
+                    self.config,
+                )
+                if compiled:
+                    found, slope = self.compiled(*seen)
+                    slope = torch.view_as_complex(slope)
+                else:
+                    found, real, imag = compare(*seen)
+                    slope = torch.complex(real, imag)
                 values += found.sum(dim=1)
-                slope = torch.view_as_complex(slope)
                 audio_gradient[items] += transform.adjoint(slope, samples)
             return values
 
@@ -230,8 +245,8 @@ class _Compare(torch.autograd.Function):
         weights: dict[str, Tensor],
         transforms: list[STFT],
     ) -> tuple[Tensor, Tensor]:
-        comparison = module.compiled if module.training and module.compiled else compare
-        values, gradient = module.sums(reconstruction, target, weights, transforms, comparison)
+        compiled = module.training and module.compiled is not None
+        values, gradient = module.sums(reconstruction, target, weights, transforms, compiled)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values)
         return torch.stack(list(weights.values())) @ values, values

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-CHANNELS = {"lr": slice(0, 2), "ms": slice(2, 4), "mslr": slice(0, 4)}
-"""Where the channels Left, Right, Mid and Side lie in ``Planes``."""
+SQRT_HALF = 0.5**0.5
 
 
 class STFT(nn.Module):
@@ -67,50 +66,54 @@ class STFT(nn.Module):
 
 
 class Planes(NamedTuple):
-    """Spectra as real planes [batch, channels, frames, bins], in the order of ``CHANNELS``."""
+    """Spectra of a channel pair as real planes, each contiguous [batch, 2, frames, bins]."""
 
     real: Tensor
     imag: Tensor
     power: Tensor
-    """|X|^2 + floor^2: never 0."""
-
-    def channels(self, which: str) -> Planes:
-        """Views of the channels ``which``, a key of ``CHANNELS``."""
-        return Planes(*(plane[:, CHANNELS[which]] for plane in self))
+    """|X|^2 + floor^2 for a floor on the magnitude: never 0."""
 
 
-def planes(spectrum: Tensor, floor: float, mid_side: bool) -> Planes:
-    """The planes of a spectrum of Left and Right, with those of Mid and Side if ``mid_side``.
+def planes(spectrum: Tensor, floor: float) -> Planes:
+    """The planes of a spectrum [batch, 2, frames, bins, 2], the real view of a complex one."""
+    real, imag = (part.contiguous() for part in spectrum.unbind(-1))
+    return Planes(real, imag, _power(real, imag, floor))
 
-    M = (L + R) / sqrt 2 and S = (L - R) / sqrt 2, by linearity of the transform.
 
-    Args:
-        spectrum: complex [batch, 2, frames, bins], or its real view [..., 2].
-        floor: added to each magnitude, as a root of squares.
+def mid_side(pair: Planes, floor: float) -> Planes:
+    """(L + R) / sqrt 2 and (L - R) / sqrt 2 from L and R, by linearity of the transform."""
+    real, imag = rotated(pair.real), rotated(pair.imag)
+    return Planes(real, imag, _power(real, imag, floor))
+
+
+def rotated(pair: Tensor) -> Tensor:
+    """(a + b) / sqrt 2 and (a - b) / sqrt 2 from a and b, [batch, 2, ...]: its own transpose."""
+    first, second = pair[:, 0] * SQRT_HALF, pair[:, 1]
+    both = torch.empty_like(pair)
+    torch.add(first, second, alpha=SQRT_HALF, out=both[:, 0])
+    torch.sub(first, second, alpha=SQRT_HALF, out=both[:, 1])
+    return both
+
+
+def gradient(ours: Planes, radial: Tensor | None, angular: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient by X, its real and imaginary planes, from those by log |X| and by phase.
+
+    d log X = d log|X| + j d phi, hence (radial + j angular) X / |X|^2. Bins below the floor
+    get less, down to none at X = 0. Both slopes are overwritten.
     """
-    view = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum
-    real, imag = view.unbind(-1)
-    if mid_side:
-        real, imag = _with_mid_side(real), _with_mid_side(imag)
-    else:
-        real, imag = real.contiguous(), imag.contiguous()
-    return Planes(real, imag, (real * real).addcmul_(imag, imag).add_(floor**2))
+    if radial is None:
+        radial = torch.zeros_like(ours.power)
+    radial.div_(ours.power)
+    real, imag = radial * ours.real, radial.mul_(ours.imag)
+    if angular is not None:
+        angular.div_(ours.power)
+        real.addcmul_(angular, ours.imag, value=-1)
+        imag.addcmul_(angular, ours.real)
+    return real, imag
 
 
-def _with_mid_side(left_right: Tensor) -> Tensor:
-    left, right = left_right.unbind(1)
-    mid, side = (left + right).mul_(0.5**0.5), (left - right).mul_(0.5**0.5)
-    return torch.stack((left, right, mid, side), dim=1)
-
-
-def of_left_right(gradient: Tensor) -> Tensor:
-    """A gradient by L and R [batch, 2, ...] from one by L, R, M and S; one by L and R as it is."""
-    if gradient.shape[1] == 2:
-        return gradient
-    left, right, mid, side = gradient.unbind(1)
-    left.add_(mid + side, alpha=0.5**0.5)
-    right.add_(mid - side, alpha=0.5**0.5)
-    return gradient[:, :2]
+def _power(real: Tensor, imag: Tensor, floor: float) -> Tensor:
+    return torch.addcmul(real.new_full((), floor**2), real, real).addcmul_(imag, imag)
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ import soundfile
 import soxr
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from earvae.audio import resampled_length
 from earvae.config import ConfigError, DataConfig, FilterConfig
-from earvae.training.augment import Changes, draw_changes, make_changes, to_device
-from earvae.training.crops import ATTEMPTS, CropDataset, draw_from, read_samples
-from earvae.training.filters import DROP_REASONS, refusal_of_track
+from earvae.training.augment import make_changes, to_device
+from earvae.training.crops import CropDataset, read_samples
+from earvae.training.filters import refusal_of_track
 from earvae.training.memory import free_bytes
 from earvae.training.tar_read import Recording
 
@@ -173,17 +174,6 @@ def _block_peaks(audio: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------ crops
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A crop as numbers. ``scale`` 0 makes it silence."""
-
-    source: int
-    start: int
-    scale: float
-    changes: Changes
-    dropped: np.ndarray
-
-
 class LastDecoded:
     """The cache that was filled last. Stages of one run mostly draw from the same tracks, and a
     cache is too large to be there twice.
@@ -261,37 +251,25 @@ class CachedCrops(CropDataset):
         self.samples = self.cache.samples[kept]
         self.scale = self.cache.scale[kept]
 
-    def draw(self, index: int) -> Draw:
-        """The random numbers of crop ``index``, in the order in which decoding draws them."""
-        wanted = self.config.crop_samples
-        random = np.random.default_rng((self.config.seed, index))
-        source = draw_from(self.source_ends, random)
-        dropped = np.zeros(len(DROP_REASONS), np.int64)
-        for _ in range(ATTEMPTS):
-            track = self.first[source] + draw_from(self.ends[source], random)
-            first = int(random.random() * max(0, int(self.samples[track]) - wanted))
-            start = int(self.start[track]) + first
-            if self.cache.peak(start, wanted) >= 10 ** (self.config.filters.silence_db / 20):
-                changes = draw_changes(self.config.augmentation, random)
-                return Draw(source, start, float(self.scale[track]), changes, dropped)
-            dropped[DROP_REASONS.index("silent")] += 1
-        return Draw(source, 0, 0.0, Changes(), dropped)
+    def _take(self, number: int, place: float, crops: int = 1) -> tuple[int, float]:
+        """A crop's first sample in the cache, and the factor to full scale 1."""
+        last = max(0, int(self.samples[number]) - crops * self.config.crop_samples)
+        return int(self.start[number]) + int(place * last), float(self.scale[number])
+
+    def _refused(self, content: tuple[int, float]) -> str | None:
+        peak = self.cache.peak(content[0], self.config.crop_samples)
+        return "silent" if peak < 10 ** (self.config.filters.silence_db / 20) else None
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """The items of :class:`CropDataset`, stacked: ``audio`` on ``device``, the rest on the
         CPU. Nothing waits for the device.
         """
         draws = [self.draw(index) for index in indices]
-        gathered = self.cache.gather([draw.start for draw in draws], self.config.crop_samples)
-        scale = torch.tensor([draw.scale for draw in draws])[:, None, None]
-        audio = to_device(gathered, device) * to_device(scale, device)
-        changes = [draw.changes for draw in draws]
-        return {
-            "audio": make_changes(audio, changes, self.sample_rate),
-            "source": torch.tensor([draw.source for draw in draws]),
-            "dropped": torch.from_numpy(np.stack([draw.dropped for draw in draws])),
-            "augmented": torch.from_numpy(np.stack([draw.changes.applied() for draw in draws])),
-        }
+        starts, scales = zip(*(draw.content or (0, 0.0) for draw in draws), strict=True)
+        gathered = to_device(self.cache.gather(starts, self.config.crop_samples), device)
+        audio = gathered * to_device(torch.tensor(scales)[:, None, None], device)
+        audio = make_changes(audio, [draw.changes for draw in draws], self.sample_rate)
+        return {"audio": audio} | default_collate([draw.tensors() for draw in draws])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.batch([index], self.cache.audio.device)

@@ -7,6 +7,8 @@ many workers decode, on what was drawn before, or on where a run was interrupted
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,6 +25,26 @@ from earvae.training.tar_read import Recording
 
 ATTEMPTS = 20  # draws for one crop before it is given up as silence
 RESAMPLER_MARGIN = 0.05  # seconds read on both sides so that filter edges fall outside the crop
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for a crop: its source's number, its content (None: silence), the changes of
+    it, and the draws refused, by reason.
+    """
+
+    source: int
+    content: Any  # what CropDataset._take gives
+    changes: Changes
+    dropped: np.ndarray
+
+    def tensors(self) -> dict[str, Tensor]:
+        """An item of the data set but for its audio."""
+        return {
+            "source": torch.tensor(self.source),
+            "dropped": torch.from_numpy(self.dropped),
+            "augmented": torch.from_numpy(self.changes.applied()),
+        }
 
 
 class CropDataset(Dataset):
@@ -95,42 +117,49 @@ class CropDataset(Dataset):
         return kept
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        draw = self.draw(index)
+        audio = draw.content
+        if audio is None:
+            audio = np.zeros((2, self.config.crop_samples), np.float32)
+        batch = torch.from_numpy(audio)[None]
+        return {"audio": make_changes(batch, [draw.changes], self.sample_rate)[0], **draw.tensors()}
+
+    def draw(self, index: int) -> Draw:
+        """The draws that crop ``index`` takes, until one is good."""
         random = np.random.default_rng((self.config.seed, index))
         source, shared = draw_from(self.source_ends, random), None
         if self.config.crops_per_fetch > 1:
             source, shared = self._fetched(index)
-        audio, changes = np.zeros((2, self.config.crop_samples), np.float32), Changes()
         dropped = np.zeros(len(DROP_REASONS), np.int64)
         for _ in range(ATTEMPTS):
-            drawn = self._read(source, random) if shared is None else shared
+            content = shared
             shared = None  # refused, it is followed by draws of the item's own
-            reason = "broken"
-            if len(drawn):
-                reason = refused(drawn, self.config.filters, self.sample_rate)
-            if reason is None:
-                audio, changes = drawn, draw_changes(self.config.augmentation, random)
-                break
+            if content is None:
+                track = self.first[source] + draw_from(self.ends[source], random)
+                content = self._take(track, random.random())
+            if (reason := self._refused(content)) is None:
+                changes = draw_changes(self.config.augmentation, random)
+                return Draw(source, content, changes, dropped)
             dropped[DROP_REASONS.index(reason)] += 1
-        batch = torch.from_numpy(audio)[None]
-        return {
-            "audio": make_changes(batch, [changes], self.sample_rate)[0],
-            "source": torch.tensor(source),
-            "dropped": torch.from_numpy(dropped),
-            "augmented": torch.from_numpy(changes.applied()),
-        }
+        return Draw(source, None, Changes(), dropped)
 
-    def _read(self, source: int, random: np.random.Generator, crops: int = 1) -> np.ndarray:
-        """A stretch of a track of a source, as long as ``crops`` or as the track; ``[0, 0]`` if it
-        is broken.
+    def _take(self, number: int, place: float, crops: int = 1) -> np.ndarray:
+        """A stretch of a track from ``place`` (0…1), as long as ``crops`` or as the track;
+        ``[0, 0]`` if it is broken.
         """
-        track = self.tracks[self.first[source] + draw_from(self.ends[source], random)]
-        place = random.random()
+        track = self.tracks[number]
         one = self.config.crop_samples
         samples = max(one, min(crops * one, int(track.duration * self.sample_rate)))
         try:
             return read_crop(track, place, samples, self.sample_rate)
         except (soundfile.SoundFileError, OSError, ValueError, AssertionError):
             return np.zeros((0, 0), np.float32)  # soundfile asserts on some damaged files
+
+    def _refused(self, content: np.ndarray) -> str | None:
+        """Which of ``DROP_REASONS`` speaks against a crop."""
+        if not len(content):
+            return "broken"
+        return refused(content, self.config.filters, self.sample_rate)
 
     def _fetched(self, index: int) -> tuple[int, np.ndarray]:
         """The source and the crop of an item that shares a decoded stretch with its neighbours.
@@ -143,7 +172,8 @@ class CropDataset(Dataset):
         if self._stretch is None or self._stretch[0] != block:
             random = np.random.default_rng((self.config.seed, block, together))
             source = draw_from(self.source_ends, random)
-            self._stretch = (block, source, self._read(source, random, together))
+            track = self.first[source] + draw_from(self.ends[source], random)
+            self._stretch = (block, source, self._take(track, random.random(), together))
         _, source, stretch = self._stretch
         start = (stretch.shape[1] - self.config.crop_samples) * number // (together - 1)
         return source, stretch[:, max(0, start) :][:, : self.config.crop_samples]

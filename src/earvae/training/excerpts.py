@@ -17,9 +17,10 @@ import json
 import math
 import tarfile
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -33,14 +34,14 @@ from earvae.training.crops import read_samples
 from earvae.training.filters import TrackJudge, is_silent
 from earvae.training.ogg import NotPlainVorbis, VorbisFile
 from earvae.training.sources import Track
-from earvae.training.tar_read import Recording, size_of
 from earvae.training.tar_write import (
     SHARD,
     Packed,
-    add_sample,
+    Piece,
+    add_track,
     encode,
+    new_record,
     shard_file,
-    source_entry,
     start_anew,
     write_index,
 )
@@ -60,19 +61,6 @@ class Slot:
     track: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """A coded excerpt. ``first_frame`` is its place in its track."""
-
-    slot: Slot
-    suffix: str
-    data: bytes
-    first_frame: int
-    frames: int
-    copied: bool  # bit for bit what was in the file
-    rounded: bool  # decodes to other samples than the file
 
 
 @dataclass(frozen=True)
@@ -110,24 +98,24 @@ def pack_excerpts(
     cutter = _Cutter(tracks, filters or FilterConfig(), codec)
     slots = list(slots_of(tracks, seconds))
     short = len(tracks) - len({slot.track for slot in slots})
-    chosen: list[Excerpt] = []
+    chosen: list[tuple[int, Piece]] = []  # with the number of its track
     used, tenths = 4 * tarfile.RECORDSIZE, 0  # the ends of the tar and of the index
     sources: set[int] = set()
     for slot in golden_order(slots):
-        if (excerpt := cutter.excerpt(slot)) is None:
+        if (piece := cutter.excerpt(slot)) is None:
             continue
         name = len(json.dumps(printable(tracks[slot.track].below)))
-        used += _bytes_in_shard(len(excerpt.data)) + 2 * name
+        used += _bytes_in_shard(len(piece.data)) + 2 * name
         if slot.track not in sources:
             used += 150 + name  # of the index
         if used > size:
             break
         sources.add(slot.track)
-        chosen.append(excerpt)
+        chosen.append((slot.track, piece))
         if used > (tenths + 1) * size / 10:
             tenths = int(10 * used / size)
             report(f"{len(chosen)} excerpts, {used / 1e6:.1f} of {size / 1e6:g} MB")
-    chosen = [one for one in chosen if one.slot.track not in cutter.left_out]  # damaged further on
+    chosen = [one for one in chosen if one[0] not in cutter.left_out]  # damaged further on
     left_out, refused = (
         [lines[number] for number in sorted(lines)] for lines in (cutter.left_out, cutter.refused)
     )
@@ -136,8 +124,14 @@ def pack_excerpts(
         if not slots:
             small = f"none of {short} tracks is as long as {seconds:g} s"
         raise ConfigError(f"no excerpt: {[*refused, *left_out, small][0]}")
-    chosen.sort(key=lambda excerpt: (excerpt.slot.track, excerpt.first_frame))
-    record = _write_shard(folder, tracks, chosen)
+    chosen.sort(key=lambda excerpt: (excerpt[0], excerpt[1].first_frame))
+    path = folder / SHARD.format(0)
+    record = new_record(path)
+    with atomic.writing(folder):
+        start_anew(folder)
+    with shard_file(path, record) as shard:
+        for number, excerpts in groupby(chosen, key=itemgetter(0)):
+            add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
     index = write_index(folder, [record], seconds)
     return PackedExcerpts(index, left_out, refused, short, cutter.silent)
 
@@ -146,36 +140,6 @@ def _bytes_in_shard(data: int) -> int:
     """Size of an excerpt: two members of a tar file with their headers, a line in the index."""
     whole = -(-data // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     return 3 * tarfile.BLOCKSIZE + whole + 220
-
-
-def _write_shard(folder: Path, tracks: Sequence[Track], excerpts: Sequence[Excerpt]) -> dict:
-    """Write the one shard; its record."""
-    sources: dict[int, dict] = {}
-    samples: list[dict] = []
-    counts: Counter[int] = Counter()
-    path = folder / SHARD.format(0)
-    with atomic.writing(folder):
-        start_anew(folder)
-    with shard_file(path) as shard:
-        for excerpt in excerpts:
-            number = excerpt.slot.track
-            track = tracks[number]
-            if number not in sources:
-                sources[number] = source_entry(track)
-            source = sources[number]
-            source["rounded"] |= excerpt.rounded
-            key = f"{number:07d}-{counts[number]:04d}"
-            counts[number] += 1
-            audio = Recording(excerpt.frames, track.rate, track.channels)
-            sample = add_sample(
-                shard, key, excerpt.suffix, excerpt.data, source, excerpt.first_frame, audio
-            )
-            place = {"source": list(sources).index(number), "copied": excerpt.copied}
-            samples.append(sample | place)
-    return {
-        "file": path.name, "bytes": size_of(path), "sources": list(sources.values()),
-        "samples": samples,
-    }  # fmt: skip
 
 
 def slots_of(tracks: Sequence[Track], seconds: float) -> Iterator[Slot]:
@@ -211,7 +175,7 @@ class _Cutter:
         self.silent = 0
         self._judged: set[int] = set()
 
-    def excerpt(self, slot: Slot) -> Excerpt | None:
+    def excerpt(self, slot: Slot) -> Piece | None:
         """The excerpt in a slot; None if it is silent or its track is not used."""
         number, track = slot.track, self.tracks[slot.track]
         try:
@@ -226,12 +190,12 @@ class _Cutter:
                 return None
             if self.codec == "flac":
                 suffix, data, rounded = encode(audio.T, track.rate)
-                return Excerpt(slot, suffix, data, slot.start, len(audio), False, rounded)
+                return Piece(suffix, data, slot.start, len(audio), rounded)
             if (copy := copied(track, slot)) is not None:
                 if copy.frames >= SHORTEST_COPY * (slot.stop - slot.start):
                     return copy
             data = encode_vorbis(audio, track.rate)
-            return Excerpt(slot, ".ogg", data, slot.start, len(audio), False, True)
+            return Piece(".ogg", data, slot.start, len(audio), rounded=True)
         except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
             self.left_out[number] = f"{track.name}: {error}"
             return None
@@ -249,7 +213,7 @@ class _Cutter:
             self.refused[number] = f"{track.name}: {reason}"
 
 
-def copied(track: Track, slot: Slot) -> Excerpt | None:
+def copied(track: Track, slot: Slot) -> Piece | None:
     """The whole pages of an Ogg Vorbis file that lie in a slot, or None where there are none or
     where the copy does not decode to exactly the samples of the original.
     """
@@ -269,7 +233,7 @@ def copied(track: Track, slot: Slot) -> Excerpt | None:
         exact = np.array_equal(_decoded(data), read_samples(track, start, ends[last]))
     except (NotPlainVorbis, soundfile.SoundFileError):
         return None
-    return Excerpt(slot, ".ogg", data, start, frames, True, False) if exact else None
+    return Piece(".ogg", data, start, frames, rounded=False, copied=True) if exact else None
 
 
 def encode_vorbis(audio: np.ndarray, rate: int) -> bytes:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from earvae.config import ConfigError, DataConfig
 from earvae.training.cache import CachedCrops, LastDecoded, Progress
@@ -62,9 +61,8 @@ def make_batches(
     """
     watch = SourceWatch(crops.config)
     if isinstance(crops, CachedCrops):
-        indices = iter(RangeSampler(start, stop, crops.config.batch_size, rank, world_size))
-        groups = iter(lambda: list(islice(indices, crops.config.batch_size)), [])
-        batches = (crops.batch(group, device) for group in groups)
+        own = shares(start, stop, crops.config.batch_size, rank, world_size)
+        batches = (crops.batch(indices, device) for indices in own)
     else:
         pinned = device.type == "cuda"
         loader = iter(make_loader(crops, start, stop, rank, world_size, pinned))
@@ -74,24 +72,12 @@ def make_batches(
     return map(watch.noted, batches)
 
 
-class RangeSampler(Sampler[int]):
-    """Indices start…stop−1, of which this rank takes its consecutive share of every batch."""
-
-    def __init__(
-        self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.start, self.stop = start, stop
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-
-    def __iter__(self):
-        for first in range(self.start, self.stop, self.batch_size * self.world_size):
-            own = first + self.rank * self.batch_size
-            yield from range(own, min(own + self.batch_size, self.stop))
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.stop - self.start, self.batch_size * self.world_size)
-        own = min(max(rest - self.rank * self.batch_size, 0), self.batch_size)
-        return whole * self.batch_size + own
+def shares(
+    start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[range]:
+    """Indices start…stop−1 in batches: of each ``world_size`` neighbouring ones, the rank's own."""
+    for first in range(start + rank * batch_size, stop, batch_size * world_size):
+        yield range(first, min(first + batch_size, stop))
 
 
 def make_loader(
@@ -102,15 +88,14 @@ def make_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches of crops start…stop−1: the items' tensors, stacked. ``rank`` of ``world_size``
-    takes its consecutive share of every global batch. ``pin_memory`` is for copies to a GPU that
+    """Batches of crops start…stop−1, to go through once: the items' tensors, stacked. ``rank`` of
+    ``world_size`` takes its share (:func:`shares`). ``pin_memory`` is for copies to a GPU that
     nothing waits for.
     """
     config = dataset.config
     return DataLoader(
         dataset,
-        batch_size=config.batch_size,
-        sampler=RangeSampler(start, stop, config.batch_size, rank, world_size),
+        batch_sampler=shares(start, stop, config.batch_size, rank, world_size),
         num_workers=config.workers,
         worker_init_fn=_start_worker,
         persistent_workers=False,

@@ -8,11 +8,12 @@ the audio of every sample lies, so that any one of them is a single read of know
      "shards":  [{"file": "shard-000000.tar", "bytes": 1003417600}, …],
      "sources": [{"path": "album/song.wav", "sha256": "…", "rounded": false}, …],
      "samples": [{"member": "0000000-0000.flac", "shard": 0, "offset": 512, "size": 4207123,
-                  "crc32": 123, "frames": 1323000, "rate": 44100, "channels": 2,
-                  "source": 0, "first_frame": 0}, …]}
+                  "crc32": 123, "copied": false, "source": 0, "first_frame": 0,
+                  "frames": 1323000, "rate": 44100, "channels": 2}, …]}
 
 Offsets and sizes are bytes; ``source`` and ``shard`` count from 0 in the lists above them;
-``rounded`` says that what is stored is not exactly what the source holds.
+``rounded`` says that what is stored is not exactly what the source holds, ``copied`` that its
+packets are the source's own.
 :mod:`earvae.training.tar_write` writes them.
 """
 

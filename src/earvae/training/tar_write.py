@@ -14,7 +14,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from earvae.config import FilterConfig
 from earvae.tracks import printable
 from earvae.training.filters import TrackJudge
 from earvae.training.sources import Track
-from earvae.training.tar_read import FORMAT, VERSION, Recording, size_of
+from earvae.training.tar_read import FORMAT, VERSION, size_of
 
 INDEX = "index.json"
 JOURNAL = "index.unfinished"  # what an interrupted pack has finished, a line for each shard
@@ -162,60 +162,43 @@ class Packer:
         """Write the tracks from ``position`` on into one shard; what it holds, and the next
         position. Its bytes are 0, and there is no file, if none of the tracks left could be read.
         """
-        record: dict = {
-            "file": path.name, "bytes": 0, "sources": [], "samples": [], "left_out": [],
-            "refused": [],
-        }  # fmt: skip
-        with shard_file(path) as shard:
+        record = new_record(path) | {"left_out": [], "refused": []}
+        with shard_file(path, record) as shard:
             while position < len(self.tracks) and shard.tell() < self.shard_bytes:
-                start = shard.tell()
+                track, start = self.tracks[position], shard.tell()
                 try:
-                    source, samples = self._add_track(shard, position)
+                    add_track(shard, record, track, position, self._pieces(track))
                 except (AudioFileError, Refused) as error:
                     shard.seek(start)
                     shard.truncate()
                     kind = "refused" if isinstance(error, Refused) else "left_out"
                     record[kind].append(str(error))
-                else:
-                    number = len(record["sources"])
-                    record["samples"] += [sample | {"source": number} for sample in samples]
-                    record["sources"].append(source)
                 position += 1
-        if record["samples"]:
-            record["bytes"] = size_of(path)
-        else:
-            path.unlink()
         return record | {"next": position}
 
-    def _add_track(self, shard: BinaryIO, position: int) -> tuple[dict, list[dict]]:
-        """Append a track's segments to a shard; what the index says of it and of them.
-
-        Raises AudioFileError if the file is damaged, Refused by the filters.
+    def _pieces(self, track: Track) -> Iterator[Piece]:
+        """The segments of a track. Raises AudioFileError if the file is damaged, Refused by the
+        filters.
         """
-        track = self.tracks[position]
         audio = AudioSource(track.path)
-        source = source_entry(track)
+        if (audio.rate, audio.channels) != (track.rate, track.channels):
+            raise AudioFileError(f"{track.name}: another rate or other channels than listed")
         longest = max(1, round(self.segment_seconds * audio.rate))
         frames = audio.info.header_samples or longest
-        pieces = -(-frames // longest)
-        samples: list[dict] = []
+        count = -(-frames // longest)
         first = 0
         judge = TrackJudge(self.filters, audio.rate) if self.filters else None
-        for block in audio.blocks(-(-frames // pieces)):
+        for block in audio.blocks(-(-frames // count)):
             if judge:
                 judge.add(block)
             try:
                 suffix, data, rounded = encode(block, audio.rate)
             except soundfile.SoundFileError as error:
                 raise AudioFileError(f"{track.name}: cannot be stored as FLAC: {error}") from None
-            piece = Recording(block.shape[1], audio.rate, audio.channels)
-            key = f"{position:07d}-{len(samples):04d}"
-            samples.append(add_sample(shard, key, suffix, data, source, first, piece))
-            source["rounded"] |= rounded
+            yield Piece(suffix, data, first, block.shape[1], rounded)
             first += block.shape[1]
         if judge and (reason := judge.refusal()):
             raise Refused(f"{track.name}: {reason}")
-        return source, samples
 
 
 class Refused(Exception):
@@ -232,27 +215,68 @@ def start_anew(folder: Path) -> None:
     atomic.remove_partials(folder)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Coded audio of a track, from ``first_frame`` of it. ``rounded``: it decodes to other samples
+    than the track; ``copied``: its bits are the file's.
+    """
+
+    suffix: str
+    data: bytes
+    first_frame: int
+    frames: int
+    rounded: bool
+    copied: bool = False
+
+
+def new_record(path: Path) -> dict:
+    """What is to be known of a shard for the index: nothing yet."""
+    return {"file": path.name, "bytes": 0, "sources": [], "samples": []}
+
+
 @contextmanager
-def shard_file(path: Path) -> Iterator[BinaryIO]:
-    """A shard to write members into; it has its name, and is a whole tar, at the end."""
+def shard_file(path: Path, record: dict) -> Iterator[BinaryIO]:
+    """A shard to add tracks to; at the end it has its name, is a whole tar, and its size is in the
+    record. Without samples there is no file.
+    """
     with atomic.file(path) as temporary, temporary.open("w+b") as shard:
         yield shard
         shard.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
         shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
+    if record["samples"]:
+        record["bytes"] = size_of(path)
+    else:
+        path.unlink()
 
 
-def add_sample(
-    shard: BinaryIO, key: str, suffix: str, data: bytes, source: dict, first: int, audio: Recording
-) -> dict:
-    """Append coded audio and its description to a shard; its line in the index but for the
-    numbers of shard and source. ``first`` is its place in the ``source``.
+def add_track(
+    shard: BinaryIO, record: dict, track: Track, position: int, pieces: Iterable[Piece]
+) -> None:
+    """Append pieces of a track to a shard, each with its description, and to the record.
+
+    ``position`` is the track's among all, for names. Raises AudioFileError and whatever ``pieces``
+    raises; the record is then as before.
     """
-    told = {"frames": audio.frames, "rate": audio.rate, "channels": audio.channels}
-    origin = {"source": source["path"], "sha256": source["sha256"], "first_frame": first}
-    offset = _add_member(shard, key + suffix, data)
-    _add_member(shard, key + ".json", json.dumps(origin | told).encode())
-    place = {"member": key + suffix, "offset": offset, "size": len(data)}
-    return place | {"crc32": zlib.crc32(data), "first_frame": first} | told
+    source = source_entry(track)
+    samples = []
+    for piece in pieces:
+        key = f"{position:07d}-{len(samples):04d}"
+        place = {
+            "first_frame": piece.first_frame, "frames": piece.frames,
+            "rate": track.rate, "channels": track.channels,
+        }  # fmt: skip
+        origin = {"source": source["path"], "sha256": source["sha256"]}
+        offset = _add_member(shard, key + piece.suffix, piece.data)
+        _add_member(shard, key + ".json", json.dumps(origin | place).encode())
+        member = {
+            "member": key + piece.suffix, "offset": offset, "size": len(piece.data),
+            "crc32": zlib.crc32(piece.data), "copied": piece.copied,
+            "source": len(record["sources"]),
+        }  # fmt: skip
+        samples.append(member | place)
+        source["rounded"] |= piece.rounded
+    record["sources"].append(source)
+    record["samples"] += samples
 
 
 def _add_member(shard: BinaryIO, name: str, data: bytes) -> int:

@@ -9,10 +9,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from earvae.config import TrainConfig
-from earvae.evaluation.metrics import si_sdr
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
+from earvae.si_sdr import si_sdr
 from earvae.training.crops import CropDataset
 from earvae.training.loader import make_loader
 from earvae.training.log import RunLog

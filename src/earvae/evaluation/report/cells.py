@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from earvae.evaluation.figures import MISSING, Best, Figure, signed
-from earvae.evaluation.results import Results
+from earvae.evaluation.results import Codec, Results
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """One figure of a table. ``order`` sorts, ``mark`` is "best", "second" or nothing."""
 
@@ -46,39 +46,46 @@ def summary_rows(
     results: Results, figures: Sequence[Figure], statistic: Literal["mean", "median"]
 ) -> dict[str, list[Cell]]:
     """By codec, the cells of the table of means (of the codecs with 95 % intervals) or medians."""
-    contenders = [codec.name for codec in results.codecs if not codec.sanity]
-    rows: dict[str, list[Cell]] = {codec.name: [] for codec in results.codecs}
-    for figure in figures:
-        found = {name: results.summary_of.get((name, figure.key)) for name in rows}
-        values = {name: getattr(s, statistic) if s else None for name, s in found.items()}
-        marked = marks({name: values[name] for name in contenders}, figure)
-        for name, row in rows.items():
-            note, summary = "", found[name]
-            shown = summary and statistic == "mean" and name in contenders
-            if shown and None not in (summary.low, summary.high):
-                note = f"{figure.text(summary.low)} … {figure.text(summary.high)}"
-            row.append(_cell(figure, values[name], marked.get(name, ""), note))
+
+    def value(codec: Codec, figure: Figure) -> float | None:
+        summary = results.summary_of.get((codec.name, figure.key))
+        return getattr(summary, statistic) if summary else None
+
+    rows = _rows(results.codecs, figures, value)
+    for codec in results.codecs:
+        for figure, cell in zip(figures, rows[codec.name], strict=True):
+            summary = results.summary_of.get((codec.name, figure.key))
+            if statistic == "mean" and not codec.sanity and summary and summary.count:
+                cell.note = f"{figure.text(summary.low)} … {figure.text(summary.high)}"
     return rows
 
 
 def track_rows(
     results: Results, figures: Sequence[Figure], track: str
 ) -> dict[str, list[Cell] | None]:
-    """By codec, the cells of one track's table; None for codecs that have no result there."""
-    found = {codec.name: results.result_of.get((codec.name, track)) for codec in results.codecs}
-    rows: dict[str, list[Cell] | None] = {
-        name: [] if result and result.metrics else None for name, result in found.items()
-    }
-    contenders = [codec.name for codec in results.codecs if not codec.sanity]
+    """By codec, the cells of one track's table; None for codecs that failed there."""
+
+    def value(codec: Codec, figure: Figure) -> float | None:
+        return results.result_of[codec.name, track].metrics.get(figure.key)
+
+    rows = _rows(results.codecs, figures, value)
+    return {n: row if results.result_of[n, track].metrics else None for n, row in rows.items()}
+
+
+def _rows(
+    codecs: Sequence[Codec],
+    figures: Sequence[Figure],
+    value: Callable[[Codec, Figure], float | None],
+) -> dict[str, list[Cell]]:
+    """Cells by codec, the best and second best of each column marked among the contenders."""
+    rows: dict[str, list[Cell]] = {codec.name: [] for codec in codecs}
     for figure in figures:
-        values = {
-            name: result.metrics.get(figure.key) if result else None
-            for name, result in found.items()
-        }
-        marked = marks({name: values[name] for name in contenders}, figure)
-        for name, row in rows.items():
-            if row is not None:
-                row.append(_cell(figure, values[name], marked.get(name, "")))
+        values = {codec.name: value(codec, figure) for codec in codecs}
+        contenders = {codec.name: values[codec.name] for codec in codecs if not codec.sanity}
+        marked = marks(contenders, figure)
+        for name, found in values.items():
+            order = abs(found) if found is not None and figure.best is Best.ZERO else found
+            rows[name].append(Cell(figure.text(found), order, marked.get(name, "")))
     return rows
 
 
@@ -113,11 +120,6 @@ def band_rows(results: Results, figure: Figure) -> list[BandRow]:
         return figure.text(value), min(1.0, max(0.0, share))
 
     return [BandRow(codec.name, [cell(v) for v in row]) for codec, row in values.items()]
-
-
-def _cell(figure: Figure, value: float | None, mark: str, note: str = "") -> Cell:
-    order = abs(value) if value is not None and figure.best is Best.ZERO else value
-    return Cell(figure.text(value), order, mark, note)
 
 
 def number(value: float | None, digits: int = 1, unit: str = "") -> str:

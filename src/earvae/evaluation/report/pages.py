@@ -26,12 +26,12 @@ class Version:
 
     name: str
     description: str
+    loudness: Readings
     codec: Codec | None = None
     result: Result | None = None
     path: Path | None = None
     """Of the sound; None if there is none, and ``missing`` says why."""
     missing: str = ""
-    loudness: Readings = Readings()
     files: dict[str, str] = field(default_factory=dict)
     """Relative to the report: "sound", "mid", "side", "mid_difference", "side_difference"."""
     curves: dict[str, str] = field(default_factory=dict)
@@ -90,43 +90,29 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
 def _track_pages(results: Results, audio: Path) -> list[TrackPage]:
     pages: list[TrackPage] = []
     for track in results.tracks:
-        reference = Version("Reference", "the original", loudness=track.loudness)
-        versions = [reference] + [
-            _version(codec, results.result_of.get((codec.name, track.name)))
-            for codec in results.codecs
-        ]
+        versions = [Version("Reference", "the original", track.loudness)]
+        for codec in results.codecs:
+            result = results.result_of[codec.name, track.name]
+            version = Version(codec.name, codec.description, result.loudness, codec, result)
+            version.missing = result.error or ""
+            versions.append(version)
         for version in versions:
             stem = version.codec.name if version.codec else "reference"
-            _find_sound(version, audio / track.slug / f"{stem}.wav")
+            path = audio / track.slug / f"{stem}.wav"
+            version.missing = version.missing or _fault(path)
+            version.path = None if version.missing else path
         pages.append(TrackPage(track, versions))
     return pages
 
 
-def _version(codec: Codec, result: Result | None) -> Version:
-    loudness = result.loudness if result else Readings()
-    version = Version(codec.name, codec.description, codec, result, loudness=loudness)
-    if result is None:
-        version.missing = "no result for this track"
-    elif result.error:
-        version.missing = result.error
-    return version
-
-
-def _find_sound(version: Version, path: Path) -> None:
-    """Set the version's path and peak, or say what is missing."""
+def _fault(path: Path) -> str:
+    """Why a sound file cannot be played, if it cannot."""
+    if not path.is_file():
+        return "no audio for this track"
     try:
-        if not path.is_file():
-            raise ValueError("no audio for this track")
-        if not soundfile.info(str(path)).frames:
-            raise ValueError("no samples")
-        peak = sound.peak_db(path)
-    except (ValueError, soundfile.SoundFileError) as error:
-        version.missing = version.missing or str(error)
-        return
-    known = version.loudness
-    peaks = [p for p in (peak, known.true_peak_db) if p is not None]
-    version.loudness = known.model_copy(update={"true_peak_db": max(peaks, default=None)})
-    version.path = path
+        return "" if soundfile.info(str(path)).frames else "no samples"
+    except soundfile.SoundFileError as error:
+        return str(error)
 
 
 # ------------------------------------------------------------------------------ sound and pictures

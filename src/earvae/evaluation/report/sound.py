@@ -64,14 +64,6 @@ def playback_gains(versions: Sequence[Loudness]) -> Gains:
     return Gains(gain, limited, reference + gain, matching, common)
 
 
-def peak_db(path: Path) -> float | None:
-    """Level of the highest sample of a file; None if it is silent, ValueError if not finite."""
-    peak = max((float(np.abs(block).max(initial=0)) for block in _blocks(path)), default=0.0)
-    if not np.isfinite(peak):
-        raise ValueError("holds NaN or infinity")
-    return 20 * float(np.log10(peak)) if peak > 0 else None
-
-
 def flac(path: Path, gain_db: float, frames: int) -> bytes:
     """A sound file as 16-bit FLAC with TPDF dither, cut or extended to ``frames``.
 

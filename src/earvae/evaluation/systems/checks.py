@@ -6,43 +6,33 @@ from torch import Tensor
 
 from earvae.evaluation.systems.system import System
 
+CHECKS = {
+    # what the metrics give at best
+    "identity": ("the reference itself", lambda audio: audio),
+    # inaudible: no metric here should mind
+    "flip": ("the reference with its polarity flipped", lambda audio: -audio),
+    # Mid is kept, Side is lost
+    "mono": ("the reference folded down to mono", lambda audio: audio.mean(0).expand(2, -1)),
+}
+
 
 class Check(System):
-    """The reference, changed in a known way."""
+    """The reference, changed in a known way.
+
+    Args:
+        kind: one of ``CHECKS``.
+        name: of the row.
+    """
 
     sanity = True
-    kind: str
 
-    def __init__(self, name: str | None = None) -> None:
-        self.name = name or self.kind
+    def __init__(self, kind: str, name: str | None = None) -> None:
+        self.kind, self.name = kind, name or kind
+        self.description, self.change = CHECKS[kind]
 
     @property
     def settings(self) -> dict:
         return {"codec": self.kind}
 
-
-class Identity(Check):
-    """The reference itself: what the metrics give at best."""
-
-    kind, description = "identity", "the reference itself"
-
     def round_trip(self, audio: Tensor) -> Tensor:
-        return audio
-
-
-class Flip(Check):
-    """Polarity of both channels flipped: inaudible, and no metric here should mind."""
-
-    kind, description = "flip", "the reference with its polarity flipped"
-
-    def round_trip(self, audio: Tensor) -> Tensor:
-        return -audio
-
-
-class Mono(Check):
-    """Both channels replaced by their mean: Mid is kept, Side is lost."""
-
-    kind, description = "mono", "the reference folded down to mono"
-
-    def round_trip(self, audio: Tensor) -> Tensor:
-        return audio.mean(dim=0, keepdim=True).repeat(2, 1)
+        return self.change(audio)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from earvae.errors import EarvaeError
-from earvae.evaluation.systems.checks import Flip, Identity, Mono
+from earvae.evaluation.systems.checks import CHECKS, Check
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
 from earvae.evaluation.systems.folder import Beside, Folder
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
@@ -29,11 +29,13 @@ def make(spec: str, device: str = "cpu") -> System:
         kinds = ", ".join(_MAKERS)
         raise SpecError(f"--codec {spec}: unknown; use one of {kinds} (see --help)")
     name, kind, argument = match.groups()
-    maker, wants = _MAKERS[kind]
+    wants, maker = _MAKERS[kind]
     if (argument is None) != (wants is None) and kind != "earvae":
         form = kind if wants is None else f"{kind}:{wants}"
         raise SpecError(f"--codec {spec}: write {form}")
-    return maker(kind, argument, name, device)
+    if wants in ("KBPS", "COMPONENTS") and not (argument.isdecimal() and int(argument)):
+        raise SpecError(f"--codec {kind}:{argument}: give a whole number, such as {kind}:96")
+    return maker(argument, name, device)
 
 
 def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[str]]:
@@ -48,7 +50,7 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
             system = make(spec, device)
         except SpecError:
             raise
-        except (EarvaeError, ValueError, OSError) as error:
+        except EarvaeError as error:
             failures.append(str(error))
             continue
         if system.name in systems or system.name == "reference":
@@ -58,44 +60,11 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
     return list(systems.values()), failures
 
 
-def _plain(made: type) -> Callable[..., System]:
-    def maker(kind: str, _argument: None, name: str | None, _device: str) -> System:
-        return made(name)
-
-    return maker
-
-
-def _earvae(_kind: str, weights: str | None, name: str | None, device: str) -> System:
+def _earvae(weights: str | None, name: str | None, device: str) -> System:
     from earvae import EarVAE
 
     own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
     return EarVAESystem(EarVAE.from_pretrained(weights).to(device), name or own)
-
-
-def _folder(_kind: str, path: str, name: str | None, _device: str) -> System:
-    return Folder(Path(path).expanduser(), name or _name_of(path))
-
-
-def _beside(_kind: str, stem: str, name: str | None, _device: str) -> System:
-    return Beside(stem, name or _name_of(stem))
-
-
-def _ffmpeg(kind: str, kbps: str, name: str | None, _device: str) -> System:
-    return FfmpegCodec(kind, _whole(kind, kbps), name)
-
-
-def _linear(kind: str, components: str, name: str | None, _device: str) -> System:
-    return LinearBaseline(_whole(kind, components), name)
-
-
-def _oobleck(_kind: str, folder: str, name: str | None, device: str) -> System:
-    return Oobleck(Path(folder).expanduser(), name, device)
-
-
-def _whole(kind: str, text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise SpecError(f"--codec {kind}:{text}: give a whole number, such as {kind}:96")
-    return int(text)
 
 
 def _name_of(path: str) -> str:
@@ -105,14 +74,21 @@ def _name_of(path: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "folder"
 
 
-_MAKERS: dict[str, tuple[Callable[..., System], str | None]] = {
-    "earvae": (_earvae, "WEIGHTS"),
-    "folder": (_folder, "PATH"),
-    "beside": (_beside, "NAME"),
-    **{kind: (_ffmpeg, "KBPS") for kind in FORMATS},
-    "linear": (_linear, "COMPONENTS"),
-    "oobleck": (_oobleck, "FOLDER"),
-    "identity": (_plain(Identity), None),
-    "flip": (_plain(Flip), None),
-    "mono": (_plain(Mono), None),
+_Maker = Callable[[str | None, str | None, str], System]
+
+_MAKERS: dict[str, tuple[str | None, _Maker]] = {
+    "earvae": ("WEIGHTS", _earvae),
+    "folder": (
+        "PATH",
+        lambda path, name, _: Folder(Path(path).expanduser(), name or _name_of(path)),
+    ),
+    "beside": ("NAME", lambda stem, name, _: Beside(stem, name or _name_of(stem))),
+    **{
+        kind: ("KBPS", lambda kbps, name, _, kind=kind: FfmpegCodec(kind, int(kbps), name))
+        for kind in FORMATS
+    },
+    "linear": ("COMPONENTS", lambda n, name, _: LinearBaseline(int(n), name)),
+    "oobleck": ("FOLDER", lambda path, name, on: Oobleck(Path(path).expanduser(), name, on)),
+    **{kind: (None, lambda _, name, on, kind=kind: Check(kind, name)) for kind in CHECKS},
 }
+"""By kind, the argument that it wants, and what makes it of argument, name and device."""

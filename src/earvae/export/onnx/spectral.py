@@ -61,7 +61,7 @@ def decode(decoder: SpectralDecoder, latents: Value) -> Value:
     x = layer_norm(decoder.norm, _blocks(decoder.blocks, x))
     coarse = learned @ ((envelope.basis * envelope.std).T / 2) + envelope.mean / 2
     gain = ((linear(decoder.gain, x) + coarse) / GAIN_RANGE).op("Tanh") * GAIN_RANGE
-    gain = _per_block(envelope, gain, envelope.bands).op("Exp")
+    gain = _per_block(envelope, gain, envelope.weights).op("Exp")
     unit = chosen @ (code.residual_std * (code.explained < PROTECTED_SHARE))
     residual = linear(decoder.shape, x) * gain * (level * unit)
     frames = (_code_decode(code, linear_latents, chosen) + residual) * decoder.makeup
@@ -75,8 +75,8 @@ def _code_encode(code: AdaptiveCode, frames: Value) -> tuple[Value, Value]:
     """Latents ``[batch, frames, channels]`` and classes, one-hot ``[batch, frames, classes]``."""
     subspace, basis = _bases(code, frames)
     every = (frames @ subspace @ basis).reshape(0, 0, code.classes, code.channels)
-    kept = (every * every).sum(3).transpose(0, 2, 1)  # energy, [batch, classes, frames]
-    chosen = _one_hot(_mean_around(kept, code.frames).op("ArgMax", axis=1, keepdims=0), code)
+    kept = (every * every).sum(3)  # energy, [batch, frames, classes]
+    chosen = _one_hot(kept.op("ArgMax", axis=2, keepdims=0), code)
     components = (every * chosen.unsqueeze(3)).sum(2)
     return components / (chosen @ code.std), chosen
 
@@ -107,7 +107,7 @@ def _one_hot(index: Value, code: AdaptiveCode) -> Value:
 
 def _levels(envelope: EnvelopeCode, frames: Value) -> Value:
     """Log powers of bands, ``[batch, frames, blocks·bands]``, less their mean in music."""
-    average = (envelope.bands / envelope.bands.sum(dim=1, keepdim=True)).T
+    average = (envelope.weights / envelope.weights.sum(dim=1, keepdim=True)).T
     power = _per_block(envelope, frames * frames, average)
     return (power + POWER_FLOOR).op("Log") - envelope.mean
 

@@ -1,0 +1,46 @@
+"""Audio files and streams: any format libsndfile reads, any rate, any length, in blocks.
+
+A block is float32 ``[channels, samples]``, nominal full scale ±1. Nothing here knows the model,
+and nothing holds more than a few blocks at a time.
+"""
+
+from earvae.audio.channels import downmix_matrix, to_mono, to_stereo
+from earvae.audio.reading import (
+    BLOCK_SAMPLES,
+    RATES,
+    AudioFileError,
+    AudioInfo,
+    AudioSource,
+    inspect,
+    read_audio,
+)
+from earvae.audio.resampling import resample, resampled_length
+from earvae.audio.writing import (
+    ClipPolicy,
+    OutputFormat,
+    OutputFormatError,
+    Written,
+    output_format,
+    write,
+)
+
+__all__ = [
+    "BLOCK_SAMPLES",
+    "RATES",
+    "AudioFileError",
+    "AudioInfo",
+    "AudioSource",
+    "ClipPolicy",
+    "OutputFormat",
+    "OutputFormatError",
+    "Written",
+    "downmix_matrix",
+    "inspect",
+    "output_format",
+    "read_audio",
+    "resample",
+    "resampled_length",
+    "to_mono",
+    "to_stereo",
+    "write",
+]
