@@ -27,8 +27,7 @@ STEREO = {  # of Left and Right; slope by phase
 }
 
 # By automatic differentiation: (reconstruction, target, config) -> [batch].
-SPECTRA = {  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
-}
+SPECTRA = {}  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
 AUDIO = {  # of audio that is not weighted, [batch, 2, samples]
     "waveform": waveform,
 }
