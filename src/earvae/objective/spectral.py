@@ -19,9 +19,7 @@ from earvae.config import ObjectiveConfig
 from earvae.objective import terms
 from earvae.objective.comparison import Magnitudes, Phases
 from earvae.objective.magnitude import widest_mel_filters
-from earvae.objective.spectrum import STFT, full_precision, gradient, mid_side, planes, rotated
-
-Weights = Mapping[str, "float | Tensor"]
+from earvae.objective.spectrum import STFT, gradient, mid_side, planes, rotated
 
 
 def compare(
@@ -114,7 +112,7 @@ class SpectralTerms(nn.Module):
         names: the terms to compute, of ``terms.SPECTRAL``.
         sample_rate: Hz, for the mel scale.
 
-    Shapes: audio [batch, 2, samples], Left and Right, full scale = 1.
+    Shapes: audio [batch, 2, samples], Left and Right, full scale = 1, float32 or float64.
     Raises ValueError when a term is unknown.
     """
 
@@ -129,9 +127,8 @@ class SpectralTerms(nn.Module):
             raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
         for transform in self.transforms:
-            filters = None
-            if "magnitude_mel" in self.names:
-                filters = widest_mel_filters(sample_rate, transform.length)
+            mel = "magnitude_mel" in self.names
+            filters = widest_mel_filters(sample_rate, transform.length) if mel else None
             transform.register_buffer("mel_filters", filters, persistent=False)
         self.compiled: Callable | None = None
 
@@ -149,42 +146,19 @@ class SpectralTerms(nn.Module):
         self,
         reconstruction: Tensor,
         target: Tensor,
-        weights: Weights,
+        weights: Mapping[str, Tensor],
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, differentiable by the reconstruction once, and the raw terms as plain values.
 
-        ``weights`` holds a factor for each of ``names``. ``generator`` draws the resolutions of a
-        step when the module is in training mode and the config asks for fewer than all. The
-        target gets no gradient.
+        ``weights`` has a 0-dim tensor for each of ``names``. The target gets no gradient.
         """
-        check_stereo(reconstruction, target)
-        with torch.autocast(target.device.type, enabled=False):
-            reconstruction, target = full_precision(reconstruction), full_precision(target)
-            factors = {name: _scalar(weights[name], target) for name in self.names}
-            total, values = _Compare.apply(
-                reconstruction, target, self, factors, self._drawn(generator)
-            )
+        weights = {name: weights[name] for name in self.names}
+        total, values = _Compare.apply(reconstruction, target, self, weights, self.draw(generator))
         return total, dict(zip(self.names, values.unbind(), strict=True))
 
-    def term_gradients(
-        self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """The gradient of each raw term by the reconstruction, [batch, 2, samples] each.
-
-        All terms see the same resolutions. Nothing is compiled here: each term alone would be
-        a graph of its own, for a call that is made now and then.
-        """
-        check_stereo(reconstruction, target)
-        transforms, gradients = self._drawn(generator), {}
-        with torch.autocast(target.device.type, enabled=False):
-            reconstruction, target = full_precision(reconstruction), full_precision(target)
-            for name in self.names:
-                alone = {name: target.new_ones(())}
-                gradients[name] = self.sums(reconstruction, target, alone, transforms, False)[1]
-        return gradients
-
-    def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
+    def draw(self, generator: torch.Generator | None) -> list[STFT]:
+        """The resolutions of a step: all, or in training mode as many as the config asks for."""
         total, wanted = len(self.transforms), self.config.resolutions_per_step
         if wanted is None or not self.training:
             return list(self.transforms)
@@ -248,20 +222,13 @@ class _Compare(torch.autograd.Function):
         values, gradient = module.sums(reconstruction, target, weights, transforms, compiled)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values)
-        return torch.stack(list(weights.values())) @ values, values
+        return (torch.stack(list(weights.values())) * values).sum(), values
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total: Tensor, grad_values: Tensor):
         (gradient,) = ctx.saved_tensors
         return gradient * grad_total, None, None, None, None
-
-
-def _scalar(factor: float | Tensor, like: Tensor) -> Tensor:
-    """A 0-dim tensor beside ``like``; a fill, so that no host waits for a device."""
-    if isinstance(factor, Tensor):
-        return factor.detach().to(like)
-    return like.new_full((), factor)
 
 
 def _over_items(
@@ -285,12 +252,3 @@ def _over_items(
             return list(pool.map(compare, items))
     finally:
         torch.set_num_threads(threads)  # a thread's own setting reaches the others
-
-
-def check_stereo(reconstruction: Tensor, target: Tensor) -> None:
-    """Raises ValueError unless both are [batch, 2, samples] with the same sizes."""
-    if reconstruction.shape != target.shape or target.ndim != 3 or target.shape[1] != 2:
-        raise ValueError(
-            "reconstruction and target must both be [batch, 2, samples], not "
-            f"{list(reconstruction.shape)} and {list(target.shape)}"
-        )

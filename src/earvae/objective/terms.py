@@ -27,7 +27,8 @@ STEREO = {  # Phases of Left and Right -> Term; slope by phase
 }
 
 # By automatic differentiation: (reconstruction, target, config) -> [batch].
-SPECTRA = {}  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
+SPECTRA = {  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
+}
 AUDIO = {  # of audio that is not weighted, [batch, 2, samples]
     "waveform": waveform,
 }
