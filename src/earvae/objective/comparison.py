@@ -28,7 +28,7 @@ class Term(NamedTuple):
     value: Tensor
     """Per item, [batch]."""
     plane: Tensor
-    """[batch, 2, frames, bins]."""
+    """[batch, 2, frames, bins]; of a magnitude term, a tensor of its own: it is overwritten."""
     scale: Tensor
     """[batch] or [batch, 2]."""
     along: int | None = None

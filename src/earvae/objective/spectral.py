@@ -1,9 +1,9 @@
 """All spectral terms of one batch in one differentiable operation.
 
-``compare`` is the mathematics: two spectra in, values and the slope of their weighted sum out.
-On a CPU every item is analysed, compared and differentiated before the next one is touched, so
-that its spectra stay in the processor's cache and only the gradient of the audio is kept. On an
-accelerator the whole batch is compared at once, and ``compare`` may be compiled.
+``compare`` takes two spectra to the values of the terms and the slope of their weighted sum. On a
+CPU every item is analysed, compared and differentiated before the next one is touched, so that its
+spectra stay in the processor's cache and only the gradient of the audio is kept. On an accelerator
+the whole batch is compared at once, and ``compare`` may be compiled.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def compare(
     filters: Tensor | None,
     weights: dict[str, Tensor],
     config: ObjectiveConfig,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compare the spectra of reconstruction and target at one resolution.
 
     Args:
@@ -38,21 +38,20 @@ def compare(
         weights: a 0-dim tensor for each term that is wanted, of ``terms.SPECTRAL``.
         config: its weights are not used.
     Returns: raw terms [terms, batch], in the order of ``weights``, and the gradient of their
-    weighted sum by ``ours``, as a real view.
+    weighted sum by ``ours``: its real and imaginary planes, [batch, 2, frames, bins].
     """
-    pairs = {"lr": tuple(planes(x, config.log_floor) for x in (ours, target))}
+    pairs = {"lr": [planes(x, config.log_floor) for x in (ours, target)]}
     if "ms" in config.magnitude_channels + config.phase_channels:
-        pairs["ms"] = tuple(mid_side(x, config.log_floor) for x in pairs["lr"])
-    of_magnitude = [name for name in pairs if name in config.magnitude_channels]
-    of_phase = [name for name in pairs if name in config.phase_channels]
-    magnitudes = {name: theirs.power.sqrt() for name, (_, theirs) in pairs.items()}
-    level = sum(magnitudes[name].mean(dim=(1, 2, 3)) for name in of_magnitude) / len(of_magnitude)
+        pairs["ms"] = [mid_side(x, config.log_floor) for x in pairs["lr"]]
+    by_magnitude = [pair for pair in pairs if pair in config.magnitude_channels]
+    by_phase = [pair for pair in pairs if pair in config.phase_channels]
+    magnitudes = {pair: theirs.power.sqrt() for pair, (_, theirs) in pairs.items()}  # the target's
+    level = sum(magnitudes[pair].mean(dim=(1, 2, 3)) for pair in by_magnitude) / len(by_magnitude)
     level.clamp_(min=config.level_floor)
-
     values = {name: target.new_zeros(len(target)) for name in weights}
 
     def add(slope: Tensor | None, group: Mapping[str, Callable], seen, share: float) -> Tensor:
-        """The slope plus ``share`` of the group's, weighted; so to ``values``, not weighted."""
+        """``slope`` plus the weighted slopes of a group's terms; adds to ``values`` as well."""
         for name, term in group.items():
             if name in weights:
                 found = term(seen)
@@ -62,18 +61,18 @@ def compare(
         return slope
 
     gradients = []
-    for name, (mine, theirs) in pairs.items():
+    for pair, (mine, theirs) in pairs.items():
         radial = angular = None
-        if name in of_magnitude:
-            seen = Magnitudes(mine.power.sqrt(), magnitudes[name], level, filters)
-            radial = add(None, terms.MAGNITUDE, seen, 1 / len(of_magnitude))
+        if pair in by_magnitude:
+            seen = Magnitudes(mine.power.sqrt(), magnitudes[pair], level, filters)
+            radial = add(None, terms.MAGNITUDE, seen, 1 / len(by_magnitude))
             del seen
-        if name == "lr" or name in of_phase:
-            seen = Phases(mine, theirs, magnitudes[name], config)
+        if pair == "lr" or pair in by_phase:
+            seen = Phases(mine, theirs, magnitudes[pair], config)
             angular = torch.zeros_like(mine.power)
-            if name in of_phase:
-                add(angular, terms.PHASE, seen, 1 / len(of_phase))
-            if name == "lr":
+            if pair in by_phase:
+                add(angular, terms.PHASE, seen, 1 / len(by_phase))
+            if pair == "lr":
                 add(angular, terms.STEREO, seen, 1)
         gradients.append(gradient(mine, radial, angular))
     (real, imag), *of_mid_side = gradients
@@ -82,9 +81,9 @@ def compare(
         imag += rotated(part_imag)
     for name, term in terms.SPECTRA.items():
         if name in weights:
-            values[name], of_term = _by_autograd(term, ours, target, config)
-            real += weights[name] * of_term[..., 0]
-            imag += weights[name] * of_term[..., 1]
+            values[name], by_view = _by_autograd(term, ours, target, config)
+            real += weights[name] * by_view[..., 0]
+            imag += weights[name] * by_view[..., 1]
     return torch.stack(list(values.values())), real, imag
 
 
