@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import plain_forms
 import pytest
 import safetensors.torch
 import torch
@@ -15,6 +14,7 @@ from earvae.config import ObjectiveConfig
 from earvae.objective import CorrelationLoss, PhaseLoss
 from earvae.objective.spectral import SpectralTerms
 from earvae.objective.terms import BY_HAND, SPECTRAL
+from tests.objective import plain_forms
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
 GOLDEN = Path(__file__).parents[1] / "golden"
