@@ -17,11 +17,11 @@ demo: setup
 	$(BIN)/python tools/demo.py $(CLIP) --output demo_output
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools experiments
+	$(BIN)/ruff format --check src tests benchmarks tools experiments
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -1,7 +1,5 @@
 """The discriminator sees what it should, and learns what separates music from damaged copies."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
@@ -11,8 +9,8 @@ from scipy import signal
 from earvae.config import DiscriminatorConfig
 from earvae.discriminator import Discriminator, ScaleDiscriminator
 from earvae.objective.adversarial import discriminator_terms
+from tests.small import CLIPS
 
-CLIPS = Path(__file__).parent / "clips"
 RATE = 44_100
 CROP = 8_192
 

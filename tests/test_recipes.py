@@ -1,14 +1,11 @@
 """The recipes in the package."""
 
-from pathlib import Path
-
 import pytest
 
 from earvae import recipes
 from earvae.config import ConfigError, ObjectiveConfig, TrainConfig, read
 from earvae.model.pretrained import load
-
-GOLDEN = Path(__file__).parent / "golden"
+from tests.small import GOLDEN
 
 
 def test_a_name_that_no_recipe_has_lists_those_there_are():

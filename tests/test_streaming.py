@@ -1,7 +1,5 @@
 """Streaming equals the whole signal for any pushes, in bounded memory, as late as it says."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,61 +7,27 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from earvae import StreamingDecoder, StreamingEncoder, codec
-from earvae.config import CompactConfig, OobleckConfig, SpectralConfig
 from earvae.engine import accelerate
 from earvae.model.vae import EarVAE
 from earvae.streaming import BLOCK_FRAMES, StreamingError
+from tests import small
+from tests.small import golden
 
-GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-5  # of the peak
 
 
-def compact() -> EarVAE:
-    """The compact architecture in small: a hop of 16, contexts of 7 and 4 frames."""
-    torch.manual_seed(0)
-    config = CompactConfig(
-        hop_length=16, mdct_length=8, latent_channels=16, width=16, encoder_blocks=2,
-        decoder_blocks=1,
-    )  # fmt: skip
-    return EarVAE(config).eval()
-
-
-def spectral() -> EarVAE:
-    """The one before it in small: a hop of 16, contexts of 9 and 6 frames."""
-    torch.manual_seed(0)
-    config = SpectralConfig(
-        hop_length=16,
-        mdct_length=8,
-        linear_channels=12,
-        linear_classes=4,
-        latent_channels=16,
-        width=16,
-        encoder_blocks=2,
-        decoder_blocks=1,
-        level_frames=5,
-    )
-    vae = EarVAE(config).eval()
-    vae.encoder.code.residual_std.fill_(0.3)
-    return vae
-
-
-def convolutional(*strides: int, **more) -> EarVAE:
-    """The paper's architecture in small, without its transformer."""
-    torch.manual_seed(0)
-    config = OobleckConfig(
-        latent_channels=4, channels=4, multiples=(1, 2), strides=strides, transformer=None, **more
-    )
-    return EarVAE(config).eval()
-
-
-COMPACT = compact()
+# a hop of 16; the compact one sees 7 and 4 frames around its own, the spectral one 9 and 6
+SIZES = {"hop_length": 16, "mdct_length": 8, "latent_channels": 16, "width": 16}
+COMPACT = small.compact(encoder_blocks=2, **SIZES)
 MODELS = {
     "compact": COMPACT,
     "compact accelerated": accelerate(COMPACT),
-    "spectral": spectral(),
-    "convolutional": convolutional(2, 4, std_floor=0.1),
-    "convolutional accelerated": accelerate(convolutional(2, 4), "exact"),
-    "odd strides": convolutional(3, 5),
+    "spectral": small.spectral(
+        residual_std=0.3, linear_channels=12, encoder_blocks=2, level_frames=5, **SIZES
+    ),
+    "convolutional": small.oobleck(strides=(2, 4), std_floor=0.1),
+    "convolutional accelerated": accelerate(small.oobleck(strides=(2, 4)), "exact"),
+    "odd strides": small.oobleck(strides=(3, 5)),
 }
 
 
@@ -230,7 +194,7 @@ def test_what_is_held_does_not_grow_with_what_was_pushed(name):
 
 def test_a_long_push_is_computed_in_the_chunks_of_the_codec():
     """Few runs of the network for speed, none over more than a chunk and its context."""
-    vae, lengths, held = compact(), [], []
+    vae, lengths, held = small.compact(encoder_blocks=2, **SIZES), [], []
     encoder = StreamingEncoder(vae, 1)
 
     def note(_module, inputs, _output) -> None:
@@ -290,7 +254,7 @@ def test_the_way_through_both_is_a_frame_and_both_latencies(block_frames):
 
 def test_a_block_of_frames_is_computed_at_once():
     """What blocks are for: the network runs once in block_frames frames, not at every push."""
-    vae, calls = compact(), []
+    vae, calls = small.compact(encoder_blocks=2, **SIZES), []
     vae.encoder.register_forward_hook(lambda _module, inputs, _output: calls.append(inputs))
     encoder = StreamingEncoder(vae)
     for _ in range(200):
@@ -302,7 +266,7 @@ def test_a_block_of_frames_is_computed_at_once():
 
 
 def test_a_transformer_cannot_be_streamed_but_its_encoder_can():
-    vae = EarVAE.from_pretrained(GOLDEN / "tiny44k_state_dict.safetensors")
+    vae = golden("tiny44k")
     with pytest.raises(StreamingError, match=r"transformer .* use codec\.decode") as refusal:
         StreamingDecoder(vae)
     assert isinstance(refusal.value, ValueError) and "\n" not in str(refusal.value)

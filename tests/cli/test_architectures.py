@@ -7,20 +7,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from sound_files import load
 
-from earvae import CompactConfig, EarVAE, SpectralConfig, codec
-
-SMALL = {"latent_channels": 8, "hop_length": 64, "mdct_length": 32, "width": 8,
-         "encoder_blocks": 1, "decoder_blocks": 1}  # fmt: skip
-CONFIGS = [CompactConfig(**SMALL), SpectralConfig(**SMALL, linear_channels=4, linear_classes=4)]
+from earvae import EarVAE, codec
+from tests.small import build, compact_config, load, spectral_config
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda config: config.architecture)
+@pytest.fixture(params=[compact_config(), spectral_config()], ids=lambda made: made.architecture)
 def vae(request, tmp_path) -> EarVAE:
     """A small model of the architecture, saved as the folder ``model``."""
-    torch.manual_seed(0)
-    EarVAE(request.param).save_pretrained(tmp_path / "model")
+    build(request.param).save_pretrained(tmp_path / "model")
     return EarVAE.from_pretrained(tmp_path / "model")
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 import earvae.engine
-from earvae import CompactConfig, EarVAE, SpectralConfig
+from earvae import EarVAE
 from earvae.cli import options
+from tests.small import GOLDEN, build, compact_config, spectral_config
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 PAPER = GOLDEN / "tiny44k_state_dict.safetensors"
 
 
@@ -48,15 +48,10 @@ def commands(tmp_path, earvae, music):
     }
 
 
-SMALL = {"latent_channels": 8, "hop_length": 64, "mdct_length": 32, "width": 8,
-         "encoder_blocks": 1, "decoder_blocks": 1}  # fmt: skip
-ONE_ENGINE = [CompactConfig(**SMALL), SpectralConfig(**SMALL, linear_channels=4, linear_classes=4)]
-
-
-@pytest.fixture(params=ONE_ENGINE, ids=lambda config: config.architecture)
+@pytest.fixture(params=[compact_config(), spectral_config()], ids=lambda made: made.architecture)
 def one_engine(request, tmp_path):
     """A folder with a small model of an architecture that has one engine."""
-    EarVAE(request.param).save_pretrained(tmp_path / request.param.architecture)
+    build(request.param).save_pretrained(tmp_path / request.param.architecture)
     return tmp_path / request.param.architecture
 
 

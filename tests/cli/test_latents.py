@@ -13,10 +13,10 @@ import torch
 import typer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from sound_files import load
 
 from earvae.cli.encode import OF_LIBRARIES
 from earvae.cli.main import app, main
+from tests.small import GOLDEN, load
 
 
 @pytest.fixture(autouse=True)
@@ -387,11 +387,10 @@ def test_info_of_latents_audio_and_nothing_known(tmp_path, monkeypatch, earvae, 
 
 def test_info_counts_the_published_models_parameters(tmp_path, monkeypatch, earvae):
     monkeypatch.undo()
-    from pathlib import Path
 
     from earvae.model.vae import EarVAE
 
-    weights = Path(__file__).parents[1] / "golden" / "tiny44k_state_dict.safetensors"
+    weights = GOLDEN / "tiny44k_state_dict.safetensors"
     rows = json.loads(earvae("info", weights, "--json").stdout)
     vae = EarVAE.from_pretrained(weights)
     assert rows["architecture"] == "oobleck" and rows["hop_length"] == 1024

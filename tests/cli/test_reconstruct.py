@@ -11,15 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-from sound_files import load
 
 from earvae import codec
 from earvae.audio import read_audio
-from earvae.config import SpectralConfig
-from earvae.model.vae import EarVAE
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.small import GOLDEN, load, spectral
 
 
 @pytest.fixture(autouse=True)
@@ -336,12 +331,7 @@ def test_commands_that_cannot_be_meant_have_status_2(
 
 def test_the_command_is_the_library(tmp_path, monkeypatch, earvae, music):
     monkeypatch.undo()
-    torch.manual_seed(0)
-    config = SpectralConfig(
-        width=16, expansion=1, encoder_blocks=1, decoder_blocks=1, level_frames=3
-    )
-    vae = EarVAE(config).eval()
-    vae.encoder.code.residual_std.fill_(0.3)
+    vae = spectral(residual_std=0.3)
     vae.save_pretrained(tmp_path / "model")
     source = music(tmp_path / "a.wav", subtype="FLOAT")
     run = ["reconstruct", source, "-o", tmp_path / "o.wav", "--weights", tmp_path / "model"]

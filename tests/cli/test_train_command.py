@@ -8,8 +8,8 @@ import yaml
 
 from earvae import recipes
 from earvae.training import train as training
+from tests.small import CLIPS
 
-CLIPS = Path(__file__).parents[1] / "clips"
 TINY = {
     "model": {
         "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,

@@ -1,15 +1,11 @@
 """The engines give what the definition gives, within what each promises."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from earvae import EarVAE
 from earvae import engine as engines
 from earvae.engine import accelerate, oobleck, passes, workers
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.small import golden
 
 
 def decibels(ours, theirs) -> float:
@@ -19,7 +15,7 @@ def decibels(ours, theirs) -> float:
 
 @pytest.fixture(params=["tiny44k", "tiny44k_no_transformer", "tiny48k"])
 def vae(request):
-    return EarVAE.from_pretrained(GOLDEN / f"{request.param}_state_dict.safetensors")
+    return golden(request.param)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 9, 40])

@@ -8,10 +8,8 @@ whole model rounds before they are exponentiated.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
@@ -20,8 +18,8 @@ from earvae.engine import passes as torch_passes
 from earvae.engine.oobleck import Snake
 from earvae.evaluation.metrics import si_sdr
 from earvae.model.layers import SnakeBeta
+from tests.small import clip, golden
 
-TESTS = Path(__file__).parents[1]
 CHANNELS, ROWS = 128, 4096
 
 
@@ -87,7 +85,7 @@ def vae(request) -> EarVAE:
     With β independent of α, slopes reach 160 000 and a change in float32's last digit changes
     everything: no such network could have been trained, and no precision computes it.
     """
-    vae = EarVAE.from_pretrained(TESTS / "golden" / f"{request.param}_state_dict.safetensors")
+    vae = golden(request.param)
     random = torch.Generator().manual_seed(0)
     for layer in vae.modules():
         if isinstance(layer, SnakeBeta):
@@ -101,8 +99,7 @@ def vae(request) -> EarVAE:
 def music(vae) -> Tensor:
     """``[1, 2, samples]``, ten times too loud."""
     samples = 40 * vae.hop_length
-    audio, _ = soundfile.read(TESTS / "clips" / "automat.flac", frames=samples, dtype="float32")
-    return 10 * torch.from_numpy(audio.T.copy())[None]
+    return 10 * clip("automat", samples)[None]
 
 
 @pytest.mark.parametrize("name", ["fast", "autocast"])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import soundfile
 import torch
 
 from earvae.evaluation.align import AlignmentError, align, find_lag
-
-CLIP = Path(__file__).parents[1] / "clips" / "van_mission2.flac"
+from tests.small import clip
 
 
 @pytest.fixture(scope="module")
 def music() -> torch.Tensor:
-    audio, _ = soundfile.read(CLIP, dtype="float32", frames=3 * 44_100)
-    return torch.from_numpy(audio.T.copy())
+    return clip("van_mission2", 3 * 44_100)
 
 
 def noise(like: torch.Tensor, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,6 @@ import soundfile
 import torch
 
 from earvae import codec as chunked
-from earvae.config import SpectralConfig
 from earvae.evaluation.align import find_lag
 from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
@@ -28,10 +27,10 @@ from earvae.evaluation.systems.ffmpeg import FfmpegCodec
 from earvae.evaluation.systems.folder import Folder
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
 from earvae.evaluation.systems.registry import SpecError, make, make_all
-from earvae.model.vae import EarVAE
 from earvae.tracks import find
+from tests.small import CLIPS, clip, spectral
 
-CLIP = Path(__file__).parents[1] / "clips" / "automat.flac"
+CLIP = CLIPS / "automat.flac"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
 
 
@@ -41,16 +40,7 @@ def find_tracks(folder: Path) -> list[Track]:
 
 @pytest.fixture(scope="module")
 def music() -> torch.Tensor:
-    audio, _ = soundfile.read(CLIP, dtype="float32", frames=100_000)
-    return torch.from_numpy(audio.T.copy())
-
-
-def small_vae(sample_rate: int = 44_100) -> EarVAE:
-    torch.manual_seed(0)
-    size = {"hop_length": 64, "mdct_length": 32, "width": 8, "encoder_blocks": 1}
-    size |= {"decoder_blocks": 1, "latent_channels": 8, "linear_channels": 5, "level_frames": 3}
-    size |= {"linear_classes": 4}
-    return EarVAE(SpectralConfig(sample_rate=sample_rate, **size)).eval()
+    return clip("automat", 100_000)
 
 
 # ------------------------------------------------------------------ plain ones
@@ -65,7 +55,7 @@ def test_sanity_codecs_do_what_they_say(music):
 
 
 def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
-    vae = small_vae()
+    vae = spectral()
     codec = EarVAESystem(vae)
     assert torch.equal(codec.round_trip(music), chunked.reconstruct(vae, music[None])[0])
     assert codec.settings == {"codec": "earvae", "weights": vae.identity}
@@ -74,7 +64,7 @@ def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
 
 
 def test_model_of_another_rate_returns_our_rate_and_length(music):
-    returned = EarVAESystem(small_vae(sample_rate=48_000)).round_trip(music)
+    returned = EarVAESystem(spectral(sample_rate=48_000)).round_trip(music)
     assert returned.shape == music.shape and torch.isfinite(returned).all()
 
 
@@ -260,7 +250,7 @@ def test_specs_name_their_rows(tmp_path):
     assert make("linear:32").name == "linear-32"
     (tmp_path / "my run").mkdir()
     assert make(f"folder:{tmp_path / 'my run'}").name == "my-run"
-    small_vae().save_pretrained(tmp_path / "best=1")
+    spectral().save_pretrained(tmp_path / "best=1")
     assert make(f"earvae:{tmp_path / 'best=1'}").name == "earvae-best-1"
     assert make(f"ours=earvae:{tmp_path / 'best=1'}").name == "ours"
 

@@ -26,8 +26,8 @@ from earvae.evaluation.systems import System, UnusableSystem
 from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.systems.folder import Folder
 from earvae.tracks import find
+from tests.small import CLIPS
 
-CLIPS = Path(__file__).parents[1] / "clips"
 SPAN = Span(3.2)
 
 

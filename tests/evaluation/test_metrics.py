@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +18,8 @@ from earvae.evaluation.metrics import (
     track_metrics,
 )
 from earvae.evaluation.metrics.blocks import BLOCK, blocks
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "metrics_expected.json").read_text())
 DEGRADED = [name for name in EXPECTED if name != "identical"]
 

@@ -1,5 +1,6 @@
 import pytest
-from small_models import model
+
+from tests.small import model
 
 
 @pytest.fixture(scope="session")

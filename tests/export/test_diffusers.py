@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import deviation, model, noise, two_snakes
 
 from earvae.errors import WeightsError
 from earvae.export.diffusers import NotConvertibleError, export_diffusers
 from earvae.model.diffusers import WEIGHTS_NAME
 from earvae.model.vae import EarVAE
+from tests.small import deviation, model, noise, two_snakes
 
 PAPERS = {"shared_snake": True, "std_floor": 0.0}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
-from small_models import GOLDEN, model, two_snakes
 from typer.testing import CliRunner
 
 from earvae.cli.main import app
 from earvae.model.vae import EarVAE
+from tests.small import GOLDEN, model, two_snakes
 
 TINY = GOLDEN / "tiny44k_state_dict.safetensors"
 

@@ -6,12 +6,10 @@ import json
 
 import pytest
 import torch
-from small_models import deviation, model, noise
 from torch import nn
 
 from earvae import codec
-from earvae.config import SpectralConfig
-from earvae.model.vae import EarVAE
+from tests.small import deviation, model, noise, spectral
 
 onnx = pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
 pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")
@@ -82,12 +80,9 @@ def test_attention_by_blocks_is_full_attention(exported, frames):
 
 
 def test_one_block_per_frame_and_no_decoder_blocks(tmp_path):
-    torch.manual_seed(0)
-    config = SpectralConfig(
-        hop_length=64, mdct_length=64, linear_channels=8, linear_classes=4, latent_channels=12,
-        width=16, encoder_blocks=1, decoder_blocks=0, level_frames=3,
-    )  # fmt: skip
-    vae = EarVAE(config).eval()
+    vae = spectral(
+        mdct_length=64, linear_channels=8, latent_channels=12, width=16, decoder_blocks=0
+    )
     export_onnx(vae, tmp_path)
     runner = Runner(tmp_path, threads=1)
     for samples in (1, 64, 1000):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_models import noise
+
+from tests.small import noise
 
 pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
 pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")

@@ -1,7 +1,6 @@
 """What a GPU must do as a CPU does, and what it must not do: wait for the host."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from earvae.training.loader import make_batches, open_crops
 from earvae.training.set_up import set_up
 from earvae.training.stages import locate
 from earvae.training.state import CHECKPOINT
+from tests.small import CLIPS
 
-CLIPS = Path(__file__).parents[1] / "clips"
 COMPACT = {"architecture": "compact", "width": 64, "encoder_blocks": 1, "decoder_blocks": 1}
 PAPER = {"architecture": "oobleck", "channels": 16}
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import RATE, geometry_of, settings_of, small_model, write_music
 
 from earvae import tracks
 from earvae.library.encode import Result, encode_library
 from earvae.library.items import Library
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
+from tests.library.small import RATE, geometry_of, settings_of, small_model, write_music
 
 
 @pytest.fixture(scope="session")

@@ -9,28 +9,20 @@ import numpy as np
 import soundfile
 import torch
 
-from earvae.config import SpectralConfig
 from earvae.library.plan import Geometry
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
+from tests.small import RATE, spectral
 
-RATE = 44_100
 HOP = 64
 
 
 def small_model(seed: int = 0) -> EarVAE:
     """4 ms frames, 8 latents, a context of 5 frames, random weights."""
-    config = SpectralConfig(
-        latent_channels=8, hop_length=HOP, mdct_length=32, linear_channels=4, linear_classes=4,
-        width=8, expansion=2, kernel=3, encoder_blocks=2, decoder_blocks=1,
-        level_frames=5,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        vae = EarVAE(config)
-        for parameter in vae.parameters():
-            parameter.data += 0.02 * torch.randn(parameter.shape)
-    return vae.eval()
+    vae = spectral(seed, linear_channels=4, expansion=2, kernel=3, encoder_blocks=2, level_frames=5)
+    for parameter in vae.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape)
+    return vae
 
 
 def geometry_of(vae: EarVAE, **changes) -> Geometry:

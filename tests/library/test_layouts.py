@@ -6,21 +6,18 @@ import io
 import json
 import math
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from safetensors import safe_open
 from safetensors.numpy import load, load_file
-from small import HOP, RATE, write_music
 
 from earvae.audio import output_format
 from earvae.files import decode_file
 from earvae.latents.file import inspect
-from earvae.model.vae import EarVAE
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.library.small import HOP, RATE, write_music
+from tests.small import golden
 
 
 def index_of(folder):
@@ -157,7 +154,7 @@ def test_segments_are_cuts_of_the_latents_of_a_track_followed_by_silence(
 
 def test_segments_decode_to_as_many_samples_as_they_stand_for(tmp_path, encode):
     for name in ("tiny44k", "tiny48k"):  # the second cannot hold a segment's last samples
-        vae = EarVAE.from_pretrained(GOLDEN / f"{name}_state_dict.safetensors")
+        vae = golden(name)
         path = write_music(tmp_path / name / "a.wav", 100_000, 0, 44_100)
         out = tmp_path / f"{name}-latents"
         encode(path, out, vae, segment_frames=30)

@@ -18,14 +18,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small import (
-    HOP,
-    contents,
-    geometry_of,
-    settings_of,
-    small_model,
-    write_music,
-)
 
 from earvae import codec, tracks
 from earvae.audio import read_audio
@@ -35,9 +27,15 @@ from earvae.library.encode import encode_library
 from earvae.library.items import Library, LibraryError
 from earvae.library.ranks import Rank
 from earvae.library.reader import Reader
-from earvae.model.vae import EarVAE
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.library.small import (
+    HOP,
+    contents,
+    geometry_of,
+    settings_of,
+    small_model,
+    write_music,
+)
+from tests.small import golden
 
 
 def index_of(folder: Path) -> list[dict]:
@@ -68,7 +66,7 @@ def test_latents_do_not_depend_on_the_company_of_a_file(tmp_path, vae, music, en
 @pytest.mark.parametrize("name", ["tiny44k", "tiny48k"])
 def test_latents_of_the_papers_architecture_are_exact_too(tmp_path, encode, name):
     """Zeros beyond the end of a file are not what its last convolutions see."""
-    vae = EarVAE.from_pretrained(GOLDEN / f"{name}_state_dict.safetensors")
+    vae = golden(name)
     source = tmp_path / "in"
     lengths = [80_000, 90_000, 100_001, 44_100, 150_000]
     for number, samples in enumerate(lengths):

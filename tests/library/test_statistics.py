@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from small import contents, small_model
 
 from earvae.latents.file import NPY, SHARD, SUFFIX, LatentsError
 from earvae.latents.statistics import Moments, Statistics, beside, measure, read
 from earvae.tracks import find
+from tests.library.small import contents, small_model
 
 
 def stored(*folders: Path) -> list[Path]:

@@ -11,16 +11,14 @@ from earvae.model.compact import QUIET, CompactDecoder, CompactEncoder, EarBands
 from earvae.model.envelope import band_weights
 from earvae.model.transform import FrameTransform, mid_side
 from earvae.model.vae import EarVAE
+from tests.small import build, compact_config
 
-SMALL = CompactConfig(
-    hop_length=64, mdct_length=32, latent_channels=8, width=16, encoder_blocks=1, decoder_blocks=1
-)
+SMALL = compact_config(width=16)
 
 
 @pytest.fixture
 def vae() -> EarVAE:
-    torch.manual_seed(0)
-    return EarVAE(SMALL).eval()
+    return build(SMALL)
 
 
 def music_of_rank(rank: int, frames: int = 400) -> torch.Tensor:
@@ -61,7 +59,7 @@ def test_context_frames_is_exactly_how_far_one_frame_reaches(blocks, kernel, mdc
     """A NaN spreads to every output that depends on it, however weakly."""
     changes = {"kernel": kernel, "mdct_length": mdct_length}
     changes |= {"encoder_blocks": blocks, "decoder_blocks": blocks}
-    config = CompactConfig(**SMALL.model_dump() | changes)
+    config = compact_config(width=16, **changes)
     encoder, decoder = CompactEncoder(config), CompactDecoder(config)
     hop, frames, middle = config.hop_length, 41, 20
     audio = torch.zeros(1, 2, frames * hop)
@@ -251,4 +249,4 @@ def test_the_default_has_less_than_16_million_parameters_and_half_a_file_below_3
 ])  # fmt: skip
 def test_a_configuration_that_cannot_be_built_is_refused(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        CompactConfig(**SMALL.model_dump() | changes)
+        compact_config(width=16, **changes)

@@ -8,26 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from earvae.config import OobleckConfig, SpectralConfig
 from earvae.errors import EarvaeError, WeightsError
 from earvae.export.diffusers import export_diffusers
 from earvae.model.vae import EarVAE
+from tests.small import GOLDEN, oobleck, spectral
 
 COMMIT = "c0ffee"
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
 def small() -> EarVAE:
-    torch.manual_seed(0)
-    return EarVAE(
-        SpectralConfig(
-            hop_length=64, mdct_length=32, latent_channels=8, linear_channels=5, linear_classes=4,
-            width=8, encoder_blocks=1, decoder_blocks=1,
-        )
-    ).eval()  # fmt: skip
+    return spectral()
 
 
 class Hub:
@@ -77,10 +69,7 @@ def test_our_model_is_fetched_without_what_lies_beside_it(small, hub):
 
 
 def test_of_a_pipeline_only_the_autoencoder_is_fetched(hub):
-    config = OobleckConfig(
-        latent_channels=2, channels=4, multiples=(1, 2), strides=(2, 4), transformer=None
-    )
-    vae = EarVAE(config)
+    vae = oobleck(latent_channels=2, strides=(2, 4))
     export_diffusers(vae, hub.folder / "vae")
     (hub.folder / "transformer").mkdir()
     (hub.folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"huge")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,8 +20,8 @@ from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.parts import skeleton
 from earvae.model.pretrained import load
 from earvae.model.vae import EarVAE
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 EVEN, ODD = (2, 4, 4, 4, 8), (2, 4, 4, 5, 6)
 
 

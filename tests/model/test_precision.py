@@ -1,19 +1,15 @@
 """Under bfloat16 autocast: audio, latents and posterior stay float32, and gradients keep their
 direction."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-import soundfile
 import torch
 from torch import Tensor
 
 from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
+from tests.small import CLIPS, clip
 
-CLIPS = Path(__file__).parents[1] / "clips"
 MODELS = [
     OobleckConfig(channels=8),
     CompactConfig(width=32, encoder_blocks=1, decoder_blocks=1),
@@ -23,11 +19,8 @@ MODELS = [
 
 def music(samples: int) -> Tensor:
     """``[3, 2, samples]``."""
-    clips = [
-        soundfile.read(path, frames=samples, start=200_000, dtype="float32")[0].T
-        for path in sorted(CLIPS.glob("*.flac"))[:3]
-    ]
-    return torch.from_numpy(np.stack(clips))
+    names = sorted(path.stem for path in CLIPS.glob("*.flac"))
+    return torch.stack([clip(name, samples, start=200_000) for name in names[:3]])
 
 
 def bits_beyond_bfloat16(x: Tensor) -> float:

@@ -18,8 +18,8 @@ from earvae.model.parts import skeleton
 from earvae.model.pretrained import load
 from earvae.model.transformer import LatentTransformer
 from earvae.model.vae import EarVAE
+from tests.small import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"]
 
 
@@ -329,8 +329,11 @@ def test_config_of_another_model_is_refused_naming_both_files(name, config_name,
         (lambda c: c["encoder"]["config"].update(use_snake=False), "use_snake"),
         (lambda c: c["encoder"]["config"].update(antialias=True), "antialias"),
         (lambda c: c["encoder"]["config"].pop("strides"), "strides"),
-        (lambda c: c["decoder"]["config"].update(channels=8), "channels differ: 4 and 8"),
-        (lambda c: c.update(downsampling_ratio=960), "downsampling_ratio differ: 1024 and 960"),
+        (lambda c: c["decoder"]["config"].update(channels=8), "says channels = 8, but .* holds 4"),
+        (
+            lambda c: c.update(downsampling_ratio=960),
+            "ratio = 960, but .* holds 1024",
+        ),
         (lambda c: c["transformer"]["config"].update(dim_heads=48), "head_channels"),
         (lambda c: c.pop("encoder"), "encoder"),
     ],

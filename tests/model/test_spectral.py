@@ -4,33 +4,12 @@ import torch
 from earvae.config import SpectralConfig
 from earvae.model.spectral import PROTECTED_SHARE, fit_codes, local_level
 from earvae.model.vae import EarVAE
-
-SMALL = SpectralConfig(
-    hop_length=128,
-    mdct_length=64,
-    latent_channels=16,
-    linear_channels=10,
-    linear_classes=6,
-    linear_subspace=40,
-    width=16,
-    expansion=2,
-    encoder_blocks=2,
-    decoder_blocks=2,
-    level_frames=5,
-)
-
-
-def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
-    """Stereo noise that falls off towards the treble, as music does."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch, 2, frames * 128 + 63, generator=generator)
-    return torch.nn.functional.avg_pool1d(noise, 64, stride=1) * 0.5 + 0.01 * noise[..., 63:]
+from tests.small import CODED, build, coloured_noise
 
 
 @pytest.fixture(scope="module")
 def vae() -> EarVAE:
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(CODED)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=22_050)
     return vae
 
@@ -122,8 +101,7 @@ def test_the_default_stays_within_sixteen_million_parameters():
 
 @torch.no_grad()
 def test_nothing_of_the_bass_is_heard_above_the_linear_codes_band():
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(CODED)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
     vae.decoder.gain.bias.fill_(-100)  # no residual
     spectrum = vae.encoder.transform(vae.decode(vae.encode(coloured_noise(1, 20, seed=4)).mean))

@@ -3,28 +3,21 @@
 import json
 import shutil
 import stat
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from earvae.config import OobleckConfig, SpectralConfig
+from earvae.config import OobleckConfig
 from earvae.errors import WeightsError
 from earvae.model.pretrained import SHIPPED
 from earvae.model.vae import EarVAE
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-SMALL = SpectralConfig(
-    hop_length=64, mdct_length=32, latent_channels=8, linear_channels=5, linear_classes=4, width=8,
-    encoder_blocks=1, decoder_blocks=1,
-)  # fmt: skip
+from tests.small import GOLDEN, spectral
 
 
 @pytest.fixture
 def small() -> EarVAE:
-    torch.manual_seed(0)
-    return EarVAE(SMALL).eval()
+    return spectral()
 
 
 @pytest.mark.parametrize("name", ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import autograd_terms
 import numpy as np
 import pytest
 import scipy.signal
@@ -15,6 +14,7 @@ from earvae.config import ConfigError, ObjectiveConfig, parse
 from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLoss, PhaseLoss
 from earvae.objective.spectral import SpectralTerms
 from earvae.objective.terms import BY_HAND
+from tests.objective import autograd_terms
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
 ALL = {name: 1.0 for name in BY_HAND}

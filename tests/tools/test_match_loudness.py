@@ -7,41 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from earvae.config import SpectralConfig
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
+from tests.small import CODED, build, coloured_noise
 
 TOOL = Path(__file__).parents[2] / "tools" / "match_loudness.py"
 spec = importlib.util.spec_from_file_location("match_loudness", TOOL)
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
-SMALL = SpectralConfig(
-    hop_length=128,
-    mdct_length=64,
-    latent_channels=16,
-    linear_channels=10,
-    linear_classes=6,
-    linear_subspace=40,
-    width=16,
-    expansion=2,
-    encoder_blocks=2,
-    decoder_blocks=2,
-    level_frames=5,
-)
-
-
-def coloured_noise(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
-    """Stereo noise that falls off towards the treble, as music does."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch, 2, frames * 128 + 63, generator=generator)
-    return torch.nn.functional.avg_pool1d(noise, 64, stride=1) * 0.5 + 0.01 * noise[..., 63:]
-
 
 @pytest.fixture(scope="module")
 def vae() -> EarVAE:
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(CODED)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=22_050)
     return vae
 
@@ -61,8 +39,7 @@ def test_loudness_is_matched_by_the_median_and_survives_a_file(vae, tmp_path):
 
 @torch.no_grad()
 def test_the_residual_alone_is_scaled_and_only_from_a_frequency_up():
-    torch.manual_seed(0)
-    vae = EarVAE(SMALL).eval()
+    vae = build(CODED)
     fit_codes(vae.encoder, vae.decoder, [coloured_noise(16, 50)], top_hz=5_000)
     transform = vae.encoder.transform
     above = transform.frequencies(44_100) >= 8_000

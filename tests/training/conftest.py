@@ -1,9 +1,12 @@
 """A recipe that trains in a moment."""
 
+import copy
+
 import numpy as np
 import pytest
 import soundfile
-from recipes import ADVERSARIAL, MODEL
+
+from tests.training.recipes import ADVERSARIAL, MODEL
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +24,8 @@ def music(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def recipe(music):
+@pytest.fixture(scope="module")
+def whole_recipe(music) -> dict:
     """One generator-only stage of six steps."""
     data = {
         "sources": [{"tracks": str(music)}],
@@ -44,10 +47,10 @@ def recipe(music):
     }
 
 
-@pytest.fixture
-def staged(recipe):
+@pytest.fixture(scope="module")
+def staged_recipe(whole_recipe) -> dict:
     """Warm-up, an adversarial stage that begins with the discriminator alone, a continuation."""
-    return recipe | {
+    return whole_recipe | {
         "validation": None,
         "stages": [
             {"name": "warm-up", "steps": 3},
@@ -59,3 +62,15 @@ def staged(recipe):
             },
         ],
     }  # fmt: skip
+
+
+@pytest.fixture
+def recipe(whole_recipe) -> dict:
+    """A test's own copy of ``whole_recipe``."""
+    return copy.deepcopy(whole_recipe)
+
+
+@pytest.fixture
+def staged(staged_recipe) -> dict:
+    """A test's own copy of ``staged_recipe``."""
+    return copy.deepcopy(staged_recipe)

@@ -5,12 +5,19 @@ import json
 import pytest
 import torch
 from lightning_fabric import Fabric
-from recipes import ADVERSARIAL, assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import BalanceConfig, StageConfig
 from earvae.training import step
 from earvae.training import train as training
 from earvae.training.balance import Balance
+from tests.training.recipes import (
+    ADVERSARIAL,
+    assert_identical,
+    interrupt_at,
+    of_steps,
+    start,
+    state_of,
+)
 
 CPU = torch.device("cpu")
 SHARES = {"waveform": 1, "magnitude_log": 3}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from recipes import start
 
 from earvae.config import ConfigError, DataConfig
 from earvae.training import cache as cache_module
@@ -13,18 +12,15 @@ from earvae.training.cache import STEPS, CachedCrops, LastDecoded, gather_by_ind
 from earvae.training.crops import CropDataset
 from earvae.training.filters import DROP_REASONS
 from earvae.training.loader import make_batches, open_crops
+from tests.small import RATE
+from tests.small import white as noise
+from tests.training.recipes import start
 
-RATE = 44_100
 CPU = torch.device("cpu")
 EVERYTHING = {
     "gain_db": (-12, 6), "swap_channels": 0.5, "flip_polarity": 0.5, "mono": 0.3,
     "bass_db": (-3, 9), "limit": 0.4,
 }  # fmt: skip
-
-
-def noise(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * rate), channels)).clip(-5, 5)
 
 
 @pytest.fixture(scope="module")

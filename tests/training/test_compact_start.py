@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from recipes import assert_identical, interrupt_at, start, state_of
 
 from earvae.config import TrainConfig
 from earvae.training import train as training
 from earvae.training.set_up import initial_model
+from tests.training.recipes import assert_identical, interrupt_at, start, state_of
 
 COMPACT = {
     "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,

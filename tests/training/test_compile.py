@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from recipes import MODEL, start
 
 from earvae.training import train as training
+from tests.training.recipes import MODEL, start
 
 
 @pytest.fixture

@@ -25,13 +25,8 @@ from earvae.training.loader import make_loader, shares
 from earvae.training.ogg import pages_of
 from earvae.training.sources import list_tracks
 from earvae.true_peak import true_peak_db
-
-RATE = 44_100
-
-
-def noise(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * rate), channels)).astype(np.float32)
+from tests.small import RATE
+from tests.small import white as noise
 
 
 def save(path, audio, rate=RATE):

@@ -13,12 +13,12 @@ import time
 import pytest
 import torch
 import yaml
-from recipes import of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import train as training
 from earvae.training.ending import Budget, Stop, Workers, explain
+from tests.training.recipes import of_steps, start, state_of
 
 # What happens at the third step, in place of it.
 FAULTS = {

@@ -14,15 +14,7 @@ from earvae.training.crops import CropDataset
 from earvae.training.excerpts import golden_order, pack_excerpts, slots_of
 from earvae.training.ogg import NotPlainVorbis, Page, VorbisFile, checksum
 from earvae.training.sources import list_tracks
-
-RATE = 44_100
-
-
-def tones(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    time = np.arange(int(seconds * rate)) / rate
-    audio = sum(np.sin(2 * np.pi * f * time) for f in random.uniform(80, 4000, 5))[:, None] * 0.05
-    return audio + 0.02 * random.standard_normal((len(time), channels))
+from tests.small import RATE, tones
 
 
 @pytest.fixture(scope="module")

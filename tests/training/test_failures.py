@@ -11,7 +11,6 @@ import pytest
 import soundfile
 import torch
 from lightning_fabric.loggers import CSVLogger
-from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig
 from earvae.errors import WriteError
@@ -19,6 +18,7 @@ from earvae.training import log
 from earvae.training import state as training_state
 from earvae.training import train as training
 from earvae.training.crops import CropDataset
+from tests.training.recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 
 def poison(monkeypatch, steps) -> None:

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from recipes import start, state_of
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -14,8 +12,8 @@ from earvae import EarVAE
 from earvae.cli.main import app
 from earvae.config import ConfigError, TrainConfig
 from earvae.training.set_up import initial_discriminator, initial_model
-
-GOLDEN = Path(__file__).parent.parent / "golden"
+from tests.small import GOLDEN
+from tests.training.recipes import start, state_of
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from recipes import assert_identical, of_steps, start, state_of
 
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.model.vae import EarVAE
 from earvae.training import train as training
+from tests.training.recipes import assert_identical, of_steps, start, state_of
 
 
 def test_the_last_checkpoints_are_kept_under_their_steps(recipe, tmp_path):

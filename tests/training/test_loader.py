@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from recipes import of_steps, start
 from typer.testing import CliRunner
 
 from earvae.cli.main import app
@@ -14,14 +13,11 @@ from earvae.config import ConfigError, DataConfig
 from earvae.training.crops import ATTEMPTS
 from earvae.training.filters import DROP_REASONS
 from earvae.training.loader import SourceWatch, make_batches, open_crops
+from tests.small import RATE
+from tests.small import white as noise
+from tests.training.recipes import of_steps, start
 
-RATE = 44_100
 CPU = torch.device("cpu")
-
-
-def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * RATE), 2)).clip(-5, 5)
 
 
 @pytest.fixture

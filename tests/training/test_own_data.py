@@ -12,8 +12,7 @@ from earvae.config import ConfigError, SourceConfig, TrainConfig, read
 from earvae.training.own_data import with_data
 from earvae.training.set_up import with_model
 from earvae.training.sources import list_tracks
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.small import GOLDEN
 
 
 def songs(folder, count: int, seconds: float = 0.2):

@@ -19,14 +19,10 @@ from earvae.training.filters import DROP_REASONS
 from earvae.training.loader import make_loader
 from earvae.training.sources import Track, list_tracks
 from earvae.training.tar_write import Packer
+from tests.small import RATE
+from tests.small import white as noise
 
-RATE = 44_100
 BROKEN = DROP_REASONS.index("broken")
-
-
-def noise(seconds: float, channels: int = 2, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return 0.1 * random.standard_normal((int(seconds * rate), channels)).clip(-5, 5)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
-from recipes import (
+
+from earvae.config import TrainConfig
+from earvae.training import set_up as starting
+from tests.training.recipes import (
     assert_identical,
     assert_same_weights,
     from_a_saved_start,
@@ -19,9 +23,6 @@ from recipes import (
     start,
     state_of,
 )
-
-from earvae.config import TrainConfig
-from earvae.training import set_up as starting
 
 STEPS = 20  # through the switch to the adversarial stage at step 8
 
@@ -51,61 +52,94 @@ def launch(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if wait:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output[-3000:]
     return process
 
 
+@pytest.fixture(scope="module")
+def saved_start(staged_recipe, tmp_path_factory) -> dict:
+    """The recipe of three stages, beginning with saved weights."""
+    return from_a_saved_start(staged_recipe, tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def alone(saved_start, tmp_path_factory):
+    """The folder of a run of one process with batches of four."""
+    folder = tmp_path_factory.mktemp("alone")
+    start(recipe_of(saved_start, 4), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(saved_start, tmp_path_factory):
+    """Recipe and folder of a run of two processes with batches of two, by strategy; each once."""
+    made = {}
+
+    def get(strategy: str):
+        if strategy not in made:
+            recipe = recipe_of(saved_start, 2)
+            if strategy == "fsdp":  # three items, one a batch: the ranks have two and one
+                validation = saved_start["data"] | {"batch_size": 1}
+                recipe |= {"validation": validation, "validation_items": 3}
+            folder = tmp_path_factory.mktemp("together") / strategy
+            launch(recipe, folder, strategy)
+            made[strategy] = recipe, folder
+        return made[strategy]
+
+    return get
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_as_one_with_the_doubled_batch(staged, tmp_path, strategy):
-    staged = from_a_saved_start(staged, tmp_path / "start")
-    start(recipe_of(staged, 4), tmp_path / "one")
-    launch(recipe_of(staged, 2), tmp_path / "two", strategy)
-    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+def test_two_processes_train_as_one_with_the_doubled_batch(alone, together, strategy):
+    _, folder = together(strategy)
+    one, two = state_of(alone), state_of(folder)
     assert one["step"] == two["step"] == STEPS
     for key in ("vae", "ema", "discriminator"):
         assert_same_weights(two[key], one[key])
     assert one["counters"] == two["counters"]
 
 
-def test_two_processes_killed_mid_stage_and_resumed_end_where_the_whole_run_does(staged, tmp_path):
-    recipe = recipe_of(staged, 2)
-    launch(recipe, tmp_path / "whole", "ddp")
+@pytest.mark.long
+def test_two_processes_killed_mid_stage_and_resumed_end_where_the_whole_run_does(
+    together, tmp_path
+):
+    recipe, whole_run = together("ddp")
     slow = recipe | {"checkpoint_every": 1}
     process = launch(slow, tmp_path / "parts", "ddp", wait=False)
     log = tmp_path / "parts" / "log.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not (log.exists() and log.read_text().count("\n") >= 10):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == 75, output[-3000:]
     assert 10 <= state_of(tmp_path / "parts")["step"] < STEPS
     launch(recipe, tmp_path / "parts", "ddp")
-    whole, parts = state_of(tmp_path / "whole"), state_of(tmp_path / "parts")
+    whole, parts = state_of(whole_run), state_of(tmp_path / "parts")
     for key in ("vae", "ema", "discriminator", "optimiser", "discriminator_optimiser", "step"):
         assert_identical(whole[key], parts[key])
 
 
-def test_a_run_may_go_on_with_another_strategy(staged, tmp_path):
+@pytest.mark.long
+def test_a_run_may_go_on_with_another_strategy(together, tmp_path):
     """Checkpoints hold whole tensors."""
-    recipe = recipe_of(staged, 2)
-    half = recipe | {"stages": [recipe["stages"][0], recipe["stages"][1] | {"steps": 4}]}
-    launch(half, tmp_path / "run", "fsdp")
-    launch(recipe, tmp_path / "run", "ddp")
-    assert state_of(tmp_path / "run")["step"] == STEPS
+    recipe, folder = together("fsdp")
+    shutil.copytree(folder, tmp_path / "run")
+    warm_up, adversarial = recipe["stages"]
+    longer = recipe | {"stages": [warm_up, adversarial | {"steps": adversarial["steps"] + 2}]}
+    launch(longer, tmp_path / "run", "ddp")
+    assert state_of(tmp_path / "run")["step"] == STEPS + 2
 
 
-def test_ranks_with_unequal_batches_of_validation_stay_in_step(staged, tmp_path):
-    """Three items, one a batch: the first rank has two, the second one; a sharded model's forward
-    pass is collective."""
-    recipe = of_steps(staged, 1) | {
-        "validation": staged["data"] | {"batch_size": 1}, "validation_items": 3,
-    }  # fmt: skip
-    launch(recipe, tmp_path / "run", "fsdp")
-    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
-    assert "validation/si_sdr" in last
+def test_ranks_with_unequal_batches_of_validation_stay_in_step(together):
+    """The first rank has two of them, the second one; a sharded model's forward pass is
+    collective."""
+    _, folder = together("fsdp")
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    assert any("validation/si_sdr" in json.loads(line) for line in lines)
 
 
 ONE_RANK_FAILS = """

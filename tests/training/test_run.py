@@ -9,13 +9,13 @@ import time
 
 import pytest
 import torch
-from recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 from earvae.config import ConfigError, ObjectiveWeights, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import step
 from earvae.training import train as training
 from earvae.training.set_up import initial_model
+from tests.training.recipes import assert_identical, interrupt_at, of_steps, start, state_of
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(recipe, tmp_path, monkeypatch):

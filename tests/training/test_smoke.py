@@ -1,19 +1,22 @@
-"""The smoke recipe as it is, with fewer steps: all stages on the shipped clips, both sides move."""
+"""The smoke recipe with fewer and smaller steps: all its stages on the shipped clips, and both
+sides move."""
 
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
-from recipes import start, state_of
 
 from earvae import EarVAE, recipes
 from earvae.config import TrainConfig
 from earvae.training import train as training
+from tests.training.recipes import start, state_of
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"warm-up": 3, "adversarial": 7, "continuation": 2}
 
 
+@pytest.mark.long
 def test_the_smoke_recipe_goes_through_all_stages_and_moves_both_sides(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = yaml.safe_load(recipes.path_of("smoke").read_text())
@@ -21,6 +24,7 @@ def test_the_smoke_recipe_goes_through_all_stages_and_moves_both_sides(tmp_path,
     for stage in recipe["stages"]:
         stage["steps"] = STEPS[stage["name"]]
     recipe |= {"linear_code_crops": 40, "validation_items": 1}
+    recipe["data"] |= {"batch_size": 2, "crop_samples": 16_384}
     first = {}
     original = training.train_step
 

@@ -4,7 +4,11 @@ import json
 
 import pytest
 import torch
-from recipes import (
+
+from earvae.config import ConfigError, StageConfig, TrainConfig
+from earvae.training import train as training
+from earvae.training.stages import crops_before, locate
+from tests.training.recipes import (
     assert_identical,
     assert_same_weights,
     from_a_saved_start,
@@ -12,10 +16,6 @@ from recipes import (
     start,
     state_of,
 )
-
-from earvae.config import ConfigError, StageConfig, TrainConfig
-from earvae.training import train as training
-from earvae.training.stages import crops_before, locate
 
 
 def stage(name: str, steps: int, batch_size: int = 1, **options) -> StageConfig:

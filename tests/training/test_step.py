@@ -6,17 +6,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from earvae.config import ObjectiveConfig, OptimiserConfig, SpectralConfig
-from earvae.model.vae import EarVAE
+from earvae.config import ObjectiveConfig, OptimiserConfig
 from earvae.objective import PerceptualLoss
 from earvae.training.fsdp import load_optimiser
 from earvae.training.state import State
 from earvae.training.step import Share, apply, learning_rate, posterior_noise, read_figures
-
-SMALL = SpectralConfig(
-    hop_length=128, mdct_length=64, latent_channels=8, linear_channels=5, linear_classes=4,
-    width=16, encoder_blocks=1, decoder_blocks=1, level_frames=3,
-)  # fmt: skip
+from tests.small import spectral
 
 
 def test_the_learning_rate_warms_up_linearly_and_follows_half_a_cosine():
@@ -90,7 +85,7 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_average(bad):
 
 def test_one_backward_reaches_every_trained_parameter():
     torch.manual_seed(0)
-    vae = EarVAE(SMALL)
+    vae = spectral(hop_length=128, mdct_length=64, width=16).train()
     config = ObjectiveConfig(resolutions=(256, 128), weights={"waveform": 0.1})
     objective = PerceptualLoss(config, 44_100)
     audio = 0.1 * torch.randn(2, 2, 128 * 20)

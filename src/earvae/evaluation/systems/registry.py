@@ -61,7 +61,7 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
 
 
 def _earvae(weights: str | None, name: str | None, device: str) -> System:
-    from earvae import EarVAE
+    from earvae.model.vae import EarVAE
 
     own = "earvae" if weights is None else f"earvae-{_name_of(weights)}"
     return EarVAESystem(EarVAE.from_pretrained(weights).to(device), name or own)

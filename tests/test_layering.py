@@ -1,0 +1,255 @@
+"""The house has floors: imports point down, never in a circle, and an idea stands in one place."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import earvae
+
+SOURCE = Path(earvae.__file__).parent
+FLOORS = [
+    {"errors", "atomic"},
+    {
+        "config",
+        "config_files",
+        "config_problems",
+        "recipes",
+        "audio",
+        "tracks",
+        "mel",
+        "si_sdr",
+        "true_peak",
+    },
+    {"model"},
+    {"latents", "files", "codec", "streaming", "engine", "objective", "discriminator"},
+    {"training", "evaluation", "library", "export"},
+    {"cli"},
+]  # a room (a module or a folder of earvae) imports from its own floor and those below
+ON_THE_ROOF = "__init__"  # earvae itself hands out what users need; inside, only cli may ask it
+RUNNER = "export/runner.py"  # stands alone beside an exported model, without this package
+
+
+# --------------------------------------------------------------------------- reading
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its name within the package, such as ``model.vae``; ``__init__`` is the
+    package itself."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name or ON_THE_ROOF] = path
+    return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def only_for_types(module: ast.Module) -> set[ast.AST]:
+    """What stands under ``if TYPE_CHECKING``, and is never run."""
+    blocks = (
+        node.body
+        for node in ast.walk(module)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+    return {inner for block in blocks for node in block for inner in ast.walk(node)}
+
+
+def absolute(name: str, node: ast.ImportFrom) -> str:
+    """The module that ``from … import`` of module ``name`` means, dots resolved."""
+    if not node.level:
+        return node.module or ""
+    is_package = modules()[name].name == "__init__.py"
+    here = [] if name == ON_THE_ROOF else name.split(".")
+    parents = ["earvae", *here][: (1 + len(here)) - node.level + is_package]
+    return ".".join([*parents, *filter(None, [node.module])])
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """Modules of the package that a module imports, those inside functions included."""
+    module = tree(modules()[name])
+    skipped = only_for_types(module)
+    asked = []
+    for node in ast.walk(module):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            asked += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            source = absolute(name, node)
+            asked += [f"{source}.{alias.name}" for alias in node.names]
+    found = set()
+    for target in asked:
+        package, _, rest = target.partition(".")
+        if package == "earvae":
+            while rest and rest not in modules():
+                rest = rest.rpartition(".")[0]
+            found.add(rest or ON_THE_ROOF)
+    return frozenset(found - {name})
+
+
+def reached(name: str) -> set[str]:
+    """All that is imported when a module is, and later by its functions."""
+    found, waiting = set(), [name]
+    while waiting:
+        new = imports(waiting.pop()) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def floor(name: str) -> int:
+    """Counted from the bottom; -1 without one."""
+    return next((n for n, rooms in enumerate(FLOORS) if room(name) in rooms), -1)
+
+
+def circles(edges: dict[str, set[str]]) -> list[str]:
+    """What cannot be put in an order, whatever goes first or last."""
+    left = {name: set(targets) for name, targets in edges.items()}
+    while True:
+        asked = set().union(*left.values())
+        free = [name for name in left if not left[name] & left.keys() or name not in asked]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+        left = {name: targets & left.keys() for name, targets in left.items()}
+    return sorted(f"{name} -> {', '.join(sorted(t & left.keys()))}" for name, t in left.items())
+
+
+def places(wanted) -> dict[str, list[str]]:
+    """Code for which ``wanted(node)`` holds, by file."""
+    found: dict[str, list[str]] = {}
+    for path in modules().values():
+        for node in ast.walk(tree(path)):
+            if wanted(node):
+                where = path.relative_to(SOURCE).as_posix()
+                found.setdefault(where, []).append(f"line {node.lineno}: {ast.unparse(node)[:80]}")
+    return found
+
+
+def is_call(node: ast.AST, *names: str) -> bool:
+    """A call of a dotted name, such as ``os.replace``."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in names
+
+
+# --------------------------------------------------------------------------- imports
+
+
+def test_every_room_has_a_floor_and_every_floor_its_rooms():
+    """A new module or folder needs a place in FLOORS; one that is gone has none."""
+    assert {room(name) for name in modules()} - {ON_THE_ROOF} == set().union(*FLOORS)
+
+
+def test_imports_never_climb():
+    """A room may ask those of its floor and those below, never one above."""
+    climbing = [
+        f"{name} -> {target}"
+        for name in modules()
+        if name != ON_THE_ROOF
+        for target in sorted(imports(name))
+        if (floor(target) if target != ON_THE_ROOF else len(FLOORS) - 1) > floor(name)
+    ]
+    assert not climbing, "\n".join(climbing)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    found = circles({name: set(imports(name)) for name in modules()})
+    assert not found, "\n".join(found)
+
+
+def test_no_two_rooms_import_each_other():
+    edges: dict[str, set[str]] = {}
+    for name in modules():
+        if name != ON_THE_ROOF:
+            others = {room(target) for target in imports(name)} - {room(name)}
+            edges.setdefault(room(name), set()).update(others)
+    found = circles(edges)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("apart", ["objective", "evaluation.metrics"])
+def test_the_objective_and_the_metrics_know_no_model(apart):
+    known = [name for name in modules() if name == apart or name.startswith(f"{apart}.")]
+    assert known
+    for name in known:
+        found = {room(target) for target in reached(name)}
+        assert not found & {"model", "codec", "cli", "training", ON_THE_ROOF}, name
+
+
+# --------------------------------------------------------------------------- one place each
+
+
+def test_one_set_of_suffixes_says_what_music_is():
+    def suffixes(node) -> bool:
+        values = set()
+        if isinstance(node, ast.Set | ast.List | ast.Tuple):
+            values = {item.value for item in node.elts if isinstance(item, ast.Constant)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            values = set(node.value.split())
+        return len({".wav", ".flac", ".mp3", ".ogg", ".aiff"} & values) > 2
+
+    assert set(places(suffixes)) == {"tracks.py"}
+
+
+def test_one_module_renames():
+    def renames(node) -> bool:
+        method = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        return is_call(node, "os.replace", "os.rename", "os.renames", "shutil.move") or bool(
+            method
+            and (node.func.attr == "rename" or node.func.attr == "replace" and len(node.args) == 1)
+            and ast.unparse(node.func) != "dataclasses.replace"
+        )
+
+    found = places(renames)
+    found.pop(RUNNER, None)
+    assert set(found) == {"atomic.py"}, found
+
+
+def test_one_module_walks_through_folders_of_music():
+    def walks(node) -> bool:
+        return is_call(node, "os.walk", "os.fwalk", "os.scandir") or (
+            isinstance(node, ast.Attribute) and node.attr == "rglob"
+        )
+
+    assert set(places(walks)) == {"tracks.py"}, places(walks)
+
+
+@pytest.mark.parametrize("measure", ["si_sdr", "true_peak_db"])
+def test_a_measure_is_defined_once(measure):
+    def defines(node) -> bool:
+        return isinstance(node, ast.FunctionDef) and node.name.strip("_") == measure
+
+    found = places(defines)
+    assert len(found) <= 1 and sum(map(len, found.values())) <= 1, found
+
+
+def test_no_file_that_is_read_can_run_code():
+    """Only tensors are unpickled."""
+
+    def risky(node) -> bool:
+        if isinstance(node, ast.Call):
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if ast.unparse(node.func) == "torch.load":
+                return given.get("weights_only") != "True"
+            return given.get("allow_pickle", "False") != "False" or ast.unparse(node.func) in (
+                "pickle.load", "pickle.loads", "pickle.Unpickler", "yaml.load", "yaml.unsafe_load",
+                "eval", "exec",
+            )  # fmt: skip
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        return any(name.split(".")[0] in {"dill", "joblib", "shelve", "marshal"} for name in names)
+
+    assert places(risky) == {}
