@@ -12,10 +12,11 @@ which speed does not depend; music is the clips of tests/clips one after another
 Every row has a process of its own, so that its memory can be told, and rows take turns (all once,
 all again), so that a machine that slows down slows all of them. Figures are medians. × real time
 is seconds of audio per second. "Ready" is the model's preparation and a first second of audio, with
-whatever is compiled on first use. "Peak" is the most that the process held from its start, model,
-preparation and torch itself included; on a GPU, what torch held there. The deviation is of
-encode and decode together: SI-SDR of the decoded audio against the first row's, and the largest
-difference as a share of that one's peak.
+whatever is compiled on first use. "Cpu s" is processor time for a second of audio, encode and
+decode, which other work on the machine changes little. "Peak" is the most that the process held
+from its start, model, preparation and torch itself included; on a GPU, what torch held there. The
+deviation is of encode and decode together: SI-SDR of the decoded audio against the first row's, and
+the largest difference as a share of that one's peak.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Figures:
     ready: float = 0.0  # after preparation and a first run of at most a second of audio
     encode: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)  # encode and decode, all threads
     peak: int = 0
     si_sdr: float | None = None  # dB against the reference; None: bit for bit the same
     error: float = 0.0  # largest, as a share of the reference's peak
@@ -95,9 +97,10 @@ def serve(row: Row, pipe: Connection) -> None:
         decode(encode(audio), audio.shape[2])
     pipe.send(ready)
     while pipe.recv():
+        before = time.process_time()
         latents, encoding = timed(lambda: encode(audio), row.device)
         decoded, decoding = timed(lambda z=latents: decode(z, audio.shape[2]), row.device)
-        pipe.send((encoding, decoding))
+        pipe.send((encoding, decoding, time.process_time() - before))
     pipe.send((decoded[0].float().cpu().numpy(), peak_memory(row.device)))
 
 
@@ -206,9 +209,10 @@ def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
     for _ in range(repeats):
         for row in rows:
             pipes[row].send(True)
-            encode, decode = pipes[row].recv()
+            encode, decode, processor = pipes[row].recv()
             figures[row].encode.append(encode)
             figures[row].decode.append(decode)
+            figures[row].processor.append(processor)
     for row in rows:
         pipes[row].send(False)
         decoded[row], figures[row].peak = pipes[row].recv()
@@ -242,8 +246,8 @@ def table_of(title: str, figures: dict[Row, Figures]) -> Table:
     """A block: one model, one length."""
     table = Table(title=title, title_justify="left")
     table.add_column("engine")
-    for name in ("ready s", "encode ×", "decode ×", "both ×", "speed-up", "peak MB", "SI-SDR dB",
-                 "max error"):  # fmt: skip
+    for name in ("ready s", "encode ×", "decode ×", "both ×", "speed-up", "cpu s", "peak MB",
+                 "SI-SDR dB", "max error"):  # fmt: skip
         table.add_column(name, justify="right")
     reference = next(iter(figures.values()))
     for row, found in figures.items():
@@ -257,6 +261,7 @@ def table_of(title: str, figures: dict[Row, Figures]) -> Table:
             f"{found.ready:.1f}",
             *speeds,
             f"{reference.both / found.both:.2f}",
+            f"{statistics.median(found.processor) / row.seconds:.3f}",
             f"{found.peak / 1e6:.0f}",
             *deviation,
         )

@@ -9,7 +9,7 @@ magnitudes of Mid and Side. Here: K-weighting, magnitudes of Mid, Side, Left and
 correlation, instantaneous frequency and group delay.
 
 With ``--autograd``, or on another device: the same terms by automatic differentiation as well
-(tests/objective/autograd_terms.py). With ``--compile``: both of them through torch.compile.
+(the plain forms of docs/objective.md). With ``--compile``: both of them through torch.compile.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import KWeighting, PerceptualLoss
+from earvae.objective.terms import BY_HAND
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "objective"))
 RATE = 44_100
@@ -50,16 +51,16 @@ def single_pass(config: ObjectiveConfig, device: torch.device, compiled: bool) -
 
 
 def automatic(config: ObjectiveConfig, device: torch.device, compiled: bool) -> Callable:
-    """The weighted sum of ``autograd_terms``, K-weighted as the objective is."""
-    import autograd_terms
+    """The weighted sum of ``plain_forms``, K-weighted as the objective is."""
+    import plain_forms
 
     weighting = KWeighting(RATE).to(device)
     weights = config.weights.model_dump()
-    names = tuple(name for name in autograd_terms.TERMS if weights[name])
+    names = tuple(name for name in BY_HAND if weights[name])
 
     def at_resolution(audio: torch.Tensor, target: torch.Tensor, length: int) -> torch.Tensor:
-        ours, theirs = (autograd_terms.stft(x, length) for x in (audio, target))
-        terms = (weights[n] * autograd_terms.term(n, ours, theirs, ours, config) for n in names)
+        ours, theirs = (plain_forms.forms.stft(x, length) for x in (audio, target))
+        terms = (weights[n] * plain_forms.term(n, ours, theirs, ours, config).mean() for n in names)
         return sum(terms)
 
     if compiled:

@@ -1,6 +1,6 @@
 """Draw the curves of one or several runs side by side from their log.jsonl.
 
-    python tools/curves.py runs/coarse runs/twin -o curves.png
+python tools/curves.py runs/coarse runs/twin -o curves.png
 """
 
 from __future__ import annotations

@@ -323,10 +323,13 @@ class SourceConfig(Config):
     """One place that crops are drawn from."""
 
     tracks: str = Field(
-        description="a folder, searched recursively; a .jsonl manifest; or the index.json, local "
-        "or remote, of shards that `earvae pack` packed"
+        description="a folder, searched recursively; a .jsonl manifest; an audio file; or the "
+        "index.json, local or remote, that `earvae pack` wrote"
     )
-    split: str | None = Field(None, description="of a manifest; none = every track")
+    split: str | None = Field(
+        None,
+        description="train or validation of a folder, or one of a manifest's; none = every track",
+    )
     weight: float = Field(1.0, gt=0, description="share of the crops, relative to other sources")
 
 

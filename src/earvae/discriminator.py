@@ -4,8 +4,8 @@ One convolution stack per STFT resolution looks at the complex spectra of both c
 so it sees magnitudes, phases and the stereo image. The paper (section 3) uses this discriminator
 alone: its ablation found that a CQT discriminator hurts high harmonics.
 
-With ``tile`` it sees levels only, as one hears a treble whose fine structure no decoder can know
-(ours, docs/training.md).
+With ``tile`` the discriminator sees levels only, as one hears a treble whose fine structure no
+decoder can know (ours, docs/training.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLOOR = 1e-5  # magnitude below which compression stops: full scale = 1, as in o
 
 
 class Judgement(NamedTuple):
-    """What one scale makes of a batch.
+    """One scale's judgement of a batch.
 
     ``score [batch, 1, frames, bins]``: least squares pulls it to 1 for music, to 0 for
     reconstructions. ``features``: the layers' outputs, each ``[batch, channels, frames, bins]``.
@@ -63,7 +63,7 @@ class ScaleDiscriminator(nn.Module):
         return self.judge(self.spectra(audio))
 
     def judge(self, x: Tensor) -> Judgement:
-        """What the layers make of planes ``[batch, planes, frames, bins]``."""
+        """The judgement of planes ``[batch, planes, frames, bins]`` by the layers alone."""
         features = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), SLOPE)
@@ -71,8 +71,8 @@ class ScaleDiscriminator(nn.Module):
         return Judgement(self.score(x), features)
 
     def spectra(self, audio: Tensor) -> Tensor:
-        """What it sees of the signals, as planes ``[batch, planes, frames, bins]``: the real and
-        imaginary parts of their spectra, or the log power of tiles of them, in bels over FLOOR."""
+        """The planes ``[batch, planes, frames, bins]`` that the layers see: the real and imaginary
+        parts of the signals' spectra, or the log power of tiles of them, in bels over FLOOR."""
         with torch.autocast(audio.device.type, enabled=False):
             left_right = self.stft(audio.float())[..., self.first_bin :]  # [batch, 2, frames, bins]
             left, right = left_right.unbind(1)
@@ -90,14 +90,14 @@ class ScaleDiscriminator(nn.Module):
 
 
 class View(NamedTuple):
-    """What the discriminator looks at in one step: these scales, this stretch of every crop."""
+    """The scales that judge in one step, and the stretch of every crop that they look at."""
 
     scales: tuple[int, ...]
     stretch: slice
 
 
 class Discriminator(nn.Module):
-    """All scales; audio [batch, 2, samples] -> one Judgement a scale, or only those of a view."""
+    """The scales together: audio [batch, 2, samples] -> one Judgement a scale, or of a view."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -127,7 +127,8 @@ class Discriminator(nn.Module):
 def _convolution(
     inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, dilation: int = 1
 ) -> nn.Module:
-    """Weight-normalised over [frames, bins]: ``stride`` in frequency, ``dilation`` in time."""
+    """A weight-normalised convolution over [frames, bins], with ``stride`` in frequency and
+    ``dilation`` in time."""
     padding = (dilation * (kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
     return weight_norm(
         nn.Conv2d(inputs, outputs, kernel, (1, stride), padding, dilation=(dilation, 1))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from earvae import audio, codec
-from earvae.audio import AudioFileError, AudioSource, OutputFormat
+from earvae.audio import AudioSource, OutputFormat
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata
 from earvae.latents.statistics import Statistics, denormalised
@@ -64,7 +64,7 @@ def reconstruct_file(
     stereo: bool = False,
     seed: int | None = None,
     chunk_frames: int = codec.CHUNK_FRAMES,
-    progress: Progress | None = None,
+    progress: Progress = lambda share: None,
 ) -> Report:
     """``source`` through the model into ``target``: same rate, exactly as many samples.
 
@@ -73,7 +73,6 @@ def reconstruct_file(
     mean. Raises AudioFileError.
     """
     started = time.perf_counter()
-    progress = progress or _ignore
     original = AudioSource(source, downmix)
     posterior, samples = _encode(vae, original, chunk_frames, lambda share: progress(share / 2))
     total = original.samples
@@ -111,21 +110,20 @@ def encode_file(
     seed: int | None = None,
     half: bool = False,
     chunk_frames: int = codec.CHUNK_FRAMES,
-    progress: Progress | None = None,
+    progress: Progress = lambda share: None,
 ) -> Report:
     """Encode ``source`` into a safetensors file (:mod:`earvae.latents.file`).
 
     The latents are ``[latent, frames]``, float32 or with ``half`` float16. Raises AudioFileError,
-    WriteError.
+    WriteError, and LatentsError where they are not finite.
     """
     started = time.perf_counter()
     original = AudioSource(source, downmix)
-    posterior, samples = _encode(vae, original, chunk_frames, progress or _ignore)
-    latents = _latents(posterior, seed)[0].to(torch.float16 if half else torch.float32)
-    if not torch.isfinite(latents).all():
-        raise AudioFileError(
-            f"{source}: its latents are not finite" + (" in float16; leave out --half" * half)
-        )
+    posterior, samples = _encode(vae, original, chunk_frames, progress)
+    try:
+        values = file.rounded(_latents(posterior, seed)[0].numpy(), half)
+    except LatentsError as error:
+        raise LatentsError(f"{source}: {error}") from None
     assert original.samples is not None
     metadata = Metadata(
         sample_rate=vae.sample_rate,
@@ -138,14 +136,14 @@ def encode_file(
         samples=samples,
         original_samples=original.samples,
     )
-    file.write(target, Latents(metadata, latents.numpy()))
+    file.write(target, Latents(metadata, values))
     return Report(
         source=str(source),
         output=str(target),
         samples=original.samples,
         rate=original.rate,
         channels=original.channels,
-        frames=latents.shape[1],
+        frames=values.shape[1],
         seconds=time.perf_counter() - started,
         seed=seed,
     )
@@ -159,7 +157,7 @@ def decode_file(
     stereo: bool = False,
     force: bool = False,
     chunk_frames: int = codec.CHUNK_FRAMES,
-    progress: Progress | None = None,
+    progress: Progress = lambda share: None,
     statistics: Statistics | None = None,
 ) -> Report:
     """Decode a file of latents into audio of the original rate, length and channels.
@@ -197,7 +195,7 @@ def decode_file(
     total, rate = metadata.original_samples, metadata.original_rate
     channels = 2 if stereo else metadata.channels
     blocks = _decode(vae, values[None], metadata.samples, rate, total, channels, chunk_frames)
-    blocks = _counted(blocks, total, progress or _ignore)
+    blocks = _counted(blocks, total, progress)
     written = audio.write(target, blocks, rate, channels, total, output)
     return Report(
         source=str(source),
@@ -270,7 +268,3 @@ def _counted(
         yield block
         passed += block.shape[1]
         progress(min(1.0, passed / total) if total else 0.0)
-
-
-def _ignore(_share: float) -> None:
-    """No progress wanted."""

@@ -178,7 +178,7 @@ def test_stable_audio_opens_rate_is_known_by_its_stride(tmp_path):
         ({"soft_clip": True}, "soft_clip"),
         ({"pretransform": {"type": "patched"}}, "pretransform"),
         ({"encoder": {"type": "dac", "config": {}}}, r"encoder\.type"),
-        ({"downsampling_ratio": 2048}, "24 and 2048"),
+        ({"downsampling_ratio": 2048}, "says downsampling_ratio = 2048, but .* holds 24"),
     ],
 )
 def test_other_kinds_of_autoencoders_are_refused_by_key(tmp_path, change, complaint):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import plain_forms
 import pytest
 import scipy.signal
 import torch
 import torch._dynamo.testing
 
-from earvae.config import ConfigError, ObjectiveConfig, parse
+from earvae.config import ConfigError, ObjectiveConfig, ObjectiveWeights, parse
 from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLoss, PhaseLoss
+from earvae.objective import terms as listed
 from earvae.objective.spectral import SpectralTerms
-from earvae.objective.terms import BY_HAND
-from tests.objective import autograd_terms
+from earvae.objective.terms import AUDIO, BY_HAND, SPECTRAL
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
-ALL = {name: 1.0 for name in BY_HAND}
+ALL = {name: 1.0 for name in SPECTRAL}
+EVERY = {name: weight or 0.3 for name, weight in ObjectiveWeights().model_dump().items()}
 SMALL = (256, 64)
 
 
@@ -35,13 +37,17 @@ def music_like(seconds: float = 0.3) -> torch.Tensor:
 
 
 def full_loss() -> PerceptualLoss:
-    return PerceptualLoss(ObjectiveConfig(weights={"waveform": 1.0, "magnitude_mel": 1.0}), 44_100)
+    return PerceptualLoss(ObjectiveConfig(weights=EVERY), 44_100)
+
+
+def test_every_listed_term_has_a_weight_and_every_weight_a_term():
+    assert {*SPECTRAL, *AUDIO, "kl"} == set(ObjectiveWeights.model_fields)
 
 
 def test_all_terms_are_zero_for_equal_signals():
     audio = music_like().requires_grad_()
     loss = full_loss()(reconstruction=audio, target=audio.detach())
-    assert set(loss.terms) == {*BY_HAND, "waveform"}
+    assert set(loss.terms) == {*SPECTRAL, *AUDIO}
     for name, value in loss.terms.items():
         assert value == pytest.approx(0, abs=1e-6), name
     loss.total.backward()
@@ -177,7 +183,7 @@ def test_waveform_term_is_three_bels_less_the_signal_to_distortion_ratio(sdr):
 
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("channels", ["mslr", "lr", "ms"])
-def test_value_and_gradient_of_each_term_equal_those_of_automatic_differentiation(name, channels):
+def test_value_and_gradient_of_each_term_equal_those_of_its_plain_form(name, channels):
     config = ObjectiveConfig(
         resolutions=SMALL, log_floor=1e-9, magnitude_channels=channels,
         phase_channels=channels,
@@ -185,8 +191,10 @@ def test_value_and_gradient_of_each_term_equal_those_of_automatic_differentiatio
     target = noise(2, 2, 1024, dtype=torch.float64)
     start = target + noise(2, 2, 1024, seed=1, dtype=torch.float64)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    total, values = SpectralTerms(config, [name])(ours, target, {name: 0.7})
-    expected = autograd_terms.terms(theirs, target, config)[name]
+    total, values = SpectralTerms(config, [name])(
+        ours, target, {name: torch.tensor(0.7, dtype=torch.float64)}
+    )
+    expected = plain_forms.terms(theirs, target, config)[name]
     total.backward()
     (0.7 * expected).backward()
     assert list(values) == [name]
@@ -194,6 +202,31 @@ def test_value_and_gradient_of_each_term_equal_those_of_automatic_differentiatio
     assert total.item() == pytest.approx(0.7 * expected.item(), rel=1e-9)
     scale = theirs.grad.abs().max().item()
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("others", [{}, {"magnitude_linear": 1.0, "group_delay": 1.0}])
+def test_a_term_without_a_slope_is_differentiated_automatically(monkeypatch, others):
+    """One with a slope, listed as a plain form: nothing changes, beside others or alone."""
+    none = dict.fromkeys(ObjectiveWeights.model_fields, 0.0)
+    config = ObjectiveConfig(
+        resolutions=SMALL,
+        magnitude_channels="lr",
+        weights={**none, "magnitude_log": 0.7, **others},
+    )
+    target, audio = music_like(0.05).double(), noise(2, 2, 2205, dtype=torch.float64)
+
+    def evaluated():
+        leaf = audio.clone().requires_grad_()
+        loss = PerceptualLoss(config, 44_100)
+        result = loss(leaf, target)
+        result.total.backward()
+        alone = loss.term_gradients(audio, target)["magnitude_log"]
+        return result.total.detach(), result.terms["magnitude_log"], leaf.grad, alone
+
+    expected = evaluated()
+    monkeypatch.delitem(listed.MAGNITUDE, "magnitude_log")
+    monkeypatch.setitem(listed.SPECTRA, "magnitude_log", plain_forms.forms.magnitude_log)
+    torch.testing.assert_close(evaluated(), expected)
 
 
 @pytest.mark.parametrize("loss_class", [MultiScaleMagnitude, PhaseLoss])
@@ -207,7 +240,7 @@ def test_gradient_is_the_numerical_one_where_weights_depend_on_the_target_only(l
 def test_the_sum_of_all_terms_is_the_sum_of_the_terms_alone():
     target, audio = music_like(), music_like() + noise(2, 2, 13_230)
     loss = full_loss()(audio.requires_grad_(), target, posterior_kl=torch.tensor([1.0, 3.0]))
-    weights = {k: w for k, w in full_loss().config.weights.model_dump().items() if w}
+    weights = full_loss().config.weights.model_dump()
     assert loss.terms["kl"] == 2.0
     assert set(loss.weighted) == set(loss.terms) == set(weights)
     for name, value in loss.terms.items():
@@ -316,14 +349,12 @@ def test_unknown_weight_of_a_call_is_refused_and_a_term_turned_off_stays_off():
 
 @pytest.mark.parametrize("weighting", ["k", "none"])
 def test_gradients_by_term_add_up_to_the_gradient_of_the_weighted_sum(weighting):
-    config = ObjectiveConfig(
-        resolutions=SMALL, weighting=weighting, weights={"waveform": 1.0, "magnitude_mel": 0.3}
-    )
+    config = ObjectiveConfig(resolutions=SMALL, weighting=weighting, weights=EVERY)
     loss = PerceptualLoss(config, 44_100)
     target = music_like(0.05).double()
     audio = (target + noise(*target.shape, dtype=torch.float64)).requires_grad_()
     found = loss.term_gradients(audio, target)
-    assert set(found) == {*BY_HAND, "waveform"}
+    assert set(found) == {*SPECTRAL, *AUDIO}
     assert audio.grad is None and not any(x.requires_grad for x in found.values())
     loss(audio, target, posterior_kl=torch.tensor(3.0)).total.backward()
     total = sum(config.weights.model_dump()[name] * slope for name, slope in found.items())

@@ -24,7 +24,6 @@ from earvae.training.filters import DROP_REASONS, reaches, refused
 from earvae.training.loader import make_loader, shares
 from earvae.training.ogg import pages_of
 from earvae.training.sources import list_tracks
-from earvae.true_peak import true_peak_db
 from tests.small import RATE
 from tests.small import white as noise
 
@@ -455,20 +454,6 @@ def test_refused_draws_do_not_change_the_share_of_a_source(tmp_path):
     half = [crop for crop in crops if crop["source"] == 0]
     assert within_four_deviations(len(half), 600, 0.5)
     assert sum(int(crop["dropped"].sum()) for crop in half) > 200
-
-
-def test_a_sine_between_its_samples_peaks_three_decibels_above_them():
-    """A quarter of the sample rate, 45° off: every sample is at 1/√2 of the crest."""
-    time = np.arange(4096)
-    sine = np.sin(np.pi / 2 * time + np.pi / 4)[None].repeat(2, 0).astype(np.float32)
-    assert 20 * np.log10(np.abs(sine).max()) == pytest.approx(-3.01, abs=0.01)
-    assert true_peak_db(sine) == pytest.approx(0.0, abs=0.05)
-    assert true_peak_db(2 * sine) == pytest.approx(6.02, abs=0.05)
-
-
-def test_the_cut_ends_of_a_crop_make_no_true_peak():
-    """A constant has no overshoot; cut off hard and continued by zeros it rings by 9 %."""
-    assert true_peak_db(np.full((2, 4096), 0.9)) == pytest.approx(20 * np.log10(0.9), abs=0.02)
 
 
 def test_crops_with_a_higher_true_peak_than_allowed_are_refused(tmp_path):

@@ -22,7 +22,7 @@ def evaluate(
         typer.Argument(
             metavar="REF",
             show_default=False,
-            help="A folder of music, a manifest (.jsonl, `earvae corpus` writes one), or one file.",
+            help="A folder of music, a manifest (.jsonl), or one file.",
         ),
     ],
     output: Annotated[

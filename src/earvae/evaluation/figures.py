@@ -2,7 +2,7 @@
 
 The terminal, results.json, results.csv, results.md and the listening report all read it: a line
 here is a column there. A new metric is a module in ``metrics/`` with a function of two
-:class:`Signal` (docs/guide.md shows one), and a line in ``FIGURES``.
+:class:`Signal` (docs/extend.md shows one), and a line in ``FIGURES``.
 """
 
 from __future__ import annotations

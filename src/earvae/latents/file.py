@@ -249,6 +249,16 @@ def end_shard(shard: BinaryIO) -> int:
     return shard.tell()
 
 
+def rounded(values: np.ndarray, half: bool) -> np.ndarray:
+    """Values as they are stored, float32 or with ``half`` float16. Raises LatentsError (that does
+    not name the file) where they are not finite then."""
+    with np.errstate(over="ignore"):  # what float16 cannot hold is found right below
+        values = values.astype(np.float16 if half else np.float32)
+    if not np.isfinite(values).all():
+        raise LatentsError("its latents are not finite" + " in float16; leave out --half" * half)
+    return values
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Whatever reading ``path`` raises becomes a LatentsError that names it."""

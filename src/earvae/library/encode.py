@@ -19,9 +19,10 @@ from torch import Tensor
 
 from earvae import codec
 from earvae.atomic import Staging
+from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
-from earvae.library.entries import NotFinite, entries_of
+from earvae.library.entries import entries_of
 from earvae.library.items import Library
 from earvae.library.plan import Batch, Geometry, Solo, plan
 from earvae.library.prefetch import prefetch
@@ -298,7 +299,7 @@ class _Run:
         try:
             posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
-        except NotFinite as error:
+        except LatentsError as error:
             self._fail(work, place, Failure(f"{item.path}: {error}", *state))
             return
         work.records[place] = self.store.write(work.block, item, state, entries)

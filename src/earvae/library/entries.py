@@ -9,17 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.latents.file import Latents, Metadata
+from earvae.latents.file import Latents, Metadata, rounded
 from earvae.latents.statistics import Statistics
 from earvae.library.items import Item
 from earvae.library.reader import Facts
 from earvae.library.settings import Settings
 from earvae.model.posterior import Posterior
 from earvae.tracks import printable
-
-
-class NotFinite(Exception):
-    """Latents with NaN or infinity."""
 
 
 def entries_of(
@@ -32,7 +28,8 @@ def entries_of(
     """What is stored of a file whose posterior is ``[1, latent, frames]``: one entry, or one for
     each segment.
 
-    A sample's noise depends on the seed and the item's name. Raises NotFinite.
+    A sample's noise depends on the seed and the item's name. Raises LatentsError where latents are
+    not finite.
     """
     values, std = _values(item, posterior, settings, statistics)
     frames = values.shape[1]
@@ -59,15 +56,8 @@ def _values(
     if statistics is not None:
         values = statistics.normalise(values)
         std = None if std is None else (std / statistics.scale[:, None]).astype(np.float32)
-    dtype = np.float16 if settings.half else np.float32
-    with np.errstate(over="ignore"):  # what float16 cannot hold is found right below
-        values = values.astype(dtype)
-        std = None if std is None else std.astype(dtype)
-    if not all(np.isfinite(stored).all() for stored in (values, std) if stored is not None):
-        raise NotFinite(
-            "its latents are not finite" + " in float16; leave out --half" * settings.half
-        )
-    return values, std
+    half = settings.half
+    return rounded(values, half), None if std is None else rounded(std, half)
 
 
 def _noise(item: Item, seed: int, shape: torch.Size) -> Tensor:

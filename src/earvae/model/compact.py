@@ -48,6 +48,7 @@ class CompactEncoder(nn.Module):
         self.bands = EarBands(config)
         self.input = nn.Linear(self.transform.features + self.bands.levels, config.width)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
+        self.context_frames = 1 + config.encoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 2 * config.latent_channels)
         with torch.no_grad():
@@ -55,11 +56,6 @@ class CompactEncoder(nn.Module):
             self.output.weight.mul_(0.1)
             self.output.bias[: config.latent_channels].zero_()
             self.output.bias[config.latent_channels :].fill_(FIRST_SCALE)
-
-    @property
-    def context_frames(self) -> int:
-        """Frames on each side beyond which nothing reaches a frame's posterior."""
-        return 1 + self.config.encoder_blocks * (self.config.kernel // 2)
 
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
@@ -88,6 +84,7 @@ class CompactDecoder(nn.Module):
         self.bands = EarBands(config)
         self.input = nn.Linear(2 * config.latent_channels, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
+        self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.level = nn.Linear(config.width, self.bands.levels)
@@ -95,11 +92,6 @@ class CompactDecoder(nn.Module):
             self.linear.weight.copy_(_lowest(self.transform, config).T)
             self.level.weight.mul_(0.1)
             self.level.bias.fill_(FIRST_LEVEL)
-
-    @property
-    def context_frames(self) -> int:
-        """Frames on each side beyond which no latent reaches a frame's samples."""
-        return 1 + self.config.decoder_blocks * (self.config.kernel // 2)
 
     def forward(self, latents: Tensor) -> Tensor:
         latents = latents.transpose(1, 2).float()  # [batch, frames, latent]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from torch import Tensor
 from earvae.config import Config, OobleckConfig, TransformerConfig, parse
 from earvae.errors import WeightsError
 from earvae.model.layers import norm_over_first
-from earvae.model.transformer import LatentTransformer, inverse_frequencies
+from earvae.model.transformer import inverse_frequencies
 from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, some
 
 KNOWN_SAMPLE_RATES = {  # of published models, by total stride
@@ -40,6 +40,7 @@ AUTOENCODER_PREFIXES = (  # where stable-audio-tools keeps it in a larger file, 
     "autoencoder_ema.ema_model.",
     "autoencoder.",
 )
+FREQUENCIES = "transformers.rotary_pos_emb.inv_freq"
 WEIGHT_NORM_NAMES = {
     ".parametrizations.weight.original0": ".weight_g",
     ".parametrizations.weight.original1": ".weight_v",
@@ -67,17 +68,31 @@ def read(
     weights = _weight_file(path)
     config_json = config_json or _config_beside(weights)
     state = with_our_names(_autoencoder_of(read_tensors(weights)), weights)
-    if config_json is None:
-        config = _infer_config(state, sample_rate, weights)
-    else:
-        config = _read_config(config_json, sample_rate)
-    if config.transformer is not None:
-        _add_constants(state, config)
-    if config_json is not None:
-        _check_agreement(config, config_json, state, weights)
-    if config.transformer is not None:
-        _check_rotation(state, config.transformer, weights)
-    return config, state
+    stated, family = _read_config(config_json) if config_json else (None, {})
+    _add_constants(state, stated and stated.transformer)
+    values = _layout(state, weights)
+    if values is None:
+        return OobleckConfig(), state  # the check of the names will say what is missing
+    hop = math.prod(values["strides"])
+    for field, value in stated.in_our_words() if stated else ():
+        found = hop if field == "downsampling_ratio" else values[field]
+        if value != found:
+            raise WeightsError(
+                f"{config_json} says {field} = {value or 'none'}, but {weights} holds "
+                f"{found or 'none'}; give the config that belongs to it, or the weights alone"
+            )
+    if values["transformer"] is not None:
+        _check_rotation(state, values["transformer"], weights)
+    elif stated is None and two_activations(state):
+        family = STABLE_AUDIO
+    rate = (stated and stated.sample_rate) or sample_rate or KNOWN_SAMPLE_RATES.get(hop)
+    if rate is None:
+        known = " or ".join(str(stride) for stride in KNOWN_SAMPLE_RATES)
+        raise WeightsError(
+            f"{weights}: does not tell its sample rate, and its total stride is {hop}, not "
+            f"{known}; give sample_rate"
+        )
+    return parse(OobleckConfig, {**values, **family, "sample_rate": rate}, str(weights)), state
 
 
 def _weight_file(path: Path) -> Path:
@@ -161,18 +176,6 @@ def with_our_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- configuration
 
 
-def _infer_config(
-    state: Mapping[str, Tensor], sample_rate: int | None, path: Path
-) -> OobleckConfig:
-    """The configuration read off names and shapes; the paper's where they do not tell it."""
-    layout = _layout(state, path)
-    if layout is None:
-        return OobleckConfig()  # the check of the names will say what is missing
-    rate = _sample_rate(math.prod(layout["strides"]), sample_rate, path)
-    family = STABLE_AUDIO if layout["transformer"] is None and two_activations(state) else {}
-    return parse(OobleckConfig, {**layout, **family, "sample_rate": rate}, str(path))
-
-
 def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
     """The architecture as far as the encoder's shapes tell it: no sample rate, no conventions.
 
@@ -206,27 +209,14 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
 
 
 def _transformer_layout(state: Mapping[str, Tensor]) -> TransformerConfig | None:
-    """Depth from the names, head width from the rotary buffer; None without any such name."""
-    if not any(name.startswith("transformers.") for name in state):
+    """Depth from the names, head width from the frequencies; None without these."""
+    if FREQUENCIES not in state:
         return None
     blocks = [re.match(r"transformers\.layers\.(\d{1,3})\.", name) for name in state]
-    values = {"depth": 1 + max((int(block[1]) for block in blocks if block), default=0)}
-    frequencies = state.get("transformers.rotary_pos_emb.inv_freq")
-    if frequencies is not None:
-        values["head_channels"] = max(2, 2 * frequencies.numel())
-    return TransformerConfig(**values)
-
-
-def _sample_rate(hop: int, given: int | None, source: Path) -> int:
-    """Hz: the given one, or the one known for this total stride."""
-    rate = given or KNOWN_SAMPLE_RATES.get(hop)
-    if rate is None:
-        known = " or ".join(str(stride) for stride in KNOWN_SAMPLE_RATES)
-        raise WeightsError(
-            f"{source}: does not tell its sample rate, and its total stride is {hop}, not {known}; "
-            "give sample_rate"
-        )
-    return rate
+    return TransformerConfig(
+        depth=1 + max((int(block[1]) for block in blocks if block), default=0),
+        head_channels=max(2, 2 * state[FREQUENCIES].numel()),
+    )
 
 
 # The published JSON. A key that is unknown could change the network: refused.
@@ -271,6 +261,9 @@ class _Transformer(Config):
     depth: int
     config: _Attention
 
+    def ours(self) -> TransformerConfig:
+        return TransformerConfig(depth=self.depth, head_channels=self.config.dim_heads)
+
 
 class _Whole(BaseModel):
     """Other keys at the top level only describe."""
@@ -284,40 +277,28 @@ class _Whole(BaseModel):
     downsampling_ratio: int | None = None
     sample_rate: int | None = None
 
+    def in_our_words(self) -> Iterator[tuple[str, Any]]:
+        """What it says of the architecture: fields of OobleckConfig, some of them twice."""
+        encoder, decoder = self.encoder.config, self.decoder.config
+        for part in (encoder, decoder):
+            yield "channels", part.channels
+            yield "multiples", part.c_mults
+            yield "strides", part.strides
+        yield "audio_channels", encoder.in_channels
+        yield "audio_channels", decoder.out_channels
+        yield "latent_channels", encoder.latent_dim / 2
+        yield "latent_channels", decoder.latent_dim
+        yield "transformer", self.transformer and self.transformer.ours()
+        if self.downsampling_ratio is not None:
+            yield "downsampling_ratio", self.downsampling_ratio
 
-def _read_config(path: Path, sample_rate: int | None) -> OobleckConfig:
-    """The published JSON as our configuration."""
+
+def _read_config(path: Path) -> tuple[_Whole, dict[str, Any]]:
+    """The published JSON, and the conventions of the family that it is of."""
     values, family = read_json(path), {}
     if isinstance(values.get("model"), dict):
         values, family = _stable_audio_section(values), STABLE_AUDIO
-    published: _Whole = parse(_Whole, values, str(path))
-    encoder, decoder = published.encoder.config, published.decoder.config
-    hop = math.prod(encoder.strides)
-    for what, one, other in (
-        ("encoder and decoder channels", encoder.channels, decoder.channels),
-        ("encoder and decoder c_mults", encoder.c_mults, decoder.c_mults),
-        ("encoder and decoder strides", encoder.strides, decoder.strides),
-        ("in_channels and out_channels", encoder.in_channels, decoder.out_channels),
-        ("encoder latent_dim and twice the decoder's", encoder.latent_dim, 2 * decoder.latent_dim),
-        ("product of the strides and downsampling_ratio", hop, published.downsampling_ratio or hop),
-    ):
-        if one != other:
-            raise WeightsError(f"{path}: {what} differ: {one} and {other}")
-    values = {
-        "sample_rate": published.sample_rate or _sample_rate(hop, sample_rate, path),
-        "audio_channels": encoder.in_channels,
-        "latent_channels": decoder.latent_dim,
-        "channels": encoder.channels,
-        "multiples": encoder.c_mults,
-        "strides": encoder.strides,
-        "transformer": published.transformer
-        and {
-            "depth": published.transformer.depth,
-            "head_channels": published.transformer.config.dim_heads,
-        },
-        **family,
-    }
-    return parse(OobleckConfig, values, str(path))
+    return parse(_Whole, values, str(path)), family
 
 
 def _stable_audio_section(values: dict[str, Any]) -> dict[str, Any]:
@@ -331,28 +312,19 @@ def _stable_audio_section(values: dict[str, Any]) -> dict[str, Any]:
     return {**section, "sample_rate": values.get("sample_rate")}
 
 
-# --------------------------------------------------------------------------- checks
+# --------------------------------------------------------------------------- the transformer
 
 
-def _check_agreement(
-    config: OobleckConfig, config_path: Path, state: Mapping[str, Tensor], weights: Path
-) -> None:
-    """Refuse a JSON config that contradicts the weights."""
-    for field, found in (_layout(state, weights) or {}).items():
-        stated = getattr(config, field)
-        if stated != found:
-            raise WeightsError(
-                f"{config_path} says {field} = {stated or 'none'}, but {weights} holds "
-                f"{found or 'none'}; give the config that belongs to it, or the weights alone"
-            )
-
-
-def _add_constants(state: dict[str, Tensor], config: OobleckConfig) -> None:
-    """Add the transformer's constant buffers, which a file may leave out."""
-    if any(name.startswith("transformers.") for name in state):
-        for name, buffer in LatentTransformer(config).named_buffers(prefix="transformers"):
-            if not name.endswith("beta") or name.removesuffix("beta") + "gamma" in state:
-                state.setdefault(name, buffer)
+def _add_constants(state: dict[str, Tensor], stated: _Transformer | None) -> None:
+    """Add the transformer's constants, which a file may leave out: offsets and frequencies."""
+    names = [name for name in state if name.startswith("transformers.")]
+    for name in names:
+        if name.endswith("norm.gamma"):
+            offset = name.removesuffix("gamma") + "beta"
+            state.setdefault(offset, torch.zeros_like(state[name]))
+    if names:
+        config = stated.ours() if stated else TransformerConfig()
+        state.setdefault(FREQUENCIES, inverse_frequencies(config.head_channels))
 
 
 def _check_rotation(
@@ -360,11 +332,10 @@ def _check_rotation(
 ) -> None:
     """Refuse a transformer whose positions turn at other speeds than ours."""
     ours = inverse_frequencies(transformer.head_channels)
-    theirs = state.get("transformers.rotary_pos_emb.inv_freq", ours)
+    theirs = state[FREQUENCIES]
     if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-2, atol=0):
         raise WeightsError(  # files may be half precision
-            f"{path}: transformers.rotary_pos_emb.inv_freq is not of base 10 000 over "
-            f"{transformer.head_channels} channels"
+            f"{path}: {FREQUENCIES} is not of base 10 000 over {transformer.head_channels} channels"
         )
 
 

@@ -64,6 +64,9 @@ class SpectralEncoder(nn.Module):
         self.input = nn.Linear(features, config.width)
         self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
+        self.context_frames = (
+            1 + config.level_frames // 2 + config.encoder_blocks * (config.kernel // 2)
+        )
         self.norm = nn.LayerNorm(config.width)
         learned = config.learned_channels
         self.output = nn.Linear(config.width, 2 * learned)
@@ -73,12 +76,6 @@ class SpectralEncoder(nn.Module):
             self.output.weight[:learned].mul_(0.1)  # start at the envelope code, nearly
             self.output.bias[:learned].zero_()
             self.output.bias[learned:].fill_(-3.0)  # and a small posterior noise: 0.05
-
-    @property
-    def context_frames(self) -> int:
-        """Frames on each side beyond which nothing reaches a frame's posterior."""
-        config = self.config
-        return 1 + config.level_frames // 2 + config.encoder_blocks * (config.kernel // 2)
 
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, 2·latent, frames]`` (mean ‖ scale)."""
@@ -119,6 +116,9 @@ class SpectralDecoder(nn.Module):
         self.input = nn.Linear(config.linear_channels + config.learned_channels, config.width)
         self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
+        self.context_frames = (
+            1 + config.level_frames // 2 + config.decoder_blocks * (config.kernel // 2)
+        )
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.gain = nn.Linear(config.width, envelope.levels)
@@ -127,12 +127,6 @@ class SpectralDecoder(nn.Module):
             self.shape.bias.zero_()
             self.gain.weight.mul_(0.1)
             self.gain.bias.zero_()
-
-    @property
-    def context_frames(self) -> int:
-        """Frames on each side beyond which no latent reaches a frame's samples."""
-        config = self.config
-        return 1 + config.level_frames // 2 + config.decoder_blocks * (config.kernel // 2)
 
     def forward(self, latents: Tensor) -> Tensor:
         """``[batch, latent, frames]`` latents to ``[batch, 2, frames·hop]`` audio."""

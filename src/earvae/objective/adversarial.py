@@ -1,8 +1,8 @@
-"""Least-squares GAN and feature matching (paper section 3).
+"""Adversarial terms: least-squares GAN and feature matching (paper section 3).
 
-Both sides get judgements of a discriminator: one ``(score, features)`` pair a scale
-(``earvae.discriminator.Judgement``). Every function averages over items last, so that a batch
-split among devices gives the mean of their values.
+``real`` and ``fake`` are a discriminator's judgements of music and of reconstructions: one
+``(score, features)`` pair a scale (``earvae.discriminator.Judgement``). Every function averages
+over items last, so that a batch split among devices gives the mean of their values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EPSILON = 1e-5  # a layer that is silent on real music must not divide by zero; 
 
 
 class DiscriminatorTerms(NamedTuple):
-    """Scalars. ``total`` trains the discriminator; the rest says how it does."""
+    """The discriminator's loss ``total``, and how well it does; all are scalars."""
 
     total: Tensor
     real_score: Tensor
@@ -27,7 +27,7 @@ class DiscriminatorTerms(NamedTuple):
 
 
 def discriminator_terms(real: Sequence, fake: Sequence) -> DiscriminatorTerms:
-    """mean (D(real) − 1)² + mean D(fake)², averaged over scales (Mao et al. 2017)."""
+    """The discriminator's mean (D(real) − 1)² + mean D(fake)² over scales (Mao et al. 2017)."""
     losses = [
         (r.score.float() - 1).square().mean() + f.score.float().square().mean()
         for r, f in zip(real, fake, strict=True)
@@ -43,15 +43,15 @@ def discriminator_terms(real: Sequence, fake: Sequence) -> DiscriminatorTerms:
 
 
 def adversarial_loss(fake: Sequence) -> Tensor:
-    """What the generator gets from the scores: mean (D(fake) − 1)², averaged over scales."""
+    """The generator's mean (D(fake) − 1)² over scales, a scalar."""
     return torch.stack([(f.score.float() - 1).square().mean() for f in fake]).mean()
 
 
 def feature_matching_loss(real: Sequence, fake: Sequence) -> Tensor:
-    """Mean over scales and layers of mean |real − fake| / mean |real|, each ratio per item.
+    """The generator's mean over scales and layers of mean |real − fake| / mean |real|, a scalar.
 
-    Dividing by the layer's own level lets every layer count alike (EnCodec). ``real`` gets no
-    gradient. 0 for equal signals.
+    Each ratio is one item's. Dividing by the layer's own level lets every layer count alike
+    (EnCodec). ``real`` gets no gradient. 0 for equal signals.
     """
     ratios = []
     for r, f in zip(real, fake, strict=True):

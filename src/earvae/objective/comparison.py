@@ -28,23 +28,27 @@ class Term(NamedTuple):
     value: Tensor
     """Per item, [batch]."""
     plane: Tensor
-    """[batch, 2, frames, bins]."""
+    """[batch, 2, frames, bins]; of a magnitude term, a tensor of its own: it is overwritten."""
     scale: Tensor
     """[batch] or [batch, 2]."""
+    along: int | None = None
+    """-2 or -1 if ``plane`` is the slope by steps from frame to frame, or from bin to bin."""
 
     def add_to(self, slope: Tensor | None, weight: Tensor) -> Tensor:
         """``slope`` plus ``weight`` times the term's own, in place.
 
         Without a ``slope`` yet, the first term's plane becomes it.
         """
-        if slope is None:
-            return self.plane.mul_(self.weighted_scale(weight))
-        return slope.addcmul_(self.plane, self.weighted_scale(weight))
-
-    def weighted_scale(self, weight: Tensor) -> Tensor:
-        """``weight * scale``, shaped to multiply ``plane``."""
         scale = weight * self.scale
-        return scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
+        scale = scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
+        if slope is None:
+            return self.plane.mul_(scale)
+        if self.along is None:
+            return slope.addcmul_(self.plane, scale)
+        steps = self.plane.shape[self.along]  # each rises with the later phase
+        slope.narrow(self.along, 1, steps).addcmul_(self.plane, scale)
+        slope.narrow(self.along, 0, steps).addcmul_(self.plane, scale, value=-1)
+        return slope
 
 
 class Magnitudes(NamedTuple):

@@ -7,7 +7,7 @@ weights carry no gradient. Slopes are by the phase of the reconstruction.
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
 
 from earvae.objective.comparison import Phases, Rotation, Term
 
@@ -24,18 +24,12 @@ def correlation_intra(phases: Phases) -> Term:
 
 
 def correlation_inter(phases: Phases) -> Term:
-    """1 - sum(w cos a) / sum(w), a = arg(L_ours R_ours*) - arg(L_target R_target*)."""
-    return StereoTerm(*_incoherence(_between(phases.turn), phases))
+    """1 - sum(w cos a) / sum(w), a = arg(L_ours R_ours*) - arg(L_target R_target*).
 
-
-class StereoTerm(Term):
-    """A term whose plane, [batch, 1, ...], is the slope by Left's phase less Right's."""
-
-    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
-        scale = self.weighted_scale(weight)
-        slope[:, :1].addcmul_(self.plane, scale)
-        slope[:, 1:].addcmul_(self.plane, scale, value=-1)
-        return slope
+    The slope rises with Left's phase and falls with Right's.
+    """
+    value, plane, scale, _ = _incoherence(_between(phases.turn), phases)
+    return Term(value, plane.expand(-1, 2, -1, -1), torch.cat((scale, -scale), dim=1))
 
 
 def _between(turn: Rotation) -> Rotation:

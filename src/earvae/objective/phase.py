@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from earvae.objective.comparison import Phases, Term
 
@@ -45,10 +44,9 @@ def _derivative(phases: Phases, dim: int) -> Term:
     step = difference.narrow(dim, 1, steps) - difference.narrow(dim, 0, steps)
     if config.phase_wrap:
         step.sub_((step / math.tau).round_(), alpha=math.tau)
-    term = {-2: FrameSteps, -1: BinSteps}[dim]
     if config.phase_weighting == "none":
         scale = step.new_full(step.shape[:2], 1 / step[0].numel())
-        return term(step.abs().mean(dim=EACH), step.sign_(), scale)
+        return Term(step.abs().mean(dim=EACH), step.sign_(), scale, dim)
     strength = phases.target_magnitude
     if config.phase_weighting == "amplitude":
         strength = strength.sqrt()
@@ -56,24 +54,4 @@ def _derivative(phases: Phases, dim: int) -> Term:
     level = weight.mean(dim=(-2, -1)) + phases.weight_floor
     slope = weight.mul_(step.sign())
     value = step.mul_(slope).mean(dim=(-2, -1)) / level
-    return term(value.mean(dim=1), slope, 1 / (level * step[0].numel()))
-
-
-class FrameSteps(Term):
-    """A term whose plane is the slope by the steps from frame to frame."""
-
-    dim = -2
-
-    def add_to(self, slope: Tensor, weight: Tensor) -> Tensor:
-        scale, steps = self.weighted_scale(weight), self.plane.shape[self.dim]
-        slope.narrow(self.dim, 1, steps).addcmul_(
-            self.plane, scale
-        )  # it rises with the later phase
-        slope.narrow(self.dim, 0, steps).addcmul_(self.plane, scale, value=-1)
-        return slope
-
-
-class BinSteps(FrameSteps):
-    """A term whose plane is the slope by the steps from bin to bin."""
-
-    dim = -1
+    return Term(value.mean(dim=1), slope, 1 / (level * step[0].numel()), dim)

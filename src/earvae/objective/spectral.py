@@ -1,9 +1,9 @@
 """All spectral terms of one batch in one differentiable operation.
 
-``compare`` is the mathematics: two spectra in, values and the slope of their weighted sum out.
-On a CPU every item is analysed, compared and differentiated before the next one is touched, so
-that its spectra stay in the processor's cache and only the gradient of the audio is kept. On an
-accelerator the whole batch is compared at once, and ``compare`` may be compiled.
+``compare`` takes two spectra to the values of the terms and the slope of their weighted sum. On a
+CPU every item is analysed, compared and differentiated before the next one is touched, so that its
+spectra stay in the processor's cache and only the gradient of the audio is kept. On an accelerator
+the whole batch is compared at once, and ``compare`` may be compiled.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from earvae.config import ObjectiveConfig
 from earvae.objective import terms
 from earvae.objective.comparison import Magnitudes, Phases
 from earvae.objective.magnitude import widest_mel_filters
-from earvae.objective.spectrum import STFT, full_precision, gradient, mid_side, planes, rotated
-
-Weights = Mapping[str, "float | Tensor"]
+from earvae.objective.spectrum import STFT, gradient, mid_side, planes, rotated
 
 
 def compare(
@@ -30,7 +28,7 @@ def compare(
     filters: Tensor | None,
     weights: dict[str, Tensor],
     config: ObjectiveConfig,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compare the spectra of reconstruction and target at one resolution.
 
     Args:
@@ -40,21 +38,20 @@ def compare(
         weights: a 0-dim tensor for each term that is wanted, of ``terms.SPECTRAL``.
         config: its weights are not used.
     Returns: raw terms [terms, batch], in the order of ``weights``, and the gradient of their
-    weighted sum by ``ours``, as a real view.
+    weighted sum by ``ours``: its real and imaginary planes, [batch, 2, frames, bins].
     """
-    pairs = {"lr": tuple(planes(x, config.log_floor) for x in (ours, target))}
+    pairs = {"lr": [planes(x, config.log_floor) for x in (ours, target)]}
     if "ms" in config.magnitude_channels + config.phase_channels:
-        pairs["ms"] = tuple(mid_side(x, config.log_floor) for x in pairs["lr"])
-    of_magnitude = [name for name in pairs if name in config.magnitude_channels]
-    of_phase = [name for name in pairs if name in config.phase_channels]
-    magnitudes = {name: theirs.power.sqrt() for name, (_, theirs) in pairs.items()}
-    level = sum(magnitudes[name].mean(dim=(1, 2, 3)) for name in of_magnitude) / len(of_magnitude)
+        pairs["ms"] = [mid_side(x, config.log_floor) for x in pairs["lr"]]
+    by_magnitude = [pair for pair in pairs if pair in config.magnitude_channels]
+    by_phase = [pair for pair in pairs if pair in config.phase_channels]
+    magnitudes = {pair: theirs.power.sqrt() for pair, (_, theirs) in pairs.items()}  # the target's
+    level = sum(magnitudes[pair].mean(dim=(1, 2, 3)) for pair in by_magnitude) / len(by_magnitude)
     level.clamp_(min=config.level_floor)
-
     values = {name: target.new_zeros(len(target)) for name in weights}
 
     def add(slope: Tensor | None, group: Mapping[str, Callable], seen, share: float) -> Tensor:
-        """The slope plus ``share`` of the group's, weighted; so to ``values``, not weighted."""
+        """``slope`` plus the weighted slopes of a group's terms; adds to ``values`` as well."""
         for name, term in group.items():
             if name in weights:
                 found = term(seen)
@@ -64,18 +61,18 @@ def compare(
         return slope
 
     gradients = []
-    for name, (mine, theirs) in pairs.items():
+    for pair, (mine, theirs) in pairs.items():
         radial = angular = None
-        if name in of_magnitude:
-            seen = Magnitudes(mine.power.sqrt(), magnitudes[name], level, filters)
-            radial = add(None, terms.MAGNITUDE, seen, 1 / len(of_magnitude))
+        if pair in by_magnitude:
+            seen = Magnitudes(mine.power.sqrt(), magnitudes[pair], level, filters)
+            radial = add(None, terms.MAGNITUDE, seen, 1 / len(by_magnitude))
             del seen
-        if name == "lr" or name in of_phase:
-            seen = Phases(mine, theirs, magnitudes[name], config)
+        if pair == "lr" or pair in by_phase:
+            seen = Phases(mine, theirs, magnitudes[pair], config)
             angular = torch.zeros_like(mine.power)
-            if name in of_phase:
-                add(angular, terms.PHASE, seen, 1 / len(of_phase))
-            if name == "lr":
+            if pair in by_phase:
+                add(angular, terms.PHASE, seen, 1 / len(by_phase))
+            if pair == "lr":
                 add(angular, terms.STEREO, seen, 1)
         gradients.append(gradient(mine, radial, angular))
     (real, imag), *of_mid_side = gradients
@@ -84,9 +81,9 @@ def compare(
         imag += rotated(part_imag)
     for name, term in terms.SPECTRA.items():
         if name in weights:
-            values[name], of_term = _by_autograd(term, ours, target, config)
-            real += weights[name] * of_term[..., 0]
-            imag += weights[name] * of_term[..., 1]
+            values[name], by_view = _by_autograd(term, ours, target, config)
+            real += weights[name] * by_view[..., 0]
+            imag += weights[name] * by_view[..., 1]
     return torch.stack(list(values.values())), real, imag
 
 
@@ -115,7 +112,7 @@ class SpectralTerms(nn.Module):
         names: the terms to compute, of ``terms.SPECTRAL``.
         sample_rate: Hz, for the mel scale.
 
-    Shapes: audio [batch, 2, samples], Left and Right, full scale = 1.
+    Shapes: audio [batch, 2, samples], Left and Right, full scale = 1, float32 or float64.
     Raises ValueError when a term is unknown.
     """
 
@@ -130,9 +127,8 @@ class SpectralTerms(nn.Module):
             raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
         for transform in self.transforms:
-            filters = None
-            if "magnitude_mel" in self.names:
-                filters = widest_mel_filters(sample_rate, transform.length)
+            mel = "magnitude_mel" in self.names
+            filters = widest_mel_filters(sample_rate, transform.length) if mel else None
             transform.register_buffer("mel_filters", filters, persistent=False)
         self.compiled: Callable | None = None
 
@@ -150,42 +146,19 @@ class SpectralTerms(nn.Module):
         self,
         reconstruction: Tensor,
         target: Tensor,
-        weights: Weights,
+        weights: Mapping[str, Tensor],
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, differentiable by the reconstruction once, and the raw terms as plain values.
 
-        ``weights`` holds a factor for each of ``names``. ``generator`` draws the resolutions of a
-        step when the module is in training mode and the config asks for fewer than all. The
-        target gets no gradient.
+        ``weights`` has a 0-dim tensor for each of ``names``. The target gets no gradient.
         """
-        check_stereo(reconstruction, target)
-        with torch.autocast(target.device.type, enabled=False):
-            reconstruction, target = full_precision(reconstruction), full_precision(target)
-            factors = {name: _scalar(weights[name], target) for name in self.names}
-            total, values = _Compare.apply(
-                reconstruction, target, self, factors, self._drawn(generator)
-            )
+        weights = {name: weights[name] for name in self.names}
+        total, values = _Compare.apply(reconstruction, target, self, weights, self.draw(generator))
         return total, dict(zip(self.names, values.unbind(), strict=True))
 
-    def term_gradients(
-        self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """The gradient of each raw term by the reconstruction, [batch, 2, samples] each.
-
-        All terms see the same resolutions. Nothing is compiled here: each term alone would be
-        a graph of its own, for a call that is made now and then.
-        """
-        check_stereo(reconstruction, target)
-        transforms, gradients = self._drawn(generator), {}
-        with torch.autocast(target.device.type, enabled=False):
-            reconstruction, target = full_precision(reconstruction), full_precision(target)
-            for name in self.names:
-                alone = {name: target.new_ones(())}
-                gradients[name] = self.sums(reconstruction, target, alone, transforms, False)[1]
-        return gradients
-
-    def _drawn(self, generator: torch.Generator | None) -> list[STFT]:
+    def draw(self, generator: torch.Generator | None) -> list[STFT]:
+        """The resolutions of a step: all, or in training mode as many as the config asks for."""
         total, wanted = len(self.transforms), self.config.resolutions_per_step
         if wanted is None or not self.training:
             return list(self.transforms)
@@ -249,20 +222,13 @@ class _Compare(torch.autograd.Function):
         values, gradient = module.sums(reconstruction, target, weights, transforms, compiled)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(values)
-        return torch.stack(list(weights.values())) @ values, values
+        return (torch.stack(list(weights.values())) * values).sum(), values
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total: Tensor, grad_values: Tensor):
         (gradient,) = ctx.saved_tensors
         return gradient * grad_total, None, None, None, None
-
-
-def _scalar(factor: float | Tensor, like: Tensor) -> Tensor:
-    """A 0-dim tensor beside ``like``; a fill, so that no host waits for a device."""
-    if isinstance(factor, Tensor):
-        return factor.detach().to(like)
-    return like.new_full((), factor)
 
 
 def _over_items(
@@ -286,12 +252,3 @@ def _over_items(
             return list(pool.map(compare, items))
     finally:
         torch.set_num_threads(threads)  # a thread's own setting reaches the others
-
-
-def check_stereo(reconstruction: Tensor, target: Tensor) -> None:
-    """Raises ValueError unless both are [batch, 2, samples] with the same sizes."""
-    if reconstruction.shape != target.shape or target.ndim != 3 or target.shape[1] != 2:
-        raise ValueError(
-            "reconstruction and target must both be [batch, 2, samples], not "
-            f"{list(reconstruction.shape)} and {list(target.shape)}"
-        )

@@ -11,23 +11,24 @@ from earvae.objective.magnitude import magnitude_linear, magnitude_log, magnitud
 from earvae.objective.phase import group_delay, instantaneous_frequency
 from earvae.objective.waveform import waveform
 
-# With a slope by hand: Comparison -> Term.
-MAGNITUDE = {  # of config.magnitude_channels; slope by log magnitude
+# With a slope by hand.
+MAGNITUDE = {  # Magnitudes of config.magnitude_channels -> Term; slope by log magnitude
     "magnitude_linear": magnitude_linear,
     "magnitude_log": magnitude_log,
     "magnitude_mel": magnitude_mel,
 }
-PHASE = {  # of config.phase_channels; slope by phase
+PHASE = {  # Phases of config.phase_channels -> Term; slope by phase
     "correlation_intra": correlation_intra,
     "instantaneous_frequency": instantaneous_frequency,
     "group_delay": group_delay,
 }
-STEREO = {  # of Left and Right; slope by phase
+STEREO = {  # Phases of Left and Right -> Term; slope by phase
     "correlation_inter": correlation_inter,
 }
 
 # By automatic differentiation: (reconstruction, target, config) -> [batch].
-SPECTRA = {}  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
+SPECTRA = {  # of weighted Left and Right at each resolution, complex [batch, 2, frames, bins]
+}
 AUDIO = {  # of audio that is not weighted, [batch, 2, samples]
     "waveform": waveform,
 }

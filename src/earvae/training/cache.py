@@ -184,7 +184,7 @@ class LastDecoded:
         self._cache: AudioCache | None = None
 
     def fill(self, tracks: Sequence[Recording], *options, copies: int, progress) -> AudioCache:
-        """As :func:`fill`, unless the last call was for the same tracks and options."""
+        """What :func:`fill` gives; at once if the last call was for the same tracks and options."""
         key = (tuple(tracks), *options)
         if self._key != key:
             self._key = self._cache = None  # before the next one takes its room

@@ -131,24 +131,24 @@ class Stop:
     def __enter__(self) -> Stop:
         # Python runs its own handlers in the main thread, which may hang; the number of a signal
         # is written to this socket in any case.
-        self._told, self._teller = socket.socketpair()
-        self._teller.setblocking(False)
+        self._numbers, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
         self._before = {
             number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
         }
-        self._teller_before = signal.set_wakeup_fd(self._teller.fileno(), warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._teller_before)
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._teller.shutdown(socket.SHUT_RDWR)  # decoding processes hold copies of it
+        self._wakeup.shutdown(socket.SHUT_RDWR)  # decoding processes hold copies of it
         self._watcher.join()
-        self._teller.close()
-        self._told.close()
+        self._wakeup.close()
+        self._numbers.close()
 
     def time_is_up(self) -> None:
         """Note that the time is over; a signal goes before."""
@@ -177,9 +177,9 @@ class Stop:
         """The watching thread: ends the process when a signal was not followed in time."""
         interrupted, first = math.inf, signal.SIGTERM
         while True:
-            self._told.settimeout(None if self._due == math.inf else 0.2)
+            self._numbers.settimeout(None if self._due == math.inf else 0.2)
             try:
-                numbers = self._told.recv(64)
+                numbers = self._numbers.recv(64)
             except TimeoutError:
                 numbers = None
             if numbers == b"":  # closed: the run has ended by itself

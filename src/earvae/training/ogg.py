@@ -44,7 +44,7 @@ class Page:
         return data[:22] + struct.pack("<I", checksum(data)) + data[26:]
 
     def without_beginning(self) -> Page:
-        """Without the rest of a packet that began on an earlier page."""
+        """The page without the rest of a packet that began on an earlier page."""
         if not self.flags & CONTINUED:
             return self
         ends = [number for number, length in enumerate(self.segments) if length < 255]
@@ -57,7 +57,7 @@ class Page:
         )
 
     def without_end(self) -> Page:
-        """Without the beginning of a packet that ends on a later page."""
+        """The page without the beginning of a packet that ends on a later page."""
         ends = [number for number, length in enumerate(self.segments) if length < 255]
         stop = ends[-1] + 1 if ends else 0
         return replace(
@@ -130,7 +130,7 @@ class VorbisFile:
         self.headers = [packets[0], packets[2]]
 
     def ends(self) -> list[int]:
-        """For each page of audio, the samples up to the end of the last packet that has ended."""
+        """Samples up to the end of the last packet that has ended, for each page of audio."""
         ends: list[int] = []
         for page in self.pages:
             ends.append(max(page.granule, ends[-1] if ends else 0))

@@ -25,7 +25,7 @@ class _Place(NamedTuple):
 def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, str]:
     """The configuration with ``places`` as the sources of every stage, and a line on validation.
 
-    Places are folders, ``.jsonl`` manifests or the ``index.json`` of shards; crops come from each
+    Places are folders, ``.jsonl`` manifests or the ``index.json`` of packs; crops come from each
     equally often. If the recipe has a validation, it is of the split of that name of a folder or
     manifest (:func:`earvae.tracks.find`); where there is none, of nothing. Crops to validate on are
     as long as those to train on where no such track holds a longer one.

@@ -205,7 +205,7 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
         failures=[result for result in results.results if result.error],
         **common,
     )
-    _write(report / "index.html", index)
+    (report / "index.html").write_text(index, "utf-8")
     (report / "tracks").mkdir()
     for number, page in enumerate(pages):
         text = templates.get_template("track.html").render(
@@ -225,15 +225,10 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             data=_page_data(results, page),
             **common,
         )
-        _write(report / page.href, text)
+        (report / page.href).write_text(text, "utf-8")
     static = resources.files("earvae.evaluation.report") / "static"
     with resources.as_file(static) as folder:
         shutil.copytree(folder, report / "static", ignore=shutil.ignore_patterns("__pycache__"))
-
-
-def _write(path: Path, text: str) -> None:
-    """Names of files may hold bytes that are no UTF-8; they are shown as question marks."""
-    path.write_text(text, "utf-8", errors="replace")
 
 
 def _templates() -> jinja2.Environment:
