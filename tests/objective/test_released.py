@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
-import plain_forms
 import pytest
 import safetensors.torch
 import torch
@@ -15,9 +13,10 @@ from earvae.config import ObjectiveConfig
 from earvae.objective import CorrelationLoss, PhaseLoss
 from earvae.objective.spectral import SpectralTerms
 from earvae.objective.terms import BY_HAND, SPECTRAL
+from tests.objective import plain_forms
+from tests.small import GOLDEN
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
-GOLDEN = Path(__file__).parents[1] / "golden"
 EXPECTED = json.loads((GOLDEN / "released_losses_expected.json").read_text())
 NAMES = {
     "correlation": "correlation_intra",

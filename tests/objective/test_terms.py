@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import plain_forms
 import pytest
 import scipy.signal
 import torch
@@ -16,6 +15,7 @@ from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLos
 from earvae.objective import terms as listed
 from earvae.objective.spectral import SpectralTerms
 from earvae.objective.terms import AUDIO, BY_HAND, SPECTRAL
+from tests.objective import plain_forms
 
 CORRELATION, PHASE = CorrelationLoss.names, PhaseLoss.names
 ALL = {name: 1.0 for name in SPECTRAL}
