@@ -29,7 +29,7 @@ from earvae.config import ObjectiveConfig
 from earvae.objective import KWeighting, PerceptualLoss
 from earvae.objective.terms import BY_HAND
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "objective"))
+sys.path.append(str(Path(__file__).parents[1]))  # for tests.objective
 RATE = 44_100
 
 
@@ -52,7 +52,7 @@ def single_pass(config: ObjectiveConfig, device: torch.device, compiled: bool) -
 
 def automatic(config: ObjectiveConfig, device: torch.device, compiled: bool) -> Callable:
     """The weighted sum of ``plain_forms``, K-weighted as the objective is."""
-    import plain_forms
+    from tests.objective import plain_forms
 
     weighting = KWeighting(RATE).to(device)
     weights = config.weights.model_dump()

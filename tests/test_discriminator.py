@@ -12,7 +12,7 @@ from earvae.objective.adversarial import discriminator_terms
 from tests.small import CLIPS
 
 RATE = 44_100
-CROP = 8_192
+CROP = 4_096
 
 
 def all_crops():
@@ -20,7 +20,7 @@ def all_crops():
     found = []
     for path in sorted(CLIPS.glob("*.flac")):
         audio = soundfile.read(path, dtype="float32")[0].T
-        found += [audio[:, i : i + CROP] for i in range(0, audio.shape[1] - CROP, 4 * CROP)]
+        found += [audio[:, i : i + CROP] for i in range(0, audio.shape[1] - CROP, 8 * CROP)]
     return torch.from_numpy(np.stack(found))
 
 

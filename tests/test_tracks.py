@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from earvae.tracks import TracksError, find, held_out, printable, read_manifest
+from earvae.tracks import TracksError, find, held_out, inside, printable, read_manifest
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -135,3 +135,16 @@ def test_songs_in_two_formats_are_held_out_together_and_small_folders_not_at_all
     out = held_out(songs + [name.replace("wav", "mp3") for name in songs])
     assert out[:60] == out[60:] and any(out)
     assert not any(held_out(songs[:4]))
+
+
+def test_files_of_other_suffixes_are_found_in_the_same_way(tmp_path):
+    touch(tmp_path, "b.npy", "a/x.npy", "song.wav", "c.m4a")
+    music = find([tmp_path], suffixes=frozenset({".npy"}))
+    assert names(music) == ["b.npy", "a/x.npy"] and not music.left_out
+    (problem,) = find([tmp_path / "a"], suffixes=frozenset({".tar"})).problems
+    assert "holds no .tar files" in problem
+
+
+@pytest.mark.parametrize("name", ["a/b.wav", "../a/b.wav", "/a/b.wav", "../../a/b.wav"])
+def test_outputs_named_for_inputs_stay_inside_a_folder(name):
+    assert inside(name) == "a/b.wav"

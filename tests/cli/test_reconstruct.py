@@ -165,6 +165,14 @@ def test_folders_keep_subfolders_and_skip_what_is_hidden(tmp_path, earvae, music
     assert found == ["a.wav", "b/c.wav", "b/d/e.wav"]
 
 
+def test_the_files_of_a_manifest_are_done(tmp_path, earvae, music):
+    music(tmp_path / "in" / "a.wav"), music(tmp_path / "in" / "b" / "c.wav")
+    (tmp_path / "in" / "list.jsonl").write_text('{"file": "b/c.wav"}\n[]\n')
+    result = earvae("reconstruct", tmp_path / "in" / "list.jsonl", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "list.jsonl: line 2" in result.stderr
+    assert [path.name for path in (tmp_path / "out").rglob("*.wav")] == ["c.wav"]
+
+
 def test_output_inside_the_input_folder_is_not_read_again(tmp_path, earvae, music):
     music(tmp_path / "a.wav")
     for _ in range(2):
