@@ -25,7 +25,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -229,12 +229,9 @@ def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
 
 def hardware(arguments: argparse.Namespace) -> str:
     """One line."""
+    name = processor(arguments.device)
     if arguments.device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(arguments.device)}, torch {torch.__version__}"
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
+        return f"{name}, torch {torch.__version__}"
     half = "with" if has_bfloat16(torch.device("cpu")) else "without"
     return (
         f"{name}, {half} bfloat16, {arguments.threads} threads of {os.cpu_count()} cores, "

@@ -15,7 +15,6 @@ With ``--autograd``, or on another device: the same terms by automatic different
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from machine import processor
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import KWeighting, PerceptualLoss
@@ -31,16 +31,6 @@ from earvae.objective.terms import BY_HAND
 
 sys.path.append(str(Path(__file__).parents[1]))  # for tests.objective
 RATE = 44_100
-
-
-def processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def single_pass(config: ObjectiveConfig, device: torch.device, compiled: bool) -> Callable:

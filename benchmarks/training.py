@@ -26,6 +26,7 @@ import numpy as np
 import soundfile
 import torch
 from lightning_fabric import Fabric
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -200,12 +201,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    where = options.device
-    if options.device == "cuda":
-        where = torch.cuda.get_device_name()
     flags = [name for name in ("compile", "recompute", "channels_first", "tf32")
              if getattr(options, name)]  # fmt: skip
-    said = ", ".join([where, options.precision, f"{torch.get_num_threads()} threads", *flags])
+    threads = f"{torch.get_num_threads()} threads"
+    said = ", ".join([processor(options.device), options.precision, threads, *flags])
     table = Table(title=f"seconds per step ({said})")
     table.add_column("")
     for path in options.recipes:
