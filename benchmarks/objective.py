@@ -85,17 +85,11 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--autograd", action="store_true", help="automatic differentiation too")
     parser.add_argument("--compile", action="store_true", help="through torch.compile too")
-    parser.add_argument("--released", action="store_true", help="the authors' phase losses")
-    parser.add_argument(
-        "--resolutions", type=int, nargs="+", help="window lengths; default: the config's"
-    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device, on_cpu = options.device, options.device.type == "cpu"
 
-    config = ObjectiveConfig.released() if options.released else ObjectiveConfig()
-    if options.resolutions:
-        config = config.model_copy(update={"resolutions": tuple(options.resolutions)})
+    config = ObjectiveConfig()
     torch.manual_seed(0)
     target = 0.1 * torch.randn(options.batch, 2, options.samples)
     audio = target + 0.03 * torch.randn_like(target)

@@ -74,7 +74,7 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
     stage = config.stages[-1]
     vae = EarVAE(config.model).to(device).train()
     discriminator = Discriminator(config.discriminator).to(device).train()
-    if device.type == "cuda" and not options.channels_first:
+    if device.type == "cuda":
         discriminator.to(memory_format=torch.channels_last)
     objective = PerceptualLoss(stage.balanced_objective(), config.model.sample_rate)
     objective = objective.to(device).train()
@@ -190,8 +190,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--recompute", action="store_true", help="activations of the paper's model")
-    parser.add_argument("--channels-first", action="store_true", help="the discriminator's memory")
-    parser.add_argument("--tf32", action="store_true", help="of float32 products on a GPU")
     parser.add_argument("--cache", choices=["none", "ram", "device"], default="ram")
     parser.add_argument("--workers", type=int, default=1, help="that decode, with --cache none")
     parser.add_argument("--threads", type=int)
@@ -200,9 +198,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    flags = [name for name in ("compile", "recompute", "channels_first", "tf32")
-             if getattr(options, name)]  # fmt: skip
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    flags = [name for name in ("compile", "recompute") if getattr(options, name)]
     threads = f"{torch.get_num_threads()} threads"
     said = ", ".join([processor(options.device), options.precision, threads, *flags])
     table = Table(title=f"seconds per step ({said})")
