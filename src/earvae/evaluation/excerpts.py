@@ -37,10 +37,6 @@ class Track:
     slug: str
     """The name as letters, digits, ``-`` and ``_``, without its suffix; no two tracks share one."""
 
-    def content(self) -> str:
-        """SHA-256 of the file. Raises AudioFileError."""
-        return content_of(self.path)
-
 
 @dataclass(frozen=True)
 class Span:
@@ -134,11 +130,9 @@ def read_stretch(source: AudioSource, start: float, seconds: float | None) -> Te
     """
     first = round(start * source.rate)
     last = None if seconds is None else first + round(seconds * source.rate)
-    pieces = []
     with closing(source.blocks()) as blocks:
         cut = _cut(to_stereo(blocks), first, last)
-        for block in resample(cut, source.rate, SAMPLE_RATE):
-            pieces.append(block)
+        pieces = list(resample(cut, source.rate, SAMPLE_RATE))
     if not pieces:
         raise AudioFileError(f"{source.path}: ends before {start:g} s")
     audio = torch.empty(2, sum(piece.shape[1] for piece in pieces))

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from earvae import atomic
@@ -19,7 +20,8 @@ from earvae.evaluation.figures import (
     band_name,
     groups,
 )
-from earvae.evaluation.results import Codec, Readings, Results, Summary
+from earvae.evaluation.metrics.loudness import Loudness
+from earvae.evaluation.results import Codec, Results, Summary
 
 PUBLISHED_METRICS = {
     "sisdr": "si_sdr",
@@ -46,7 +48,7 @@ def write_all(results: Results, out: Path) -> None:
 def csv_text(results: Results) -> str:
     """One line for each track and codec, every figure in a column; empty where there is none."""
     tracks = {track.name: track for track in results.tracks}
-    readings = tuple(Readings.model_fields)
+    readings = [field.name for field in fields(Loudness)]
     header = ["codec", "track", "start", "seconds", "lag_samples", "compared_samples", "kbps"]
     header += [*BY_KEY, *readings, *(f"reference_{reading}" for reading in readings), "error"]
     text = io.StringIO()

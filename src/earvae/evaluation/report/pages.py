@@ -16,8 +16,9 @@ import soundfile
 
 from earvae import atomic
 from earvae.evaluation.figures import FIGURES, band_name, groups
+from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
-from earvae.evaluation.results import Codec, Readings, Reference, Result, Results
+from earvae.evaluation.results import Codec, Reference, Result, Results
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Version:
 
     name: str
     description: str
-    loudness: Readings
+    loudness: Loudness
     codec: Codec | None = None
     result: Result | None = None
     missing: str = ""
