@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earvae import atomic
 from earvae.config import ConfigError, TrainConfig, merged, parse
+from earvae.config_files import load
 from earvae.errors import EarvaeError
 from earvae.evaluation.evaluate import evaluate
 from earvae.evaluation.excerpts import Span, Track, references
@@ -314,7 +315,7 @@ def ablation(options: argparse.Namespace) -> list[str]:
     """All runs, their scores and the report. Returns a line for each run that failed."""
     out = options.output
     claims = read_claims(HERE / "variants.yml", options.only)
-    base = yaml.safe_load((HERE / "base.yaml").read_text(encoding="utf-8"))
+    base, _ = load(HERE / "base.yaml")
     jobs = jobs_of(base, variants_of(claims), options.seeds, options.steps, out)
     tracks = references(find([base["data"]["sources"][0]["tracks"]], split="validation").files)
     training = {name: vars(options)[name] for name in ("device", "devices", "precision")}

