@@ -17,6 +17,8 @@ from torch import Tensor
 from earvae.config import ObjectiveConfig
 from earvae.objective.spectrum import Planes
 
+EACH = (-3, -2, -1)  # dimensions of an item's channels, frames and bins
+
 
 class Term(NamedTuple):
     """One term of the objective: plain mathematics, without its weight in the sum.

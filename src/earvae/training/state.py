@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections import Counter
@@ -190,11 +189,6 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
             pass
         atomic.remove_partials(run_dir)
         yield
-
-
-def averaged(vae: EarVAE) -> EarVAE:
-    """A copy of the generator to hold averaged weights."""
-    return copy.deepcopy(vae).eval().requires_grad_(False)
 
 
 def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:

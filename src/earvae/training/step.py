@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -31,16 +30,6 @@ from earvae.training.stages import Place
 from earvae.training.state import State
 
 
-class Share(NamedTuple):
-    """The consecutive items ``first`` … ``first + count − 1`` of a step's ``total``, which one
-    forward pass on one rank works on.
-    """
-
-    first: int
-    count: int
-    total: int
-
-
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
     """Random numbers of one step for one purpose, the same on every rank.
 
@@ -51,15 +40,14 @@ def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
 
 
 def posterior_noise(
-    seed: int, step: int, share: Share, channels: int, frames: int, device: torch.device
+    seed: int, step: int, items: slice, shape: tuple[int, int, int], device: torch.device
 ) -> Tensor:
-    """Standard normal ``[share.count, channels, frames]`` for these items of the step.
+    """Standard normal noise of a step, ``shape`` [crops of the step, channels, frames]: of
+    ``items``, which one forward pass on one rank works on.
 
     An item's noise does not depend on which rank or forward pass it falls to.
     """
-    generator = step_generator(seed, step, 0)
-    noise = torch.randn((share.total, channels, frames), generator=generator)
-    noise = noise[share.first : share.first + share.count]
+    noise = torch.randn(shape, generator=step_generator(seed, step, 0))[items]
     if device.type == "cuda":  # so that the copy need not be waited for
         noise = noise.pin_memory()
     return noise.to(device, non_blocking=True)
@@ -298,14 +286,11 @@ def _draws(
     draws the objective's resolutions. The last two are the same in all passes of a step, on all
     ranks.
     """
-    count, total = len(audio), stage.crops(fabric.world_size)
-    share = Share(
-        (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size, count, total
-    )
+    first = (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size
+    items = slice(first, first + len(audio))
     frames = -(-audio.shape[2] // config.model.hop_length)
-    noise = posterior_noise(
-        config.seed, state.step, share, config.model.latent_channels, frames, audio.device
-    )
+    shape = (stage.crops(fabric.world_size), config.model.latent_channels, frames)
+    noise = posterior_noise(config.seed, state.step, items, shape, audio.device)
     view = None
     if stage.adversarial:
         chance = step_generator(config.seed, state.step, 2)
