@@ -113,6 +113,7 @@ class SpectralTerms(nn.Module):
         sample_rate: Hz, for the mel scale.
 
     Shapes: audio [batch, 2, samples], Left and Right, full scale = 1, float32 or float64.
+    Raises ValueError when a term is unknown.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class SpectralTerms(nn.Module):
         super().__init__()
         self.config = config
         self.names = tuple(names)
+        if unknown := set(self.names) - set(terms.SPECTRAL):
+            raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
         for transform in self.transforms:
             mel = "magnitude_mel" in self.names
