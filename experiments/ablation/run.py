@@ -43,10 +43,10 @@ from earvae.evaluation.evaluate import evaluate
 from earvae.evaluation.excerpts import Span, Track, references
 from earvae.evaluation.systems.registry import make
 from earvae.tracks import find
+from earvae.training.ending import INTERRUPTED
 from earvae.training.set_up import initial_model
 
 HERE = Path(__file__).resolve().parent
-INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
 
 
 class RunFailed(Exception):
@@ -140,9 +140,8 @@ def make_start(base: dict, seed: int, folder: Path) -> None:
     if folder.is_dir():
         return
     config = parse(TrainConfig, merged(base, {"seed": seed}), "base.yaml")
-    unfinished = folder.with_name(f".{folder.name}")
-    initial_model(config).save_pretrained(unfinished)
-    unfinished.rename(folder)
+    with atomic.folder(folder) as unfinished:
+        initial_model(config).save_pretrained(unfinished)
 
 
 def keep(path: Path, now: dict) -> None:

@@ -281,13 +281,17 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:
-        if any(n < 16 or n % 4 for n in self.resolutions):
-            raise ValueError("resolutions must be multiples of 4, at least 16")
         if len(set(self.resolutions)) != len(self.resolutions):
             raise ValueError("resolutions holds a length twice")
-        if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
-            raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        _check_resolutions(self.resolutions, self.resolutions_per_step)
         return self
+
+
+def _check_resolutions(lengths: Sequence[int], per_step: int | None) -> None:
+    if any(n < 16 or n % 4 for n in lengths):
+        raise ValueError("resolutions must be multiples of 4, at least 16")
+    if per_step and per_step > len(lengths):
+        raise ValueError("resolutions_per_step is larger than the number of resolutions")
 
 
 # --------------------------------------------------------------------------- data
@@ -425,10 +429,7 @@ class DiscriminatorConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> DiscriminatorConfig:
-        if any(n < 16 or n % 4 for n in self.resolutions):
-            raise ValueError("resolutions must be multiples of 4, at least 16")
-        if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
-            raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        _check_resolutions(self.resolutions, self.resolutions_per_step)
         if self.tile and min(self.tile) < 1:
             raise ValueError("tile: frames and bins must be at least 1")
         if self.tile and self.compression != 1:
@@ -557,11 +558,9 @@ class StageConfig(Config):
     def term_weights(self) -> dict[str, float]:
         """The factor of every term that is on, by name; with ``balance``, 1 until it is known."""
         weights = self.balanced_objective().weights.model_dump()
-        if self.adversarial:
-            given = {name: getattr(self.adversarial, name) for name in ADVERSARIAL}
-            if self.balance:
-                given = {name: float(self.balance.has(name)) for name in ADVERSARIAL}
-            weights |= given
+        for name in ADVERSARIAL if self.adversarial else ():
+            own = getattr(self.adversarial, name)
+            weights[name] = float(self.balance.has(name)) if self.balance else own
         return {name: weight for name, weight in weights.items() if weight > 0}
 
     def balanced_objective(self) -> ObjectiveConfig:

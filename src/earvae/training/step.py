@@ -116,13 +116,12 @@ def one_pass(
             (own.total / stage.accumulate).backward()
             figures |= {f"discriminator/{name}": v for name, v in own._asdict().items()}
         if place.trains_generator:
-            balance = state.balance
-            if turn == 0 and balance.due(place.done):
+            if turn == 0 and state.balance.due(place.done):
                 gradients = term_gradients(
                     fabric, state, objective, audio, fake, real, view, resolutions
                 )
-                balance.note(fabric, gradients)
-            weights = balance.weights()
+                state.balance.note(fabric, gradients)
+            weights = state.balance.weights()
             terms = objective(
                 fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions,
                 weights={name: weights[name] for name in weights if name not in ADVERSARIAL},
@@ -136,6 +135,25 @@ def one_pass(
             figures |= {f"raw/{name}": value for name, value in terms.terms.items()}
             figures |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
     return {name: value.detach() for name, value in figures.items()}
+
+
+def _draws(
+    fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
+) -> tuple[Tensor, View | None, torch.Generator]:
+    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
+    draws the objective's resolutions. The last two are the same in all passes of a step, on all
+    ranks.
+    """
+    first = (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size
+    items = slice(first, first + len(audio))
+    frames = -(-audio.shape[2] // config.model.hop_length)
+    shape = (stage.crops(fabric.world_size), config.model.latent_channels, frames)
+    noise = posterior_noise(config.seed, state.step, items, shape, audio.device)
+    view = None
+    if stage.adversarial:
+        chance = step_generator(config.seed, state.step, 2)
+        view = state.discriminator.draw(audio.shape[2], chance)
+    return noise, view, step_generator(config.seed, state.step, 1)
 
 
 def discriminator_pass(
@@ -277,25 +295,6 @@ def latent_figures(posterior: Posterior) -> dict[str, Tensor]:
         "latents/std_of_means": posterior.mean.detach().float().std(),
         "latents/mean_posterior_std": posterior.std.detach().float().mean(),
     }
-
-
-def _draws(
-    fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
-) -> tuple[Tensor, View | None, torch.Generator]:
-    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
-    draws the objective's resolutions. The last two are the same in all passes of a step, on all
-    ranks.
-    """
-    first = (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size
-    items = slice(first, first + len(audio))
-    frames = -(-audio.shape[2] // config.model.hop_length)
-    shape = (stage.crops(fabric.world_size), config.model.latent_channels, frames)
-    noise = posterior_noise(config.seed, state.step, items, shape, audio.device)
-    view = None
-    if stage.adversarial:
-        chance = step_generator(config.seed, state.step, 2)
-        view = state.discriminator.draw(audio.shape[2], chance)
-    return noise, view, step_generator(config.seed, state.step, 1)
 
 
 def _average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:
