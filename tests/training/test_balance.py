@@ -248,6 +248,16 @@ def test_the_gradient_at_the_reconstruction_is_the_stated_total(balanced, tmp_pa
     assert seen == [pytest.approx(0.3, rel=1e-4)]
 
 
+def test_the_discriminator_judges_once_for_all_shares_of_its_terms(balanced, tmp_path, monkeypatch):
+    judged = []
+    original = step.adversarial_terms
+    monkeypatch.setattr(
+        step, "adversarial_terms", lambda *args: judged.append(args) or original(*args)
+    )
+    start(balanced, tmp_path)
+    assert len(judged) == 3 + 2  # steps 6 to 8 learn from it, and 6 and 8 measure
+
+
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_run_with_a_balance_equals_the_whole_one(balanced, tmp_path, monkeypatch, stop):
     """Stopped between two measurements, in either stage: the weights are those of the last one."""
