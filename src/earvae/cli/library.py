@@ -37,7 +37,6 @@ def library(
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
-    precision: options.Precision = None,
     shards: Annotated[
         bool,
         typer.Option("--shards", help="WebDataset tars: KEY.safetensors (or .npy) + KEY.json."),
@@ -177,8 +176,7 @@ def library(
         one_line("; ".join(music.problems))
     items = Library(music.files, block_files)
     stats = None if normalise is None else statistics.read(normalise)
-    vae = options.load_model(weights, config, sample_rate, _own_device(device))
-    vae = options.prepare(vae, engine, precision)
+    vae = options.inference_model(weights, config, sample_rate, _own_device(device), engine)
     if stats is not None and (len(stats.mean), stats.model) != (vae.latent_channels, vae.identity):
         one_line(
             f"{normalise}: statistics of model {stats.model}, and this is {vae.identity}; make "

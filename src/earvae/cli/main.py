@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli.decode import decode
-from earvae.cli.encode import EncodeCommand, encode
+from earvae.cli.encode import encode
 from earvae.cli.errors import reported
 from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
@@ -18,7 +18,7 @@ from earvae.cli.info import info
 from earvae.cli.library import library
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
-from earvae.cli.renamed import register
+from earvae.cli.renamed import Command, register
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
@@ -64,7 +64,7 @@ VERBS = (
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
-    app.command(cls=EncodeCommand if verb is encode else None)(reported(verb))
+    app.command(cls=Command)(reported(verb))
 register(app)
 
 

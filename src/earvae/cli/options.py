@@ -61,10 +61,6 @@ Engine = Annotated[
         "device has it, differs by about -40 dB of the signal.",
     ),
 ]
-Precision = Annotated[
-    str | None,
-    typer.Option("--precision", hidden=True, help="The old spelling of --engine fast."),
-]
 ChunkSeconds = Annotated[
     float,
     typer.Option(
@@ -163,15 +159,13 @@ def load_model(
     return EarVAE.from_pretrained(weights, sample_rate, config).to(device)
 
 
-def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
-    """The model behind --engine; one that is not there is a usage error."""
+def inference_model(
+    weights: str | None, config: Path | None, sample_rate: int | None, device: str, engine: str
+) -> InferenceVAE:
+    """The model behind --engine; an engine that is not there is a usage error."""
     from earvae.engine import EngineError, accelerate
 
-    if precision is not None:
-        usage_error(
-            f"--precision {precision}: an engine has one precision: --engine fast for bfloat16, "
-            "any other for float32"
-        )
+    vae = load_model(weights, config, sample_rate, device)
     try:
         return accelerate(vae, engine)
     except EngineError as error:
