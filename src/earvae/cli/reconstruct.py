@@ -11,10 +11,11 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import plan, print_table, run, to_one_file
-from earvae.cli.errors import finish, usage_error
+from earvae.cli.errors import finish
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: options.OptionalInputs = None,
     output: options.OptionalOutput = None,
     weights: options.Weights = None,
@@ -57,9 +58,11 @@ def reconstruct(
     """
     sources = [*(inputs or []), *([indir] if indir else [])]
     if not sources:
-        usage_error("name at least one file or folder to read")
-    if (output is None) == (outdir is None):
-        usage_error("say where to write: -o OUT")
+        context.fail("Missing argument 'IN...'.")  # as where it cannot be --indir
+    if output is None and outdir is None:
+        context.fail("Missing option '--output' / '-o'.")
+    if output is not None and outdir is not None:
+        context.fail("Give --output or --outdir, not both.")
     seed = options.seed_of(sample, seed)
     one_file = output is not None and to_one_file(sources, output)
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
-from typing import TYPE_CHECKING
-
 import typer
-from typer.core import TyperCommand
 
 from earvae.cli.errors import usage_error
-
-if TYPE_CHECKING:
-    from click import Context
 
 VERBS = {
     "shards": "is now `earvae pack`, with the same options",
@@ -30,18 +23,6 @@ OPTIONS = dict.fromkeys(["reconstruct", "decode", "library"], PRECISION) | {
 ANYTHING = {
     "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
 }  # fmt: skip
-
-
-class Command(TyperCommand):
-    """A verb that answers the options it had once with the line that names what to use."""
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """As click does, after a look for those options."""
-        moved = OPTIONS.get(self.name or "", {})
-        for argument in takewhile(lambda argument: argument != "--", args):
-            if (name := argument.partition("=")[0]) in moved:
-                usage_error(f"{name} {moved[name]}")
-        return super().parse_args(ctx, args)
 
 
 def register(app: typer.Typer) -> None:
