@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -46,11 +47,15 @@ def test_what_is_written_is_read_in_every_form(tmp_path):
         header, found = file.inspect(path), file.read(path)
         assert (header.channels, header.frames) == (2, 4)
         assert header.metadata == found.metadata == ENTRY and np.array_equal(found.values, VALUES)
-        shard = tmp_path / f"{suffix[1:]}.tar"
-        with shard.open("wb") as out:
+        shard, places = tmp_path / f"{suffix[1:]}.tar", {}
+        with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as out:
             for member in (path, tmp_path / "a.b.json"):
-                file.append_to_shard(out, member)
-            assert file.end_shard(out) == out.tell()
+                offset, size = file.append_to_shard(out, member)
+                places[member.name] = (offset, size)
+        with shard.open("rb") as raw:
+            for name, (offset, size) in places.items():
+                raw.seek(offset)
+                assert raw.read(size) == (tmp_path / name).read_bytes()
         (entry,) = file.read_shard(shard)
         assert entry.metadata == ENTRY and np.array_equal(entry.values, VALUES)
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -230,23 +229,14 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name[: -len(path.suffix)] + SIDECAR)
 
 
-def append_to_shard(shard: BinaryIO, path: Path) -> tuple[int, int]:
+def append_to_shard(shard: tarfile.TarFile, path: Path) -> tuple[int, int]:
     """Append a file to a tar, without time or owner; the offset of its first byte, its bytes."""
-    data = path.read_bytes()
     member = tarfile.TarInfo(path.name)
-    member.size = len(data)
-    shard.write(member.tobuf(tarfile.USTAR_FORMAT))
-    offset = shard.tell()
-    shard.write(data)
-    shard.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-    return offset, len(data)
-
-
-def end_shard(shard: BinaryIO) -> int:
-    """Write the end of a tar; its bytes."""
-    shard.write(bytes(2 * tarfile.BLOCKSIZE))
-    shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
-    return shard.tell()
+    member.size = path.stat().st_size
+    offset = shard.offset + tarfile.BLOCKSIZE  # behind the header; names are short
+    with path.open("rb") as data:
+        shard.addfile(member, data)
+    return offset, member.size
 
 
 def rounded(values: np.ndarray, half: bool) -> np.ndarray:

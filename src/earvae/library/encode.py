@@ -295,21 +295,19 @@ class _Run:
 
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
         item = work.block.items[place]
-        state = (facts.bytes, facts.mtime_ns)
         try:
             posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
         except LatentsError as error:
-            self._fail(work, place, Failure(f"{item.path}: {error}", *state))
+            self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
             return
-        work.records[place] = self.store.write(work.block, item, state, entries)
+        work.records[place] = self.store.write(work.block, item, facts.state, entries)
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
         self.progress(1)
 
     def _fail(self, work: _Work, place: int, failure: Failure) -> None:
-        error = printable(failure.error)
-        work.records[place] = Record(failure.bytes, failure.mtime_ns, [], error)
+        work.records[place] = Record(failure.state, [], printable(failure.error))
         self.progress(1)
 
     def _finish(self, work: _Work, unchanged: bool) -> None:

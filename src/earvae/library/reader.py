@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from earvae.audio import AudioFileError, AudioSource
 from earvae.library.items import Item
 from earvae.library.plan import Batch, Geometry, windows
 from earvae.library.settings import Settings
+
+
+class State(NamedTuple):
+    """What is taken to change with a file."""
+
+    bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,7 @@ class Facts:
     original_samples: int
     samples: int  # at the model's rate
     sha256: str
-    bytes: int
-    mtime_ns: int
+    state: State
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,7 @@ class Failure:
     """A file that could not be read: one line that names it."""
 
     error: str
-    bytes: int = 0
-    mtime_ns: int = 0
+    state: State
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Reader:
             return None
         if not header.header_samples or header.rate not in audio.RATES:
             return None
-        return self.frames_of(self._samples(header.header_samples, header.rate))
+        return self.frames_of(self._resampled(header.header_samples, header.rate))
 
     def batch(
         self, items: Sequence[Item], batch: Batch, wanted: frozenset[int]
@@ -117,7 +123,7 @@ class Reader:
                     yield LoadedWindows(np.stack(audios), list(zip(firsts, lasts, strict=True)))
             yield self._facts(source, digest, state)
         except AudioFileError as error:
-            yield Failure(str(error), *state)
+            yield Failure(str(error), state)
 
     def probe(self, item: Item) -> str | None:
         """Why a file cannot be read to its end; None if it can."""
@@ -147,7 +153,7 @@ class Reader:
                         return None, nothing
                     blocks.append(block)
         except AudioFileError as error:
-            return Failure(str(error), *state), nothing
+            return Failure(str(error), state), nothing
         if self.frames_of(samples) != frames:
             return None, nothing
         return self._facts(source, digest, state), np.concatenate(blocks, axis=1)
@@ -157,25 +163,24 @@ class Reader:
         blocks = audio.to_stereo(source.blocks())
         return audio.resample(blocks, source.rate, self.settings.sample_rate)
 
-    def _samples(self, samples: int, rate: int) -> int:
+    def _resampled(self, samples: int, rate: int) -> int:
         """Samples at the model's rate."""
         return audio.resampled_length(samples, rate, self.settings.sample_rate)
 
-    def _facts(self, source: AudioSource, digest: str, state: tuple[int, int]) -> Facts:
+    def _facts(self, source: AudioSource, digest: str, state: State) -> Facts:
         """What is known of a source that has been read to its end."""
         assert source.samples is not None
-        samples = self._samples(source.samples, source.rate)
-        return Facts(source.rate, source.channels, source.samples, samples, digest, *state)
+        samples = self._resampled(source.samples, source.rate)
+        return Facts(source.rate, source.channels, source.samples, samples, digest, state)
 
 
-def state_of(path: str) -> tuple[int, int]:
-    """Bytes and time of change, which are taken to change with a file; (0, 0) where there is
-    none."""
+def state_of(path: str) -> State:
+    """Size and time of change; zeros where there is no file."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return State(0, 0)
+    return State(status.st_size, status.st_mtime_ns)
 
 
 def sha256_of(path: str) -> str:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from earvae.atomic import Staging
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
 from earvae.library.items import Block, Item, Library
-from earvae.library.reader import Reader, sha256_of, state_of
+from earvae.library.reader import Reader, State, sha256_of, state_of
 from earvae.library.settings import HIDDEN, Settings
 from earvae.tracks import printable
 
@@ -49,15 +50,9 @@ LISTED = (
 class Record:
     """What became of a file: ``lines`` of the index, one an entry, or why it failed."""
 
-    bytes: int
-    mtime_ns: int
+    state: State  # of the source
     lines: list[dict]
     error: str | None = None
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """Of the source."""
-        return self.bytes, self.mtime_ns
 
 
 class Store:
@@ -101,7 +96,7 @@ class Store:
             return reader.probe(item) is not None
         if (state := state_of(item.path)) == record.state:
             return True
-        same_size = state[0] == record.bytes
+        same_size = state.bytes == record.state.bytes
         return same_size and sha256_of(item.path) == record.lines[0]["source_sha256"]
 
     def _same(self, item: Item, record: Record) -> bool:
@@ -131,7 +126,7 @@ class Store:
                 lines.append(self._line(block, item, found, path.stat().st_size))
         except (OSError, ValueError, LatentsError):
             return None
-        return Record(*state, lines)
+        return Record(state, lines)
 
     def _metadata(self, path: Path) -> Metadata:
         """Metadata of stored latents. Raises OSError, ValueError or LatentsError."""
@@ -141,9 +136,7 @@ class Store:
 
     # ---------------------------------------------------------------- writing
 
-    def write(
-        self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Latents]
-    ) -> Record:
+    def write(self, block: Block, item: Item, state: State, entries: Sequence[Latents]) -> Record:
         """Store a file's entries; its record. Raises WriteError."""
         lines = []
         for entry in entries:
@@ -154,7 +147,7 @@ class Store:
             data = entry.to_npy() if self.suffix == file.NPY else entry.to_safetensors()
             self.staging.write(path, data)
             lines.append(self._line(block, item, entry.metadata, len(data)))
-        return Record(*state, lines)
+        return Record(state, lines)
 
     def finish(self, block: Block, records: Sequence[Record]) -> None:
         """Pack the block's shard, if it is to have one, and record the block."""
@@ -166,8 +159,8 @@ class Store:
                 "digest": block.digest(self.settings.digest),
                 "shard": size,
                 "items": [
-                    {"source": printable(item.name), "bytes": record.bytes}
-                    | {"mtime_ns": record.mtime_ns}
+                    {"source": printable(item.name)}
+                    | record.state._asdict()
                     | ({"error": record.error} if record.error else {"lines": record.lines})
                     for item, record in zip(block.items, records, strict=True)
                 ],
@@ -184,7 +177,10 @@ class Store:
             target.unlink(missing_ok=True)
             return list(records), 0
         packed = []
-        with self.staging.file(target) as temporary, temporary.open("wb") as shard:
+        with (
+            self.staging.file(target) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard,
+        ):
             for record in records:
                 lines = []
                 for line in record.lines:
@@ -194,9 +190,8 @@ class Store:
                     place = {"shard": target.name, "file": path.name, "offset": offset}
                     lines.append(place | {k: v for k, v in line.items() if k != "file"})
                     lines[-1]["size"] = size
-                packed.append(Record(record.bytes, record.mtime_ns, lines, record.error))
-            total = file.end_shard(shard)
-        return packed, total
+                packed.append(Record(record.state, lines, record.error))
+        return packed, target.stat().st_size
 
     # ---------------------------------------------------------------- the whole
 
@@ -275,6 +270,6 @@ class Store:
         if record is None:
             return None, 0
         return [
-            Record(item["bytes"], item["mtime_ns"], item.get("lines", []), item.get("error"))
+            Record(State(item["bytes"], item["mtime_ns"]), item.get("lines", []), item.get("error"))
             for item in record["items"]
         ], record["shard"]
