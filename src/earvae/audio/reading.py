@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -161,6 +162,18 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)
     return torch.from_numpy(np.concatenate(list(blocks), axis=1))
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file as it is stored, in hex. Raises AudioFileError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:
+        raise AudioFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def _opened(path: Path) -> ForwardFile:

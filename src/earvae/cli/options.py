@@ -11,9 +11,9 @@ import typer
 from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
-    from earvae import EarVAE
     from earvae.audio import OutputFormat
     from earvae.engine import InferenceVAE
+    from earvae.model.vae import EarVAE
 
 _INPUTS = typer.Argument(
     metavar="IN...", show_default=False, help="Files, manifests (.jsonl), or folders to search."
@@ -151,7 +151,7 @@ def load_model(
     weights: str | None, config: Path | None, sample_rate: int | None, device: str
 ) -> EarVAE:
     """The model on its device. Raises WeightsError."""
-    from earvae import EarVAE
+    from earvae.model.vae import EarVAE
 
     if config is not None and weights is None:
         usage_error("--config describes a published weight file; name that with --weights")

@@ -284,7 +284,7 @@ def _of_tensors(tensors: Mapping[str, Tensor], metadata: Metadata) -> Latents:
 
 def _checked(latents: Latents) -> Latents:
     """The same latents. Raises LatentsError where they are no numbers ``[channels, frames]``."""
-    if latents.values.ndim != 2:
+    if latents.values.ndim != 2 or not latents.values.size:
         raise LatentsError(f"latents of shape {list(latents.values.shape)}; encode it again")
     if not np.isfinite(latents.values).all():
         raise LatentsError("holds NaN or infinity; encode it again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +114,7 @@ class Reader:
         state = state_of(item.path)
         try:
             with _named(item):
-                digest = sha256_of(item.path)
+                digest = audio.sha256_of(item.path)
                 source = AudioSource(item.path, self.settings.downmix)
                 cut = windows(self._blocks(source), self.hop, self.geometry, self.frames_of)
                 while group := list(islice(cut, self.geometry.windows)):
@@ -143,7 +142,7 @@ class Reader:
         state = state_of(item.path)
         try:
             with _named(item):
-                digest = sha256_of(item.path) if hashed else ""
+                digest = audio.sha256_of(item.path) if hashed else ""
                 source = AudioSource(item.path, self.settings.downmix)
                 blocks = []
                 samples = 0
@@ -181,15 +180,6 @@ def state_of(path: str) -> State:
     except OSError:
         return State(0, 0)
     return State(status.st_size, status.st_mtime_ns)
-
-
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file, in hex. Raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 @contextmanager

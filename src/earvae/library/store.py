@@ -28,10 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earvae.atomic import Staging
+from earvae.audio import AudioFileError, sha256_of
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
 from earvae.library.items import Block, Item, Library
-from earvae.library.reader import Reader, State, sha256_of, state_of
+from earvae.library.reader import Reader, State, state_of
 from earvae.library.settings import HIDDEN, Settings
 from earvae.tracks import printable
 
@@ -124,7 +125,7 @@ class Store:
                 ):  # fmt: skip
                     return None
                 lines.append(self._line(block, item, found, path.stat().st_size))
-        except (OSError, ValueError, LatentsError):
+        except (OSError, ValueError, AudioFileError, LatentsError):
             return None
         return Record(state, lines)
 

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from earvae import atomic
-from earvae.audio import AudioFileError, AudioSource
+from earvae.audio import AudioFileError, AudioSource, sha256_of
 from earvae.config import FilterConfig
 from earvae.tracks import printable
 from earvae.training.filters import TrackJudge
@@ -321,14 +321,7 @@ def write_index(folder: Path, records: Sequence[dict], segment_seconds: float) -
 
 def source_entry(track: Track) -> dict:
     """What an index says of a source; ``rounded`` until something was. Raises AudioFileError."""
-    digest = hashlib.sha256()
-    try:
-        with track.path.open("rb") as file:
-            while data := file.read(2**20):
-                digest.update(data)
-    except OSError as error:
-        raise AudioFileError(f"{track.name}: cannot be read: {error.strerror}") from None
-    return {"path": printable(track.below), "sha256": digest.hexdigest(), "rounded": False}
+    return {"path": printable(track.below), "sha256": sha256_of(track.path), "rounded": False}
 
 
 def encode(audio: np.ndarray, rate: int) -> tuple[str, bytes, bool]:
