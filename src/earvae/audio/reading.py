@@ -71,6 +71,7 @@ class AudioSource:
 
     Attributes:
         info: the header.
+        rate: Hz.
         channels: of the blocks, 1 or 2.
         samples: per channel, as decoded; None until the blocks have been read to the end.
 
@@ -82,6 +83,7 @@ class AudioSource:
         self.path = Path(path)
         self.info = inspect(self.path)
         self.samples: int | None = None
+        self.rate = self.info.rate
         self.channels = min(self.info.channels, 2)
         if self.rate not in RATES:
             raise AudioFileError(
@@ -105,11 +107,6 @@ class AudioSource:
                 )
             except ValueError as error:
                 raise AudioFileError(f"{path}: {error}; extract two channels") from None
-
-    @property
-    def rate(self) -> int:
-        """Hz."""
-        return self.info.rate
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """The audio from its beginning, ``[channels, n]`` each.

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae import codec
 from earvae.atomic import Staging
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
@@ -156,7 +155,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.settings = self.store.settings
         self.device = next(self.vae.parameters()).device
-        self.reader = Reader(self.settings, self._frames, self.geometry)
+        self.reader = Reader(self.vae, self.settings, self.geometry)
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.unwritten: deque[tuple[Future, int]] = deque()  # jobs, and frames they hold
         self.summary = Summary(
@@ -274,13 +273,6 @@ class _Run:
             parameters = self.vae.encoder(torch.from_numpy(audio).to(self.device)).float().cpu()
         self.summary.compute_seconds += time.perf_counter() - started
         return parameters
-
-    def _frames(self, samples: int) -> int:
-        """Latent frames of a file: as `codec.encode` has it, or whole segments."""
-        length = self.settings.segment_frames
-        if length is None:
-            return codec.frames_for(self.vae, samples)
-        return -(-samples // (self.vae.hop_length * length)) * length
 
     # ---------------------------------------------------------------- writing (in a thread)
 

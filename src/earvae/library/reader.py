@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from earvae import audio
+from earvae import audio, codec
 from earvae.audio import AudioFileError, AudioSource
 from earvae.library.items import Item
 from earvae.library.plan import Batch, Geometry, windows
 from earvae.library.settings import Settings
+from earvae.model.vae import EarVAE
 
 
 class State(NamedTuple):
@@ -67,16 +68,11 @@ class LoadedWindows:
 
 
 class Reader:
-    """Reads files as the model of ``settings`` wants them; ``frames_of`` gives the latent frames
-    for a number of samples."""
+    """Reads files as a model wants them."""
 
-    def __init__(
-        self, settings: Settings, frames_of: Callable[[int], int], geometry: Geometry
-    ) -> None:
-        self.settings = settings
-        self.hop = settings.hop_length
-        self.frames_of = frames_of
-        self.geometry = geometry
+    def __init__(self, vae: EarVAE, settings: Settings, geometry: Geometry) -> None:
+        self.vae, self.settings, self.geometry = vae, settings, geometry
+        self.hop = vae.hop_length
 
     def length(self, item: Item) -> int | None:
         """Latent frames by the file's header; None where that does not tell."""
@@ -86,7 +82,7 @@ class Reader:
             return None
         if not header.header_samples or header.rate not in audio.RATES:
             return None
-        return self.frames_of(self._resampled(header.header_samples, header.rate))
+        return self._frames(self._resampled(header.header_samples, header.rate))
 
     def batch(
         self, items: Sequence[Item], batch: Batch, wanted: frozenset[int]
@@ -116,7 +112,7 @@ class Reader:
             with _named(item):
                 digest = audio.sha256_of(item.path)
                 source = AudioSource(item.path, self.settings.downmix)
-                cut = windows(self._blocks(source), self.hop, self.geometry, self.frames_of)
+                cut = windows(self._blocks(source), self.hop, self.geometry, self._frames)
                 while group := list(islice(cut, self.geometry.windows)):
                     audios, firsts, lasts = zip(*group, strict=True)
                     yield LoadedWindows(np.stack(audios), list(zip(firsts, lasts, strict=True)))
@@ -153,7 +149,7 @@ class Reader:
                     blocks.append(block)
         except AudioFileError as error:
             return Failure(str(error), state), nothing
-        if self.frames_of(samples) != frames:
+        if self._frames(samples) != frames:
             return None, nothing
         return self._facts(source, digest, state), np.concatenate(blocks, axis=1)
 
@@ -161,6 +157,13 @@ class Reader:
         """Blocks ``[2, n]`` at the model's rate."""
         blocks = audio.to_stereo(source.blocks())
         return audio.resample(blocks, source.rate, self.settings.sample_rate)
+
+    def _frames(self, samples: int) -> int:
+        """Latent frames of a file: as `codec.encode` has it, or whole segments."""
+        length = self.settings.segment_frames
+        if length is None:
+            return codec.frames_for(self.vae, samples)
+        return -(-samples // (self.hop * length)) * length
 
     def _resampled(self, samples: int, rate: int) -> int:
         """Samples at the model's rate."""
