@@ -12,7 +12,7 @@ import earvae
 
 SOURCE = Path(earvae.__file__).parent
 FLOORS = [
-    {"errors", "atomic"},
+    {"errors", "atomic", "tar"},
     {
         "config",
         "config_files",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from earvae import tar
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata
 
@@ -47,15 +47,11 @@ def test_what_is_written_is_read_in_every_form(tmp_path):
         header, found = file.inspect(path), file.read(path)
         assert (header.channels, header.frames) == (2, 4)
         assert header.metadata == found.metadata == ENTRY and np.array_equal(found.values, VALUES)
-        shard, places = tmp_path / f"{suffix[1:]}.tar", {}
-        with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as out:
+        shard = tmp_path / f"{suffix[1:]}.tar"
+        with shard.open("wb") as out:
             for member in (path, tmp_path / "a.b.json"):
-                offset, size = file.append_to_shard(out, member)
-                places[member.name] = (offset, size)
-        with shard.open("rb") as raw:
-            for name, (offset, size) in places.items():
-                raw.seek(offset)
-                assert raw.read(size) == (tmp_path / name).read_bytes()
+                tar.append(out, member.name, member.read_bytes())
+            assert tar.end(out) == out.tell()
         (entry,) = file.read_shard(shard)
         assert entry.metadata == ENTRY and np.array_equal(entry.values, VALUES)
 

@@ -229,16 +229,6 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name[: -len(path.suffix)] + SIDECAR)
 
 
-def append_to_shard(shard: tarfile.TarFile, path: Path) -> tuple[int, int]:
-    """Append a file to a tar, without time or owner; the offset of its first byte, its bytes."""
-    member = tarfile.TarInfo(path.name)
-    member.size = path.stat().st_size
-    offset = shard.offset + tarfile.BLOCKSIZE  # behind the header; names are short
-    with path.open("rb") as data:
-        shard.addfile(member, data)
-    return offset, member.size
-
-
 def rounded(values: np.ndarray, half: bool) -> np.ndarray:
     """Values as they are stored, float32 or with ``half`` float16. Raises LatentsError (that does
     not name the file) where they are not finite then."""

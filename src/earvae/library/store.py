@@ -22,11 +22,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from earvae import tar
 from earvae.atomic import Staging
 from earvae.audio import AudioFileError, sha256_of
 from earvae.latents import file
@@ -178,21 +178,19 @@ class Store:
             target.unlink(missing_ok=True)
             return list(records), 0
         packed = []
-        with (
-            self.staging.file(target) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard,
-        ):
+        with self.staging.file(target) as temporary, temporary.open("wb") as shard:
             for record in records:
                 lines = []
                 for line in record.lines:
                     path = self.folder / line["file"]
-                    offset, size = file.append_to_shard(shard, path)
-                    file.append_to_shard(shard, sidecar(path))
+                    beside = sidecar(path)
+                    offset = tar.append(shard, path.name, path.read_bytes())
+                    tar.append(shard, beside.name, beside.read_bytes())
                     place = {"shard": target.name, "file": path.name, "offset": offset}
                     lines.append(place | {k: v for k, v in line.items() if k != "file"})
-                    lines[-1]["size"] = size
                 packed.append(Record(record.state, lines, record.error))
-        return packed, target.stat().st_size
+            size = tar.end(shard)
+        return packed, size
 
     # ---------------------------------------------------------------- the whole
 
