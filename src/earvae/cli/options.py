@@ -173,11 +173,17 @@ def inference_model(
 
 
 def device_of(device: str) -> str:
-    """The device that --device names; one that is not there is one line and status 1."""
+    """The device that --device names; one that is not there is one line and status 1.
+
+    With auto, each process of a machine takes a GPU of its own.
+    """
     import torch
 
+    from earvae.library.ranks import local_rank
+
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        count = torch.cuda.device_count()
+        device = f"cuda:{local_rank() % count}" if count else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
