@@ -166,7 +166,7 @@ class _Run:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
-            for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
+            for task, loaded in prefetch(self._tasks(), workers):
                 task(loaded)
             while self.unwritten:
                 self.unwritten.popleft()[0].result()

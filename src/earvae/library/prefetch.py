@@ -23,11 +23,9 @@ class _End:
 
 
 def prefetch(
-    tasks: Iterable[tuple[Any, Callable[[], Iterable[Any]]]],
-    workers: int,
-    depth: int,
+    tasks: Iterable[tuple[Any, Callable[[], Iterable[Any]]]], workers: int
 ) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Run loads in ``workers`` threads, in order, at most ``depth`` tasks ahead.
+    """Run loads in ``workers`` threads, in order, at most two tasks a thread ahead.
 
     A task is a pair of anything and a function whose elements are loaded; the result is the
     pairs of the same thing and its elements, which are to be used up before the next pair. A
@@ -57,10 +55,9 @@ def prefetch(
             yield thing, _taken(stream, one)
 
     started: SimpleQueue = SimpleQueue()
-    ahead = threading.Semaphore(depth)
-    starter = threading.Thread(
-        target=_put_all, args=(started, start(ahead)), name="plan", daemon=True
-    )
+    ahead = threading.Semaphore(2 * workers)
+    filling = (started, start(ahead))
+    starter = threading.Thread(target=_put_all, args=filling, name="plan", daemon=True)
     starter.start()
     try:
         for pair in _taken(started):
