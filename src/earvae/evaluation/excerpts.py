@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae.audio import AudioFileError, AudioSource, resample, sha256_of, to_stereo
+from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
+from earvae.audio import sha256_of as content_of
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.tracks import MusicFile
 
@@ -39,7 +40,7 @@ class Track:
 
     def content(self) -> str:
         """SHA-256 of the file. Raises AudioFileError."""
-        return sha256_of(self.path)
+        return content_of(self.path)
 
 
 @dataclass(frozen=True)

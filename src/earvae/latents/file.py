@@ -181,7 +181,7 @@ def inspect(path: str | Path) -> Header:
     with _named(path):
         if path.suffix == NPY:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
-            metadata, shape, dtype = _read_sidecar(path), values.shape, values.dtype.name
+            metadata, shape, dtype = read_sidecar(path), values.shape, values.dtype.name
         else:
             with safe_open(path, "pt") as file:
                 metadata = Metadata.parse(file.metadata() or {})
@@ -197,7 +197,7 @@ def read(path: str | Path) -> Latents:
     path = Path(path)
     with _named(path):
         if path.suffix == NPY:
-            return _of_npy(path.read_bytes(), _read_sidecar(path))
+            return _of_npy(path.read_bytes(), read_sidecar(path))
         with safe_open(path, "pt") as file:
             metadata = Metadata.parse(file.metadata() or {})
             names = [name for name in ("latents", "std") if name in file.keys()]  # noqa: SIM118
@@ -229,6 +229,11 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name[: -len(path.suffix)] + SIDECAR)
 
 
+def read_sidecar(path: Path) -> Metadata:
+    """The metadata in the JSON beside latents. Raises OSError, ValueError or LatentsError."""
+    return Metadata.parse(json.loads(sidecar(path).read_bytes()))
+
+
 def rounded(values: np.ndarray, half: bool) -> np.ndarray:
     """Values as they are stored, float32 or with ``half`` float16. Raises LatentsError (that does
     not name the file) where they are not finite then."""
@@ -254,10 +259,6 @@ def _named(path: Path) -> Iterator[None]:
         raise LatentsError(
             f"{path}: damaged, or not latents of `earvae encode` ({error})"
         ) from None
-
-
-def _read_sidecar(path: Path) -> Metadata:
-    return Metadata.parse(json.loads(sidecar(path).read_bytes()))
 
 
 def _of_npy(data: bytes, metadata: Metadata) -> Latents:

@@ -132,7 +132,7 @@ class Store:
     def _metadata(self, path: Path) -> Metadata:
         """Metadata of stored latents. Raises OSError, ValueError or LatentsError."""
         if self.sidecar and path.is_file():
-            return Metadata.parse(json.loads(sidecar(path).read_bytes()))
+            return file.read_sidecar(path)
         return file.inspect(path).metadata
 
     # ---------------------------------------------------------------- writing
