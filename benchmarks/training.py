@@ -38,7 +38,7 @@ from earvae.training.balance import Balance
 from earvae.training.loader import make_batches, open_crops
 from earvae.training.set_up import adamw, compile_networks, set_up, with_model
 from earvae.training.stages import Place, freeze
-from earvae.training.step import discriminator_pass, generator_pass, train_step
+from earvae.training.step import adversarial_terms, discriminator_pass, train_step
 
 PARTS = ("generator", "losses", "discriminator", "optimiser")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -113,8 +113,9 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
             own.total.backward()
             at_fake = fake.detach().requires_grad_(True)
             with bf16:
-                through = generator_pass(discriminator, weights, terms, real, at_fake, view)
-            gradient = gradient + torch.autograd.grad(through.total, at_fake)[0]
+                judged = adversarial_terms(discriminator, real, at_fake, view)
+            through = sum(weights[name] * judged[name] for name in judged)
+            gradient = gradient + torch.autograd.grad(through, at_fake)[0]
         with watch("generator"):
             fake.backward(gradient.to(fake.dtype))
         with watch("optimiser"):
