@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
+from earvae.audio import sha256_of as content_of
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.tracks import MusicFile
 
@@ -142,18 +143,6 @@ def read_stretch(source: AudioSource, start: float, seconds: float | None) -> Te
         audio[:, at : at + piece.shape[1]] = torch.from_numpy(piece)
         at += piece.shape[1]
     return audio
-
-
-def content_of(path: Path) -> str:
-    """SHA-256 of a file, in hex. Raises AudioFileError."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while data := file.read(1 << 20):
-                digest.update(data)
-    except OSError as error:
-        raise AudioFileError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def slug_of(name: str) -> str:
