@@ -14,13 +14,18 @@ from torch import Tensor, nn
 from earvae.config import OobleckConfig
 from earvae.errors import WeightsError
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
-from earvae.model.parts import skeleton
-from earvae.model.pretrained import load
 from earvae.model.transformer import LatentTransformer
 from earvae.model.vae import EarVAE
 from tests.small import GOLDEN
 
 TINY = ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"]
+
+
+def load(
+    path: Path, config: Path | None = None, sample_rate: int | None = None
+) -> tuple[OobleckConfig, dict[str, Tensor]]:
+    vae = EarVAE.from_pretrained(path, sample_rate, config)
+    return vae.config, vae.state_dict()
 
 
 def weights_of(name: str) -> Path:
@@ -183,9 +188,7 @@ def test_half_precision_file_loads_as_float32(tmp_path, state):
 
 def with_strides(folder: Path, strides: tuple[int, ...]) -> Path:
     config = OobleckConfig(channels=2, multiples=(1,) * len(strides), strides=strides)
-    shapes = {name: tensor.shape for name, tensor in skeleton(config).state_dict().items()}
-    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    state.update(LatentTransformer(config).state_dict(prefix="transformers."))
+    state = EarVAE(config).state_dict()
     return saved(folder / "unusual.pt", state)
 
 
@@ -255,18 +258,19 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "absent.pt")
 
 
-def test_another_network_is_refused_with_counts_and_names(tmp_path):
+def test_another_network_is_refused_with_its_names(tmp_path):
     other = {f"conv{i}.weight": torch.zeros(2, 2, 3) for i in range(6)}
     with pytest.raises(WeightsError) as caught:
         load(saved(tmp_path / "other.pt", other))
     message = str(caught.value)
     assert "other.pt" in message
-    assert "386 of 386 names missing" in message
-    assert "6 unexpected (conv0.weight, conv1.weight" in message
+    assert "no whole encoder among its 6 names (conv0.weight, conv1.weight" in message
 
 
 @pytest.mark.parametrize("with_config", [True, False])
-@pytest.mark.parametrize("part", ["encoder.", "decoder.", "transformers.layers.0."])
+@pytest.mark.parametrize(
+    "part", ["encoder.layers.1.layers.0.", "decoder.", "transformers.layers.0."]
+)
 def test_partial_file_is_refused_with_the_missing_names(tmp_path, state, part, with_config):
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(part)}
     gone = len(state) - len(kept)
@@ -277,6 +281,13 @@ def test_partial_file_is_refused_with_the_missing_names(tmp_path, state, part, w
     message = str(caught.value)
     assert f"part.pt: not a whole εar-VAE: {gone} of 386 names missing ({part}" in message
     assert "1 unexpected (stranger)" in message
+
+
+@pytest.mark.parametrize("part", ["encoder.", "encoder.layers.3.", "encoder.layers.7."])
+def test_a_file_without_a_whole_encoder_is_refused(tmp_path, state, part):
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(part)}
+    with pytest.raises(WeightsError, match=rf"part\.pt: .* no whole encoder among its {len(kept)}"):
+        load(saved(tmp_path / "part.pt", kept))
 
 
 def test_tensor_of_another_shape_is_named(tmp_path, state):

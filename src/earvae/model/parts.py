@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from earvae.config import CompactConfig, ModelConfig, OobleckConfig, SpectralConfig
@@ -42,13 +41,6 @@ def build(config: ModelConfig) -> Parts:
     if isinstance(config, CompactConfig):
         return Parts(CompactEncoder(config), None, CompactDecoder(config))
     raise TypeError(f"no architecture is known for a {type(config).__name__}")
-
-
-def skeleton(config: ModelConfig) -> nn.ModuleDict:
-    """The parts without memory (on the meta device): for their names and shapes."""
-    with torch.device("meta"):
-        parts = build(config)._asdict()
-    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
 
 def _oobleck(config: OobleckConfig) -> Parts:

@@ -72,7 +72,10 @@ def read(
     _add_constants(state, stated and stated.transformer)
     values = _layout(state, weights)
     if values is None:
-        return OobleckConfig(), state  # the check of the names will say what is missing
+        raise WeightsError(
+            f"{weights}: not a whole εar-VAE: no whole encoder among its {len(state)} names "
+            f"({some(state)})"
+        )
     hop = math.prod(values["strides"])
     for field, value in stated.in_our_words() if stated else ():
         found = hop if field == "downsampling_ratio" else values[field]

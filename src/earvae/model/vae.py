@@ -160,5 +160,5 @@ class EarVAE(nn.Module):
         """
         found, state = pretrained.load(source, config, sample_rate, revision, token)
         vae = cls(found)
-        vae.load_state_dict(state)
+        pretrained.fill(vae, state, "the shipped model" if source is None else source)
         return vae.eval()
