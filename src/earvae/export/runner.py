@@ -143,7 +143,7 @@ class Runner:
             )
         block = max(1, chunk_frames) * self.hop_length
         blocks = (audio[..., start : start + block] for start in range(0, audio.shape[2], block))
-        mean, std, _ = self._encode_blocks(blocks, chunk_frames)
+        mean, std, _ = self.encode_stream(blocks, chunk_frames)
         return mean, std
 
     def decode(
@@ -152,7 +152,7 @@ class Runner:
         """The first ``samples`` samples of decoded latents ``[batch, latent, frames]``, float32
         ``[batch, channels, samples]``; may overshoot ±1. Raises ValueError for another shape or
         too few frames."""
-        return np.concatenate(list(self._decode_blocks(latents, samples, chunk_frames)), axis=2)
+        return np.concatenate(list(self.decode_stream(latents, samples, chunk_frames)), axis=2)
 
     def reconstruct(self, audio: np.ndarray, chunk_frames: int = CHUNK_FRAMES) -> np.ndarray:
         """Audio ``[batch, channels, samples]`` through the codec and back, of the same length;
@@ -163,22 +163,8 @@ class Runner:
     def encode_stream(
         self, blocks: Iterable[np.ndarray], chunk_frames: int = CHUNK_FRAMES
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Mean, standard deviation ``[1, latent, frames]`` and number of samples of audio that
-        arrives in blocks ``[channels, n]`` of any sizes. Holds a chunk and its context."""
-        return self._encode_blocks((block[np.newaxis] for block in blocks), chunk_frames)
-
-    def decode_stream(
-        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
-    ) -> Iterator[np.ndarray]:
-        """The decoded audio of latents ``[1, latent, frames]`` in blocks ``[channels, n]``,
-        ``samples`` in all."""
-        for block in self._decode_blocks(latents, samples, chunk_frames):
-            yield block[0]
-
-    def _encode_blocks(
-        self, blocks: Iterable[np.ndarray], chunk_frames: int
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """The encoder over blocks ``[batch, channels, n]``: mean, std, samples."""
+        """Mean, standard deviation ``[batch, latent, frames]`` and number of samples of audio that
+        arrives in blocks ``[batch, channels, n]`` of any lengths. Holds a chunk and its context."""
         _check_chunk(chunk_frames)
         hop, context = self.hop_length, self._context.get("encoder", 0)
         means: list[np.ndarray] = []
@@ -208,10 +194,11 @@ class Runner:
                 first, done = keep, stop
         return np.concatenate(means, axis=2), np.concatenate(stds, axis=2), samples
 
-    def _decode_blocks(
-        self, latents: np.ndarray, samples: int, chunk_frames: int
+    def decode_stream(
+        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
     ) -> Iterator[np.ndarray]:
-        """The transformer once, then the decoder in chunks: blocks ``[batch, channels, n]``."""
+        """The decoded audio of latents ``[batch, latent, frames]`` in blocks ``[batch, channels,
+        n]``, ``samples`` in all: the transformer once, then the decoder in chunks."""
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
             raise ValueError(
                 f"latents must be [batch, {self.latent_channels}, frames], "
@@ -275,7 +262,7 @@ class AudioInput:
             raise RunnerError(f"{path}: has {self.channels} channels; fold it to stereo first")
 
     def blocks(self, channels: int) -> Iterator[np.ndarray]:
-        """Float32 ``[channels, n]`` each; mono is repeated for a stereo model."""
+        """Float32 ``[1, channels, n]`` each; mono is repeated for a stereo model."""
         samples = 0
         try:
             with soundfile.SoundFile(str(self.path)) as file:
@@ -285,7 +272,7 @@ class AudioInput:
                     samples += len(block)
                     if self.channels == 2 and channels == 1:
                         block = block.mean(axis=1, keepdims=True)
-                    yield np.repeat(block.T, channels // min(self.channels, channels), axis=0)
+                    yield np.repeat(block.T[None], channels // block.shape[1], axis=1)
         except soundfile.SoundFileError as error:
             reason = str(error).splitlines()[0]
             raise RunnerError(f"{self.path}: damaged or cut off: {reason}") from None
@@ -296,7 +283,7 @@ class AudioInput:
 def write_audio(
     path: str | Path, blocks: Iterable[np.ndarray], rate: int, channels: int, samples: int
 ) -> float:
-    """Write blocks ``[n_channels, n]`` as a float32 file of ``channels``; the largest magnitude.
+    """Write blocks ``[1, n_channels, n]`` as a float32 file of ``channels``; the largest magnitude.
 
     Two channels become one by their mean. Only float containers, since integers would clip what
     overshoots. The file appears when it is complete. Raises RunnerError.
@@ -318,10 +305,10 @@ def write_audio(
         ) as file,
     ):
         for block in blocks:
-            if channels < block.shape[0]:
-                block = block.mean(axis=0, keepdims=True, dtype=np.float32)
+            if channels < block.shape[1]:
+                block = block.mean(axis=1, keepdims=True, dtype=np.float32)
             peak = max(peak, float(np.abs(block).max(initial=0)))
-            file.write(block.T)
+            file.write(block[0].T)
     return peak
 
 

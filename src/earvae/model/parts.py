@@ -35,20 +35,13 @@ class Parts(NamedTuple):
 def build(config: ModelConfig) -> Parts:
     """New parts with random weights, of the architecture that ``config`` is of."""
     if isinstance(config, OobleckConfig):
-        return _oobleck(config)
+        transformers = None if config.transformer is None else LatentTransformer(config)
+        return Parts(OobleckEncoder(config), transformers, OobleckDecoder(config))
     if isinstance(config, SpectralConfig):
         return _spectral(config)
     if isinstance(config, CompactConfig):
         return Parts(CompactEncoder(config), None, CompactDecoder(config))
     raise TypeError(f"no architecture is known for a {type(config).__name__}")
-
-
-def _oobleck(config: OobleckConfig) -> Parts:
-    return Parts(
-        OobleckEncoder(config),
-        None if config.transformer is None else LatentTransformer(config),
-        OobleckDecoder(config),
-    )
 
 
 def _spectral(config: SpectralConfig) -> Parts:

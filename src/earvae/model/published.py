@@ -125,7 +125,11 @@ def _is_config(values: Mapping[str, Any]) -> bool:
 
 def two_activations(state: Mapping[str, Tensor]) -> bool:
     """Whether any residual unit has two activations that differ, as in Stable Audio's layout."""
-    return any(not torch.equal(state[one], state[other]) for one, other in _unit_activations(state))
+    pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in state)
+    return any(
+        one != other and other in state and not torch.equal(state[one], state[other])
+        for one, other in pairs
+    )
 
 
 def _autoencoder_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -340,9 +344,3 @@ def _check_rotation(
         raise WeightsError(  # files may be half precision
             f"{path}: {FREQUENCIES} is not of base 10 000 over {transformer.head_channels} channels"
         )
-
-
-def _unit_activations(names: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The names of each Snake parameter at the two places of a residual unit."""
-    pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in names)
-    return [(one, other) for one, other in pairs if one != other and other in names]

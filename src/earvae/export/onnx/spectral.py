@@ -120,15 +120,10 @@ def _per_block(envelope: EnvelopeCode, x: Value, matrix: Tensor) -> Value:
 def _level(latents: Value, frames: int) -> Value:
     """RMS of ``[batch, frames, channels]`` around each frame, ``[batch, frames, 1]``."""
     power = (latents * latents).op("ReduceMean", axes=[2], keepdims=1)
-    power = _mean_around(power.transpose(0, 2, 1), frames)  # [batch, 1, frames]
+    power = power.transpose(0, 2, 1).op(  # [batch, 1, frames], zeros beyond
+        "AveragePool", kernel_shape=[frames], pads=[frames // 2] * 2, count_include_pad=1
+    )
     return (power + LEVEL_FLOOR**2).op("Sqrt").transpose(0, 2, 1)
-
-
-def _mean_around(x: Value, frames: int) -> Value:
-    """Means over ``frames`` frames around each of ``[batch, channels, frames]``; zeros beyond."""
-    pads = [frames // 2] * 2
-    shape = {"kernel_shape": [frames], "strides": [1]}
-    return x.op("AveragePool", pads=pads, count_include_pad=1, **shape)
 
 
 def _signed_sqrt(x: Value) -> Value:
