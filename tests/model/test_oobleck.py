@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from earvae.model.layers import (
 )
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.vae import EarVAE
-from tests.small import GOLDEN, golden
+from tests.small import golden
 
 EVEN, ODD = (2, 4, 4, 4, 8), (2, 4, 4, 5, 6)
 
@@ -70,15 +69,6 @@ def test_convolutions_equal_torchs_own_weight_normalisation(transposed: bool):
     x = torch.randn(2, 3, 40)
     torch.testing.assert_close(ours(x), theirs(x))
     assert ours(x).shape[2] == ours.output_length(40)
-
-
-def test_full_configuration_has_exactly_the_published_names_and_shapes():
-    published = json.loads((GOLDEN / "published_44k_state_dict_shapes.json").read_text())
-    with torch.device("meta"):
-        model = EarVAE(OobleckConfig())
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert len(published) == 386
-    assert ours == published
 
 
 def test_full_configuration_has_the_papers_parameter_counts():
