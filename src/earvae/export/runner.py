@@ -43,8 +43,8 @@ LATENT_FORMAT = "earvae-latents"
 LATENT_FORMAT_VERSION = "1"
 LATENT_SUFFIX = ".safetensors"
 STATISTICS_NAME = "latent_stats.json"
-FLOAT_CONTAINERS = {".wav": "WAV", ".w64": "W64", ".rf64": "RF64", ".caf": "CAF", ".aiff": "AIFF"}
-SMALL_CONTAINERS = {".wav", ".aiff"}  # their headers count to 4 GiB
+FLOAT_SUFFIXES = (".wav", ".w64", ".rf64", ".caf", ".aiff")  # of containers for float32
+SMALL_SUFFIXES = (".wav", ".aiff")  # their headers count to 4 GiB
 HEADER_LIMIT = 2**32 - 2**16  # bytes of audio, with room for the header
 
 
@@ -289,20 +289,19 @@ def write_audio(
     overshoots. The file appears when it is complete. Raises RunnerError.
     """
     path = Path(path)
-    container = FLOAT_CONTAINERS.get(path.suffix.lower())
-    if container is None:
+    suffix = path.suffix.lower()
+    if suffix not in FLOAT_SUFFIXES:
         raise RunnerError(
             f"{path}: decoded audio may exceed full scale, which integer formats cut off; "
-            f"write one of {', '.join(FLOAT_CONTAINERS)} and convert that"
+            f"write one of {', '.join(FLOAT_SUFFIXES)} and convert that"
         )
-    if path.suffix.lower() in SMALL_CONTAINERS and samples * channels * 4 > HEADER_LIMIT:
+    if suffix in SMALL_SUFFIXES and samples * channels * 4 > HEADER_LIMIT:
         raise RunnerError(f"{path}: more than 4 GiB; write .w64 or .rf64")
     peak = 0.0
+    form = {"subtype": "FLOAT", "format": suffix.removeprefix(".").upper()}
     with (
         _atomic(path) as temporary,
-        soundfile.SoundFile(
-            str(temporary), "w", rate, channels, subtype="FLOAT", format=container
-        ) as file,
+        soundfile.SoundFile(str(temporary), "w", rate, channels, **form) as file,
     ):
         for block in blocks:
             if channels < block.shape[1]:

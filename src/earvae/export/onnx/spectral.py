@@ -11,7 +11,6 @@ from earvae.config import CLASS_LATENTS
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import layer_norm, linear
 from earvae.model.adaptive import AdaptiveCode
-from earvae.model.convnext import ConvNeXtBlock
 from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
 from earvae.model.spectral import (
     GAIN_RANGE,
@@ -136,21 +135,16 @@ def _signed_sqrt(x: Value) -> Value:
 def _blocks(blocks: nn.Sequential, x: Value) -> Value:
     """ConvNeXt blocks, ``[batch, frames, width]`` in and out."""
     for block in blocks:
-        x = _convnext(block, x)
+        depthwise = block.depthwise
+        width, kernel = depthwise.out_channels, depthwise.kernel_size[0]
+        weight = x.graph.weight(depthwise, "weight", depthwise.weight[..., 0])
+        bias = x.graph.weight(depthwise, "bias", depthwise.bias)
+        shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
+        y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
+        y = layer_norm(block.norm, y)
+        y = linear(block.contract, _gelu(linear(block.expand, y)))
+        x = x + y * x.graph.weight(block, "scale", block.scale)
     return x
-
-
-def _convnext(block: ConvNeXtBlock, x: Value) -> Value:
-    """Depthwise convolution in time, then a pointwise network with layer scale."""
-    graph, depthwise = x.graph, block.depthwise
-    width, kernel = depthwise.out_channels, depthwise.kernel_size[0]
-    weight = graph.weight(depthwise, "weight", depthwise.weight[..., 0])
-    bias = graph.weight(depthwise, "bias", depthwise.bias)
-    shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
-    y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
-    y = layer_norm(block.norm, y)
-    y = linear(block.contract, _gelu(linear(block.expand, y)))
-    return x + y * graph.weight(block, "scale", block.scale)
 
 
 def _gelu(x: Value) -> Value:
