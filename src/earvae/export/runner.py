@@ -43,7 +43,7 @@ LATENT_FORMAT = "earvae-latents"
 LATENT_FORMAT_VERSION = "1"
 LATENT_SUFFIX = ".safetensors"
 STATISTICS_NAME = "latent_stats.json"
-FLOAT_SUFFIXES = (".wav", ".w64", ".rf64", ".caf", ".aiff")  # of containers for float32
+FLOAT_SUFFIXES = (".wav", ".w64", ".rf64", ".caf", ".aiff")  # containers that hold float32
 SMALL_SUFFIXES = (".wav", ".aiff")  # their headers count to 4 GiB
 HEADER_LIMIT = 2**32 - 2**16  # bytes of audio, with room for the header
 
@@ -58,8 +58,8 @@ class Runner:
     Args:
         folder: written by `earvae export --onnx`; only the encoder or only the decoder will do
             for work in one direction.
-        threads: of each computation; None lets onnxruntime decide.
-        providers: of onnxruntime, in order of preference.
+        threads: how many a computation takes; None lets onnxruntime decide.
+        providers: names of onnxruntime's execution providers, in order of preference.
 
     Attributes:
         sample_rate: Hz.
@@ -518,10 +518,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     shared.add_argument("--threads", type=int, help="default: as onnxruntime decides")
     shared.add_argument(
-        "--provider", action="append", help="of onnxruntime (default: CPUExecutionProvider)"
+        "--provider", action="append", help="onnxruntime's (default: CPUExecutionProvider)"
     )
     shared.add_argument(
-        "--chunk-seconds", type=float, default=10.0, help="computed at a time (default: 10)"
+        "--chunk-seconds", type=float, default=10.0, help="audio computed at a time (default: 10)"
     )
     parser = argparse.ArgumentParser(description="Music to latents and back, without PyTorch.")
     verbs = parser.add_subparsers(dest="verb", required=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from earvae.model.pca import AUDIBLE, at_unit_level, principal_components
 
-ROUNDS = 8  # of each clustering; the gain of the last is a hundredth of a decibel
-PRIOR_FRAMES = 200  # of all music, that each class's statistics are mixed with
+ROUNDS = 8  # turns of each clustering; the last one gains a hundredth of a decibel
+PRIOR_FRAMES = 200  # how many frames of all music each class's statistics are mixed with
 
 
 class AdaptiveCode(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NARROW = 16  # input channels below which a strided convolution stays in float32 on a CPU
-SNAKE_EPSILON = 1e-9  # of the published model: keeps 1/β finite when log β is very negative
+SNAKE_EPSILON = 1e-9  # the published model's: keeps 1/β finite when log β is very negative
 
 
 def without_autocast(x: Tensor) -> torch.autocast:

@@ -28,7 +28,7 @@ from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
 from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, some
 
-KNOWN_SAMPLE_RATES = {  # of published models, by total stride
+KNOWN_SAMPLE_RATES = {  # Hz, by the total stride of the published models
     1024: 44_100,  # εar-VAE
     960: 48_000,
     2048: 44_100,  # Stable Audio Open
