@@ -33,10 +33,14 @@ class Parts(NamedTuple):
 
 
 def build(config: ModelConfig) -> Parts:
-    """New parts with random weights, of the architecture that ``config`` is of."""
+    """New parts with random weights, of the architecture that ``config`` is of.
+
+    Drawn in the order of :class:`Parts`, so that a seed gives the weights that it always gave.
+    """
     if isinstance(config, OobleckConfig):
+        encoder = OobleckEncoder(config)
         transformers = None if config.transformer is None else LatentTransformer(config)
-        return Parts(OobleckEncoder(config), transformers, OobleckDecoder(config))
+        return Parts(encoder, transformers, OobleckDecoder(config))
     if isinstance(config, SpectralConfig):
         return _spectral(config)
     if isinstance(config, CompactConfig):
