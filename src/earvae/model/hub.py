@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earvae.errors import EarvaeError, WeightsError
+from earvae.errors import WeightsError, WriteError
 from earvae.model import diffusers, saved
 from earvae.model.weight_files import SUFFIXES, read_json
-
-
-class UploadError(EarvaeError):
-    """A repository that nothing could be written to."""
 
 
 def is_id(source: str) -> bool:
@@ -55,7 +51,10 @@ def _weights_for(configs: Path) -> dict[str, list[str]]:
 
 
 def upload(folder: Path, repository: str, token: str | bool | None, private: bool) -> str:
-    """Put a folder's files into a repository, which is made if need be; the commit's address."""
+    """Put a folder's files into a repository, which is made if need be; the commit's address.
+
+    Raises WriteError.
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -63,7 +62,7 @@ def upload(folder: Path, repository: str, token: str | bool | None, private: boo
         api.create_repo(repository, private=private, exist_ok=True)
         return api.upload_folder(repo_id=repository, folder_path=folder).commit_url
     except Exception as error:
-        raise UploadError(f"{repository}: the upload failed: {_reason(error)}") from error
+        raise WriteError(f"{repository}: the upload failed: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -125,7 +125,7 @@ class EarVAE(nn.Module):
         """Save into a repository ``owner/name`` of the Hugging Face hub, made if it is not there.
 
         ``token``: None is what the user logged in with. Returns the address of the commit. Raises
-        UploadError.
+        WriteError.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype)
