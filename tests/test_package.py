@@ -33,3 +33,14 @@ def test_the_objective_and_metrics_do_not_import_the_model():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_loading_the_shipped_model_does_not_import_torchs_compiler():
+    """torch._dynamo costs two seconds; an operation on the meta device can pull it in."""
+    code = (
+        "import sys, earvae\n"
+        "earvae.EarVAE.from_pretrained()\n"
+        "print([m for m in sys.modules if m.startswith('torch._dynamo')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -146,8 +146,8 @@ class SpectralConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> SpectralConfig:
-        if self.hop_length % self.mdct_length:
-            raise ValueError("mdct_length must divide hop_length")
+        if self.hop_length % self.mdct_length or self.mdct_length % 2:
+            raise ValueError("mdct_length must divide hop_length and be even")
         if self.learned_channels < 1:
             raise ValueError(
                 f"linear_channels must be at least {CLASS_LATENTS + 1} smaller than "
@@ -187,7 +187,7 @@ class CompactConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> CompactConfig:
         if self.hop_length % self.mdct_length or self.mdct_length % 2:
-            raise ValueError("mdct_length must be even and divide hop_length")
+            raise ValueError("mdct_length must divide hop_length and be even")
         if self.latent_channels > 2 * self.hop_length:
             raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
         if self.kernel % 2 == 0:

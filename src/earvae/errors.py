@@ -12,7 +12,7 @@ class EarvaeError(Exception):
 
 
 class WriteError(EarvaeError):
-    """A place that cannot be written: disk full, no permission, a name too long."""
+    """A place that cannot be written: disk full, no permission, a name too long, a hub."""
 
 
 class WeightsError(EarvaeError):

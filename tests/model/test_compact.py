@@ -11,7 +11,7 @@ from earvae.model.compact import QUIET, CompactDecoder, CompactEncoder, EarBands
 from earvae.model.envelope import band_weights
 from earvae.model.transform import FrameTransform, mid_side
 from earvae.model.vae import EarVAE
-from tests.small import build, compact_config
+from tests.small import build, compact_config, spectral_config
 
 SMALL = compact_config(width=16)
 
@@ -241,9 +241,14 @@ def test_the_default_has_less_than_16_million_parameters_and_half_a_file_below_3
     assert (tmp_path / "model.safetensors").stat().st_size < 32_000_000
 
 
+def test_frames_of_odd_blocks_are_refused_by_both_architectures():
+    for config in (compact_config, spectral_config):
+        with pytest.raises(ValueError, match="hop_length and be even"):
+            config(hop_length=66, mdct_length=33)
+
+
 @pytest.mark.parametrize("changes, complaint", [
     ({"mdct_length": 48}, "divide hop_length"),
-    ({"hop_length": 66, "mdct_length": 33}, "even"),
     ({"latent_channels": 129}, "2·hop_length"),
     ({"kernel": 6}, "odd"),
 ])  # fmt: skip

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from earvae.errors import EarvaeError, WeightsError
+from earvae.errors import WeightsError, WriteError
 from earvae.export.diffusers import export_diffusers
 from earvae.model.vae import EarVAE
 from tests.small import GOLDEN, oobleck, spectral
@@ -130,5 +130,5 @@ def test_a_failed_push_is_one_line(small, monkeypatch):
             raise PermissionError("401 Unauthorized\nlong explanation")
 
     monkeypatch.setattr("huggingface_hub.HfApi", HfApi)
-    with pytest.raises(EarvaeError, match="^someone/mine: the upload failed: 401 Unauthorized$"):
+    with pytest.raises(WriteError, match="^someone/mine: the upload failed: 401 Unauthorized$"):
         small.push_to_hub("someone/mine")

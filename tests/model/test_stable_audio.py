@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from earvae import codec
 from earvae.config import ModelConfig, OobleckConfig, parse
 from earvae.errors import WeightsError
-from earvae.model.diffusers import WEIGHTS_NAME, their_name
-from earvae.model.parts import skeleton
+from earvae.model.diffusers import WEIGHTS_NAME, layer_names
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from tests.small import TWO_SNAKES, noise, two_snakes
@@ -100,7 +99,7 @@ def test_files_and_identities_of_the_papers_layout_are_what_they_were():
 
 def test_two_activations_double_their_parameters_and_keep_their_names():
     one, two = (OobleckConfig(**LAYOUT | {"shared_snake": shared}) for shared in (True, False))
-    one_names, two_names = (skeleton(config).state_dict() for config in (one, two))
+    one_names, two_names = (EarVAE(config).state_dict() for config in (one, two))
     assert {n: t.shape for n, t in one_names.items()} == {n: t.shape for n, t in two_names.items()}
     count = {shared: sum(p.numel() for p in EarVAE(c).parameters())
              for shared, c in ((True, one), (False, two))}  # fmt: skip
@@ -267,18 +266,18 @@ def test_other_weight_norm_namings_load(theirs):
     ("name", "expected"),
     [
         ("encoder.layers.0", "encoder.conv1"),
-        ("encoder.layers.3.layers.2.layers.2.alpha", "encoder.block.2.res_unit3.snake2.alpha"),
-        ("encoder.layers.1.layers.3.beta", "encoder.block.0.snake1.beta"),
-        ("encoder.layers.5.layers.4.weight_g", "encoder.block.4.conv1.weight_g"),
-        ("encoder.layers.6.alpha", "encoder.snake1.alpha"),
-        ("encoder.layers.7.bias", "encoder.conv2.bias"),
-        ("decoder.layers.1.layers.1.weight_v", "decoder.block.0.conv_t1.weight_v"),
-        ("decoder.layers.2.layers.2.layers.3.bias", "decoder.block.1.res_unit1.conv2.bias"),
-        ("decoder.layers.7.weight_v", "decoder.conv2.weight_v"),
+        ("encoder.layers.3.layers.2.layers.2", "encoder.block.2.res_unit3.snake2"),
+        ("encoder.layers.1.layers.3", "encoder.block.0.snake1"),
+        ("encoder.layers.5.layers.4", "encoder.block.4.conv1"),
+        ("encoder.layers.6", "encoder.snake1"),
+        ("encoder.layers.7", "encoder.conv2"),
+        ("decoder.layers.1.layers.1", "decoder.block.0.conv_t1"),
+        ("decoder.layers.2.layers.2.layers.3", "decoder.block.1.res_unit1.conv2"),
+        ("decoder.layers.7", "decoder.conv2"),
     ],
 )
 def test_names_in_diffusers_words(name, expected):
-    assert their_name(name, blocks=5) == expected
+    assert layer_names(blocks=5)[name] == expected
 
 
 def stated(folder: Path, **changes) -> None:

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import scipy.fft
 import torch
 from hypothesis import given
@@ -65,8 +64,3 @@ def test_mono_has_no_side_and_mid_side_is_its_own_inverse():
     assert mid_side(mono)[:, 1].abs().max() == 0
     stereo = torch.randn(1, 2, 50)
     torch.testing.assert_close(mid_side(mid_side(stereo)), stereo)
-
-
-def test_an_odd_block_is_refused():
-    with pytest.raises(ValueError, match="even"):
-        MDCT(7)

@@ -97,8 +97,3 @@ def test_positions_are_not_rounded_under_bfloat16_autocast():
         found = transformer(latents)
     assert tables[0].dtype == torch.float32
     assert (found - expected).norm() / expected.norm() < 0.02
-
-
-def test_architecture_without_transformer_is_refused():
-    with pytest.raises(ValueError, match="no transformer"):
-        LatentTransformer(OobleckConfig(transformer=None))

@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from earvae.config import OobleckConfig
 from earvae.errors import WeightsError
+from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.pretrained import SHIPPED
+from earvae.model.transformer import LatentTransformer
 from earvae.model.vae import EarVAE
 from tests.small import GOLDEN, spectral
 
@@ -50,6 +52,18 @@ def test_the_full_configuration_has_exactly_the_published_names_and_shapes():
     ours = {name: list(tensor.shape) for name, tensor in vae.state_dict().items()}
     assert len(ours) == 386
     assert ours == published
+
+
+def test_a_seed_draws_the_encoder_first_then_the_transformer_then_the_decoder():
+    """Another order would be other weights from the same seed."""
+    config = OobleckConfig(channels=2, multiples=(1, 2), strides=(2, 3))
+    torch.manual_seed(0)
+    parts = OobleckEncoder(config), LatentTransformer(config), OobleckDecoder(config)
+    torch.manual_seed(0)
+    vae = EarVAE(config)
+    for part, own in zip(parts, (vae.encoder, vae.transformers, vae.decoder), strict=True):
+        for name, tensor in part.state_dict().items():
+            assert torch.equal(tensor, own.state_dict()[name]), name
 
 
 @torch.no_grad()

@@ -35,9 +35,7 @@ def export(
     sample_rate: options.SampleRate = None,
     half: Annotated[
         bool,
-        typer.Option(
-            "--half", help="Of --onnx: store weights in float16; computation stays float32."
-        ),
+        typer.Option("--half", help="Store --onnx weights in float16; computation stays float32."),
     ] = False,
 ) -> None:
     """Write the model for programs without PyTorch, or for diffusers.

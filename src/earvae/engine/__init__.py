@@ -91,7 +91,11 @@ def choose(vae: EarVAE, engine: str) -> tuple[str, str]:
         raise EngineError(f"engine {engine}: use one of {', '.join(ENGINES)}")
     device = next(vae.parameters()).device
     convolutional, on_cpu = isinstance(vae.encoder, OobleckEncoder), device.type == "cpu"
-    if engine in ("exact", "fast") and not convolutional:
+    if engine == "auto":
+        engine = "exact" if convolutional and on_cpu else "plain"
+    if engine == "plain":
+        return "plain", "fp32"
+    if not convolutional:
         raise EngineError(
             f"engine {engine}: the architecture {vae.config.architecture!r} has one engine, plain, "
             "in float32; use auto"
@@ -100,10 +104,9 @@ def choose(vae: EarVAE, engine: str) -> tuple[str, str]:
         if not has_bfloat16(device):
             raise EngineError(f"engine fast: {device.type} has no bfloat16 arithmetic; use auto")
         return ("fast" if on_cpu else "plain"), "bf16"
-    if engine == "exact" and not on_cpu:
+    if not on_cpu:
         raise EngineError(f"engine exact: for CPUs, the model is on {device.type}; use auto")
-    exact = engine == "exact" or (engine == "auto" and convolutional and on_cpu)
-    return ("exact" if exact else "plain"), "fp32"
+    return "exact", "fp32"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -11,6 +11,7 @@ What differs from ``model/oobleck.py``, which stays the definition:
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from earvae.engine import workers
 from earvae.engine.bilinear import SEVEN_TAPS, SEVEN_TAPS_COARSE, TWO_TAPS, Bilinear
 from earvae.engine.workers import scratch
-from earvae.model.layers import SNAKE_EPSILON, SnakeBeta, WeightNormConv1d
+from earvae.model.layers import SNAKE_EPSILON, SnakeBeta, WeightNormConv1d, fold_weight_norm
 from earvae.model.oobleck import (
     DecoderBlock,
     EncoderBlock,
@@ -95,9 +96,8 @@ class Convolution(nn.Module):
         self.algorithm, self.dilation = algorithm, dilation
         self.tile = algorithm.outputs * dilation
         self.reach = dilation * (algorithm.taps - 1)  # rows of input beyond those of output
-        wide, narrow, _ = weight.shape
         self.register_buffer("weight", _transformed(weight, algorithm).to(dtype))
-        self.register_buffer("bias", _bias(bias, wide))
+        self.register_buffer("bias", _bias(bias, len(weight)))
 
     def input_rows(self, rows: int) -> int:
         """Rows of input that ``rows`` rows of output take: whole tiles."""
@@ -124,7 +124,6 @@ class Unit(nn.Module):
     def __init__(self, source: ResidualUnit, arithmetic: Arithmetic) -> None:
         super().__init__()
         before, wide, between, point = source.layers
-        assert isinstance(wide, WeightNormConv1d) and isinstance(point, WeightNormConv1d)
         self.before, self.between = Snake(before), Snake(between)  # one and the same in the paper
         self.convolution = Convolution(
             wide.effective_weight().detach(),
@@ -225,7 +224,8 @@ class FastStack(nn.Module):
         super().__init__()
         self.context_frames = source.context_frames
         first, *blocks, snake, last = source.layers
-        self.first, self.snake, self.last = _plain(first), Snake(snake), _plain(last)
+        self.first, self.last = (fold_weight_norm(copy.deepcopy(layer)) for layer in (first, last))
+        self.snake = Snake(snake)
         self.layers = nn.ModuleList(_prepared(blocks, arithmetic))
 
     @torch.inference_mode(False)  # a setting of the thread, and the workers are others
@@ -289,9 +289,9 @@ def _prepared(
                 yield strided(snake, layer, arithmetic)
 
 
-def _narrow_to_wide(layer: nn.Conv1d, audio: Tensor) -> Tensor:
+def _narrow_to_wide(layer: WeightNormConv1d, audio: Tensor) -> Tensor:
     """A convolution of few channels ``[few, time]`` to rows ``[time, many]``, as one product."""
-    taps, padding = layer.kernel_size[0], layer.padding[0]
+    taps, padding = layer.kernel_size, layer.padding
     rows = F.pad(audio, (padding, padding)).t().contiguous()  # [time + 2·padding, few]
     few, length = audio.shape
     weight = layer.weight.permute(2, 1, 0).flatten(0, 1)  # [taps·few, many]
@@ -305,12 +305,12 @@ def _narrow_to_wide(layer: nn.Conv1d, audio: Tensor) -> Tensor:
     return out
 
 
-def _wide_to_narrow(snake: Snake, layer: nn.Conv1d, x: Tensor) -> Tensor:
+def _wide_to_narrow(snake: Snake, layer: WeightNormConv1d, x: Tensor) -> Tensor:
     """Activation and a convolution of rows ``[time, many]`` to few channels ``[few, time]``.
 
     One product gives every tap's contribution; the taps are then summed along the diagonal.
     """
-    taps, padding = layer.kernel_size[0], layer.padding[0]
+    taps, padding = layer.kernel_size, layer.padding
     few, many, _ = layer.weight.shape
     weight = layer.weight.permute(1, 2, 0).flatten(1)  # [many, taps·few]
     out = x.new_empty(few, x.shape[0])
@@ -327,23 +327,11 @@ def _wide_to_narrow(snake: Snake, layer: nn.Conv1d, x: Tensor) -> Tensor:
     return out if layer.bias is None else out + layer.bias[:, None]
 
 
-def _conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
+def _conv(layer: WeightNormConv1d, x: Tensor) -> Tensor:
     """At the latents' rate, where nothing better pays: ``[in, T]`` to ``[out, T]``."""
     out: list[Tensor] = []
     workers.run(lambda start, stop: out.append(layer(x.unsqueeze(0))[0]), [(0, x.shape[1])])
     return out[0]
-
-
-def _plain(source: WeightNormConv1d) -> nn.Conv1d:
-    """A torch convolution of the same weight, for the first and last layers."""
-    weight = source.effective_weight().detach()
-    wide, narrow, taps = weight.shape
-    layer = nn.Conv1d(narrow, wide, taps, padding=source.padding, bias=source.bias is not None)
-    layer.requires_grad_(False)
-    layer.weight.copy_(weight)
-    if layer.bias is not None and source.bias is not None:
-        layer.bias.copy_(source.bias)
-    return layer
 
 
 def _transformed(weight: Tensor, algorithm: Bilinear) -> Tensor:

@@ -19,7 +19,7 @@ from earvae.model.diffusers import (
     OUR_CONFIG,
     WEIGHTS_NAME,
     DiffusersConfig,
-    their_name,
+    layer_names,
 )
 from earvae.model.published import STABLE_AUDIO
 from earvae.model.vae import EarVAE
@@ -47,12 +47,13 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
     """
     config = vae.config
     _check(vae)
-    blocks = len(config.strides)
+    layers = layer_names(len(config.strides))
     tensors = {}
     for name, tensor in vae.state_dict().items():
         if name.endswith((".alpha", ".beta")):
             tensor = tensor[None, :, None]  # theirs are [1, channels, 1]
-        tensors[their_name(name, blocks)] = tensor.detach().cpu().clone().contiguous()
+        layer, _, kind = name.rpartition(".")
+        tensors[f"{layers[layer]}.{kind}"] = tensor.detach().cpu().clone().contiguous()
     words = DiffusersConfig.of(config).model_dump(mode="json")
     words = {"_class_name": CLASS_NAME, "_diffusers_version": FIRST_VERSION, **words}
     notes = {"format": "pt", OUR_CONFIG: config.model_dump_json()}

@@ -43,8 +43,8 @@ LATENT_FORMAT = "earvae-latents"
 LATENT_FORMAT_VERSION = "1"
 LATENT_SUFFIX = ".safetensors"
 STATISTICS_NAME = "latent_stats.json"
-FLOAT_CONTAINERS = {".wav": "WAV", ".w64": "W64", ".rf64": "RF64", ".caf": "CAF", ".aiff": "AIFF"}
-SMALL_CONTAINERS = {".wav", ".aiff"}  # their headers count to 4 GiB
+FLOAT_SUFFIXES = (".wav", ".w64", ".rf64", ".caf", ".aiff")  # containers that hold float32
+SMALL_SUFFIXES = (".wav", ".aiff")  # their headers count to 4 GiB
 HEADER_LIMIT = 2**32 - 2**16  # bytes of audio, with room for the header
 
 
@@ -58,8 +58,8 @@ class Runner:
     Args:
         folder: written by `earvae export --onnx`; only the encoder or only the decoder will do
             for work in one direction.
-        threads: of each computation; None lets onnxruntime decide.
-        providers: of onnxruntime, in order of preference.
+        threads: how many a computation takes; None lets onnxruntime decide.
+        providers: names of onnxruntime's execution providers, in order of preference.
 
     Attributes:
         sample_rate: Hz.
@@ -143,7 +143,7 @@ class Runner:
             )
         block = max(1, chunk_frames) * self.hop_length
         blocks = (audio[..., start : start + block] for start in range(0, audio.shape[2], block))
-        mean, std, _ = self._encode_blocks(blocks, chunk_frames)
+        mean, std, _ = self.encode_stream(blocks, chunk_frames)
         return mean, std
 
     def decode(
@@ -152,7 +152,7 @@ class Runner:
         """The first ``samples`` samples of decoded latents ``[batch, latent, frames]``, float32
         ``[batch, channels, samples]``; may overshoot ±1. Raises ValueError for another shape or
         too few frames."""
-        return np.concatenate(list(self._decode_blocks(latents, samples, chunk_frames)), axis=2)
+        return np.concatenate(list(self.decode_stream(latents, samples, chunk_frames)), axis=2)
 
     def reconstruct(self, audio: np.ndarray, chunk_frames: int = CHUNK_FRAMES) -> np.ndarray:
         """Audio ``[batch, channels, samples]`` through the codec and back, of the same length;
@@ -163,22 +163,8 @@ class Runner:
     def encode_stream(
         self, blocks: Iterable[np.ndarray], chunk_frames: int = CHUNK_FRAMES
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Mean, standard deviation ``[1, latent, frames]`` and number of samples of audio that
-        arrives in blocks ``[channels, n]`` of any sizes. Holds a chunk and its context."""
-        return self._encode_blocks((block[np.newaxis] for block in blocks), chunk_frames)
-
-    def decode_stream(
-        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
-    ) -> Iterator[np.ndarray]:
-        """The decoded audio of latents ``[1, latent, frames]`` in blocks ``[channels, n]``,
-        ``samples`` in all."""
-        for block in self._decode_blocks(latents, samples, chunk_frames):
-            yield block[0]
-
-    def _encode_blocks(
-        self, blocks: Iterable[np.ndarray], chunk_frames: int
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """The encoder over blocks ``[batch, channels, n]``: mean, std, samples."""
+        """Mean, standard deviation ``[batch, latent, frames]`` and number of samples of audio that
+        arrives in blocks ``[batch, channels, n]`` of any lengths. Holds a chunk and its context."""
         _check_chunk(chunk_frames)
         hop, context = self.hop_length, self._context.get("encoder", 0)
         means: list[np.ndarray] = []
@@ -208,10 +194,11 @@ class Runner:
                 first, done = keep, stop
         return np.concatenate(means, axis=2), np.concatenate(stds, axis=2), samples
 
-    def _decode_blocks(
-        self, latents: np.ndarray, samples: int, chunk_frames: int
+    def decode_stream(
+        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
     ) -> Iterator[np.ndarray]:
-        """The transformer once, then the decoder in chunks: blocks ``[batch, channels, n]``."""
+        """The decoded audio of latents ``[batch, latent, frames]`` in blocks ``[batch, channels,
+        n]``, ``samples`` in all: the transformer once, then the decoder in chunks."""
         if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
             raise ValueError(
                 f"latents must be [batch, {self.latent_channels}, frames], "
@@ -275,7 +262,7 @@ class AudioInput:
             raise RunnerError(f"{path}: has {self.channels} channels; fold it to stereo first")
 
     def blocks(self, channels: int) -> Iterator[np.ndarray]:
-        """Float32 ``[channels, n]`` each; mono is repeated for a stereo model."""
+        """Float32 ``[1, channels, n]`` each; mono is repeated for a stereo model."""
         samples = 0
         try:
             with soundfile.SoundFile(str(self.path)) as file:
@@ -285,7 +272,7 @@ class AudioInput:
                     samples += len(block)
                     if self.channels == 2 and channels == 1:
                         block = block.mean(axis=1, keepdims=True)
-                    yield np.repeat(block.T, channels // min(self.channels, channels), axis=0)
+                    yield np.repeat(block.T[None], channels // block.shape[1], axis=1)
         except soundfile.SoundFileError as error:
             reason = str(error).splitlines()[0]
             raise RunnerError(f"{self.path}: damaged or cut off: {reason}") from None
@@ -296,32 +283,31 @@ class AudioInput:
 def write_audio(
     path: str | Path, blocks: Iterable[np.ndarray], rate: int, channels: int, samples: int
 ) -> float:
-    """Write blocks ``[n_channels, n]`` as a float32 file of ``channels``; the largest magnitude.
+    """Write blocks ``[1, n_channels, n]`` as a float32 file of ``channels``; the largest magnitude.
 
     Two channels become one by their mean. Only float containers, since integers would clip what
     overshoots. The file appears when it is complete. Raises RunnerError.
     """
     path = Path(path)
-    container = FLOAT_CONTAINERS.get(path.suffix.lower())
-    if container is None:
+    suffix = path.suffix.lower()
+    if suffix not in FLOAT_SUFFIXES:
         raise RunnerError(
             f"{path}: decoded audio may exceed full scale, which integer formats cut off; "
-            f"write one of {', '.join(FLOAT_CONTAINERS)} and convert that"
+            f"write one of {', '.join(FLOAT_SUFFIXES)} and convert that"
         )
-    if path.suffix.lower() in SMALL_CONTAINERS and samples * channels * 4 > HEADER_LIMIT:
+    if suffix in SMALL_SUFFIXES and samples * channels * 4 > HEADER_LIMIT:
         raise RunnerError(f"{path}: more than 4 GiB; write .w64 or .rf64")
     peak = 0.0
+    form = {"subtype": "FLOAT", "format": suffix.removeprefix(".").upper()}
     with (
         _atomic(path) as temporary,
-        soundfile.SoundFile(
-            str(temporary), "w", rate, channels, subtype="FLOAT", format=container
-        ) as file,
+        soundfile.SoundFile(str(temporary), "w", rate, channels, **form) as file,
     ):
         for block in blocks:
-            if channels < block.shape[0]:
-                block = block.mean(axis=0, keepdims=True, dtype=np.float32)
+            if channels < block.shape[1]:
+                block = block.mean(axis=1, keepdims=True, dtype=np.float32)
             peak = max(peak, float(np.abs(block).max(initial=0)))
-            file.write(block.T)
+            file.write(block[0].T)
     return peak
 
 
@@ -532,10 +518,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     shared.add_argument("--threads", type=int, help="default: as onnxruntime decides")
     shared.add_argument(
-        "--provider", action="append", help="of onnxruntime (default: CPUExecutionProvider)"
+        "--provider", action="append", help="onnxruntime's (default: CPUExecutionProvider)"
     )
     shared.add_argument(
-        "--chunk-seconds", type=float, default=10.0, help="computed at a time (default: 10)"
+        "--chunk-seconds", type=float, default=10.0, help="audio computed at a time (default: 10)"
     )
     parser = argparse.ArgumentParser(description="Music to latents and back, without PyTorch.")
     verbs = parser.add_subparsers(dest="verb", required=True)

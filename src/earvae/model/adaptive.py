@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from earvae.model.pca import AUDIBLE, at_unit_level, principal_components
 
-ROUNDS = 8  # of each clustering; the gain of the last is a hundredth of a decibel
-PRIOR_FRAMES = 200  # of all music, that each class's statistics are mixed with
+ROUNDS = 8  # turns of each clustering; the last one gains a hundredth of a decibel
+PRIOR_FRAMES = 200  # how many frames of all music each class's statistics are mixed with
 
 
 class AdaptiveCode(nn.Module):
@@ -119,7 +119,7 @@ def fit_adaptive_code(code: AdaptiveCode, batches: list[Tensor], covered: Tensor
     vectors, _ = principal_components(covariance, code.subspace.shape[1])
     code.subspace.copy_(vectors * covered[:, None])
     frames = torch.cat([frames @ code.subspace for frames in audible()])
-    start = _spectral_clusters(frames, code.classes)
+    start = _first_classes(frames, code.classes)
     bases = _subspaces(frames, start, code.classes, code.channels)
     bases = _aligned(bases)[_grid_order(frames, start, bases)]
     code.basis.copy_(bases.permute(1, 0, 2).flatten(1))
@@ -132,7 +132,7 @@ def _shapes(frames: Tensor) -> Tensor:
     return (energy / energy.sum(dim=1, keepdim=True).clamp_min(1e-20)).sqrt()
 
 
-def _spectral_clusters(frames: Tensor, classes: int) -> Tensor:
+def _first_classes(frames: Tensor, classes: int) -> Tensor:
     """A first class of each frame, ``[frames]``: k-means of how energy is spread."""
     shapes = _shapes(frames)
     draw = torch.Generator().manual_seed(0)
@@ -193,16 +193,15 @@ def measure_classes(code: AdaptiveCode, batches: list[Tensor]) -> None:
     energies = torch.cat([frames.square().mean(dim=(1, 2)) for frames in batches])
     level = energies[energies > AUDIBLE].median().sqrt()
     code.std.fill_(1)
-    squares = [0.0, 0.0, 0.0, 0.0]  # of components, kept, residual; frames: by class
+    components = kept = residual = count = torch.zeros((), dtype=torch.float64)
     for frames in (at_unit_level(frames) * level for frames in batches):
-        components, chosen = code.encode(frames)
-        kept = code.decode(components, chosen)
+        latents, chosen = code.encode(frames)
+        decoded = code.decode(latents, chosen)
         member = chosen.flatten(0, 1).T.double()  # [classes, frames]
-        values = (components, kept, frames - kept)
-        for index, value in enumerate(values):
-            squares[index] += member @ value.flatten(0, 1).square().double()
-        squares[3] += member.sum(dim=1, keepdim=True)
-    components, kept, residual, count = squares
+        components = components + member @ latents.flatten(0, 1).square().double()
+        kept = kept + member @ decoded.flatten(0, 1).square().double()
+        residual = residual + member @ (frames - decoded).flatten(0, 1).square().double()
+        count = count + member.sum(dim=1, keepdim=True)
     power = (kept + residual).sum(dim=1, keepdim=True)  # of all features, by class
     overall = power.sum() / count.sum()
     # All classes at the level of all music, mixed with the mean of all classes.

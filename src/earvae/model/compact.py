@@ -28,9 +28,9 @@ from earvae.model.transform import FrameTransform, mid_side
 
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
-FIRST_LEVEL = -6.0  # of a decoder's own part where no music tells it, natural log
-LEAST_POWER = 1e-8  # of a latent's component at the start, of the strongest's
-FIRST_SCALE = -3.0  # of a new posterior: std = softplus(-3) = 0.05
+FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
+LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
+FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
 
 class CompactEncoder(nn.Module):

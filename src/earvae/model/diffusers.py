@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from earvae.config import Config, OobleckConfig, parse
 from earvae.errors import WeightsError
-from earvae.model.parts import skeleton
 from earvae.model.published import STABLE_AUDIO, two_activations, with_our_names
 from earvae.model.weight_files import read_json, read_metadata, read_tensors
 
@@ -26,6 +26,11 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 WEIGHTS_NAMES = (WEIGHTS_NAME, "diffusion_pytorch_model.bin")  # the first is preferred
 OUR_CONFIG = "earvae_config"  # metadata of files that we wrote: the exact configuration
+BLOCK_LAYERS = {
+    "encoder": ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1"),
+    "decoder": ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3"),
+}
+UNIT_LAYERS = ("snake1", "conv1", "snake2", "conv2")
 OUR_WORDS = {
     "downsampling_ratios": "strides",
     "channel_multiples": "multiples",
@@ -95,38 +100,31 @@ def read(folder: Path) -> tuple[OobleckConfig, dict[str, Tensor]] | None:
     return config, state
 
 
-def their_name(name: str, blocks: int) -> str:
-    """A name of ours, such as ``encoder.layers.1.layers.0.layers.0.alpha``, in their words.
-
-    ``blocks`` is the number of strided blocks. Works for modules and parameters alike.
-    """
-    part, *rest = name.split(".layers.")
-    indices, tail = [], ""
-    for piece in rest:
-        index, _, tail = piece.partition(".")
-        indices.append(int(index))
-    first, *inner = indices
-    if first in (0, blocks + 1, blocks + 2):
-        words = [{0: "conv1", blocks + 1: "snake1", blocks + 2: "conv2"}[first]]
-    else:
-        words = ["block", str(first - 1)]
-        encoder = ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1")
-        decoder = ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3")
-        if inner:
-            words.append((encoder if part == "encoder" else decoder)[inner[0]])
-        if len(inner) > 1:
-            words.append(("snake1", "conv1", "snake2", "conv2")[inner[1]])
-    return ".".join([part, *words, *([tail] if tail else [])])
+def layer_names(blocks: int) -> dict[str, str]:
+    """Our name of every layer, such as ``encoder.layers.1.layers.0.layers.2``, with theirs, here
+    ``encoder.block.0.res_unit1.snake2``; ``blocks`` is the number of strided blocks."""
+    names = {}
+    for part, layers in BLOCK_LAYERS.items():
+        for index, theirs in ((0, "conv1"), (blocks + 1, "snake1"), (blocks + 2, "conv2")):
+            names[f"{part}.layers.{index}"] = f"{part}.{theirs}"
+        for block, (index, layer) in product(range(blocks), enumerate(layers)):
+            ours, theirs = (
+                f"{part}.layers.{block + 1}.layers.{index}",
+                f"{part}.block.{block}.{layer}",
+            )
+            if layer.startswith("res_unit"):
+                for inner, word in enumerate(UNIT_LAYERS):
+                    names[f"{ours}.layers.{inner}"] = f"{theirs}.{word}"
+            else:
+                names[ours] = theirs
+    return names
 
 
 def _with_our_names(
     state: dict[str, Tensor], config: OobleckConfig, path: Path
 ) -> dict[str, Tensor]:
     """Their names and shapes to ours; a name that is not theirs stays, for the check to report."""
-    ours = {}
-    for name in skeleton(config).state_dict():
-        module, _, _ = name.rpartition(".")
-        ours[their_name(module, len(config.strides))] = module
+    ours = {theirs: name for name, theirs in layer_names(len(config.strides)).items()}
     renamed = {}
     for name, tensor in state.items():
         match = re.match(r"(.+?)\.(alpha|beta|bias|weight\w*|parametrizations\..+)$", name)

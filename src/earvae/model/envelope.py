@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from earvae.model.pca import principal_components
 
-POWER_FLOOR = 1e-6  # of the units that the envelope is taken in: 60 dB below ordinary music
+POWER_FLOOR = 1e-6  # 60 dB below ordinary music, in the units that the envelope is taken in
 NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
-RELATIVE = 0.12  # of its frequency, between these
+RELATIVE = 0.12  # share of its frequency that a centre is apart, between these
 
 
 class Bands(nn.Module):
     """Levels of frames by block and band, about an eighth of an octave wide.
 
     Args:
-        bins: of a block of the transform, from 0 to half of ``sample_rate`` (Hz).
-        blocks: of both channels, in a frame.
+        bins: how many a block of the transform has, from 0 to half of ``sample_rate`` (Hz).
+        blocks: how many a frame has, of both channels together.
 
     Attributes:
-        levels: of a frame, blocks · bands.
+        levels: how many a frame has, blocks · bands.
     """
 
     weights: Tensor

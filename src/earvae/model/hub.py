@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from earvae.errors import EarvaeError, WeightsError
+from earvae.errors import WeightsError, WriteError
 from earvae.model import diffusers, saved
 from earvae.model.weight_files import SUFFIXES, read_json
-
-
-class UploadError(EarvaeError):
-    """A repository that nothing could be written to."""
 
 
 def is_id(source: str) -> bool:
@@ -25,17 +21,18 @@ def download(repository: str, revision: str | None, token: str | bool | None) ->
     ``revision`` is a branch, tag or commit; ``token`` a string, or False for none; None takes what
     the user logged in with. Raises WeightsError.
     """
+    configs = _fetch(repository, revision, token, allow_patterns=["*.json"])
+    commit = configs.name  # the folder has its name; the weights must be of the same
+    return _fetch(repository, commit, token, **_weights_for(configs))
+
+
+def _fetch(
+    repository: str, revision: str | None, token: str | bool | None, **patterns: list[str]
+) -> Path:
     from huggingface_hub import snapshot_download  # slow to import; only needed here
 
     try:
-        folder = Path(
-            snapshot_download(repository, revision=revision, token=token, allow_patterns=["*.json"])
-        )
-        return Path(
-            snapshot_download(repository, revision=folder.name, token=token, **_weights_for(folder))
-        )  # of the same commit, whose name the folder has
-    except WeightsError:
-        raise
+        return Path(snapshot_download(repository, revision=revision, token=token, **patterns))
     except Exception as error:  # the client raises many kinds; the user needs one line
         raise WeightsError(
             f"{repository}: not a local path, and the hub download failed: {_reason(error)}"
@@ -46,7 +43,7 @@ def _weights_for(configs: Path) -> dict[str, list[str]]:
     """Which files of a repository hold the weights that its configs describe."""
     if "architecture" in read_json(configs / saved.CONFIG_NAME):
         return {"allow_patterns": [saved.WEIGHTS_NAME]}
-    for part in ("", "vae/"):  # of a pipeline, the autoencoder alone
+    for part in ("", "vae/"):  # a pipeline has its autoencoder there
         if diffusers.is_config(read_json(configs / part / diffusers.CONFIG_NAME)):
             return {"allow_patterns": [part + name for name in diffusers.WEIGHTS_NAMES]}
     everywhere = [f"*{suffix}" for suffix in SUFFIXES]
@@ -54,7 +51,10 @@ def _weights_for(configs: Path) -> dict[str, list[str]]:
 
 
 def upload(folder: Path, repository: str, token: str | bool | None, private: bool) -> str:
-    """Put a folder's files into a repository, which is made if need be; the commit's address."""
+    """Put a folder's files into a repository, which is made if need be; the commit's address.
+
+    Raises WriteError.
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -62,7 +62,7 @@ def upload(folder: Path, repository: str, token: str | bool | None, private: boo
         api.create_repo(repository, private=private, exist_ok=True)
         return api.upload_folder(repo_id=repository, folder_path=folder).commit_url
     except Exception as error:
-        raise UploadError(f"{repository}: the upload failed: {_reason(error)}") from error
+        raise WriteError(f"{repository}: the upload failed: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

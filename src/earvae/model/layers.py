@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NARROW = 16  # input channels below which a strided convolution stays in float32 on a CPU
-SNAKE_EPSILON = 1e-9  # of the published model: keeps 1/β finite when log β is very negative
+SNAKE_EPSILON = 1e-9  # the published model's: keeps 1/β finite when log β is very negative
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
@@ -66,24 +66,28 @@ class _WeightNormConvolution(nn.Module):
     plain ``weight``. Initialised as torch initialises plain convolutions.
     """
 
+    transposed = False
+
     def __init__(
         self,
-        weight_shape: tuple[int, int, int],
-        bias_channels: int,
-        stride: int,
-        padding: int,
-        dilation: int,
-        bias: bool,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride = weight_shape[2], stride
-        self.padding, self.dilation = padding, dilation
-        bound = 1 / math.sqrt(weight_shape[1] * weight_shape[2])
-        direction = torch.empty(weight_shape).uniform_(-bound, bound)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        first, second = (
+            (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        )
+        bound = 1 / math.sqrt(second * kernel_size)
+        direction = torch.empty(first, second, kernel_size).uniform_(-bound, bound)
         self.weight_g = nn.Parameter(norm_over_first(direction))
         self.weight_v = nn.Parameter(direction)
         self.bias = (
-            nn.Parameter(torch.empty(bias_channels).uniform_(-bound, bound)) if bias else None
+            nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
         )
 
     def effective_weight(self) -> Tensor:
@@ -113,8 +117,8 @@ class WeightNormConv1d(_WeightNormConvolution):
         dilation: int = 1,
         bias: bool = True,
     ) -> None:
-        shape = (out_channels, in_channels, kernel_size)
-        super().__init__(shape, out_channels, stride, padding, dilation, bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias)
+        self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.effective_weight()
@@ -141,17 +145,7 @@ class WeightNormConvTranspose1d(_WeightNormConvolution):
     The norm is per *input* channel, as the first dimension of its weight is the input's.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
-    ) -> None:
-        shape = (in_channels, out_channels, kernel_size)
-        super().__init__(shape, out_channels, stride, padding, 1, bias)
+    transposed = True
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.effective_weight()

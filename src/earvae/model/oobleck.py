@@ -20,7 +20,7 @@ from earvae.model.layers import (
     full_precision,
 )
 
-DILATIONS = (1, 3, 9)  # of the three residual units of a block
+DILATIONS = (1, 3, 9)  # one for each residual unit of a block
 
 
 class ResidualUnit(Chain):
@@ -31,7 +31,7 @@ class ResidualUnit(Chain):
     ``shared_snake`` there are two, under these same names.
     """
 
-    def __init__(self, channels: int, dilation: int, shared_snake: bool = True) -> None:
+    def __init__(self, channels: int, dilation: int, shared_snake: bool) -> None:
         snake = SnakeBeta(channels)
         super().__init__(
             snake,
@@ -52,7 +52,7 @@ class EncoderBlock(Chain):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool = True
+        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool
     ) -> None:
         super().__init__(
             *(ResidualUnit(in_channels, dilation, shared_snake) for dilation in DILATIONS),
@@ -70,7 +70,7 @@ class DecoderBlock(Chain):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool = True
+        self, in_channels: int, out_channels: int, stride: int, shared_snake: bool
     ) -> None:
         super().__init__(
             SnakeBeta(in_channels),

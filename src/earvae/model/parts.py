@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from earvae.config import CompactConfig, ModelConfig, OobleckConfig, SpectralConfig
@@ -34,29 +33,19 @@ class Parts(NamedTuple):
 
 
 def build(config: ModelConfig) -> Parts:
-    """New parts with random weights, of the architecture that ``config`` is of."""
+    """New parts with random weights, of the architecture that ``config`` is of.
+
+    Drawn in the order of :class:`Parts`, so that a seed gives the weights that it always gave.
+    """
     if isinstance(config, OobleckConfig):
-        return _oobleck(config)
+        encoder = OobleckEncoder(config)
+        transformers = None if config.transformer is None else LatentTransformer(config)
+        return Parts(encoder, transformers, OobleckDecoder(config))
     if isinstance(config, SpectralConfig):
         return _spectral(config)
     if isinstance(config, CompactConfig):
         return Parts(CompactEncoder(config), None, CompactDecoder(config))
     raise TypeError(f"no architecture is known for a {type(config).__name__}")
-
-
-def skeleton(config: ModelConfig) -> nn.ModuleDict:
-    """The parts without memory (on the meta device): for their names and shapes."""
-    with torch.device("meta"):
-        parts = build(config)._asdict()
-    return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
-
-
-def _oobleck(config: OobleckConfig) -> Parts:
-    return Parts(
-        OobleckEncoder(config),
-        None if config.transformer is None else LatentTransformer(config),
-        OobleckDecoder(config),
-    )
 
 
 def _spectral(config: SpectralConfig) -> Parts:

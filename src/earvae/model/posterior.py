@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VARIANCE_FLOOR = 1e-6  # of the published model: var = std² + 1e-6, where std has no floor itself
+VARIANCE_FLOOR = 1e-6  # the published model's: var = std² + 1e-6, where std has no floor itself
 
 
 class Posterior:
@@ -15,7 +15,7 @@ class Posterior:
     Args:
         parameters: ``[batch, 2·latent, frames]``; the first half of the channels is the mean,
             the second half the scale, with std = softplus(scale) + ``std_floor``.
-        std_floor: of the model's configuration; 0 for the paper's.
+        std_floor: the least std, from the model's configuration; 0 in the paper's.
 
     Attributes:
         parameters: as given.

@@ -1,8 +1,8 @@
 """Any source of a model, straight down: where it lies, what form it has, (config, state).
 
 A form of weights is a function that gives a configuration and tensors under our names, or None for
-a path that is not of its form; ``_read`` asks them one after another. ``_complete`` then checks
-names, shapes and values alike for all.
+a path that is not of its form; ``_read`` asks them one after another. ``fill`` then puts the
+tensors into a new model, and checks names, shapes and values alike for all.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.parts import skeleton
 from earvae.model.weight_files import some
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -28,7 +27,7 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration of a model and its complete state dict, float32 on the CPU.
+    """The configuration of a model and the tensors that lie there, for :func:`fill`.
 
     Arguments and errors are those of ``EarVAE.from_pretrained``.
     """
@@ -39,7 +38,7 @@ def load(
             raise WeightsError(
                 f"{path}: says {found.sample_rate} Hz, but {sample_rate} Hz was asked for"
             )
-        return found, _complete(found, state, path)
+        return found, state
     except ConfigError as error:
         raise WeightsError(str(error)) from None
     except OSError as error:
@@ -74,14 +73,13 @@ def _read(
     )
 
 
-def _complete(config: ModelConfig, state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Exactly the tensors of ``config``, in float32; a tensor with two names under both.
+def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Put ``state`` into a model of its configuration; a tensor with two names needs one of them.
 
     Raises WeightsError for names that are missing or too many, other shapes, values that are not
     finite, and two values of what is one tensor.
     """
-    model = skeleton(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected = model.state_dict()
     first_names = saved.first_names(model)
     for name, first in first_names.items():
         for absent, present in ((name, first), (first, name)):
@@ -94,10 +92,12 @@ def _complete(config: ModelConfig, state: dict[str, Tensor], source: Path) -> di
             f"{source}: not a whole εar-VAE: {len(missing)} of {len(expected)} names missing "
             f"({some(missing)}), {len(unexpected)} unexpected ({some(unexpected)})"
         )
-    for name, shape in expected.items():
+    for name, own in expected.items():
         tensor = state[name]
-        if tensor.shape != shape:
-            raise WeightsError(f"{source}: {name} is {list(tensor.shape)} instead of {list(shape)}")
+        if tensor.shape != own.shape:
+            raise WeightsError(
+                f"{source}: {name} is {list(tensor.shape)} instead of {list(own.shape)}"
+            )
         if not tensor.is_floating_point():
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
         if not tensor.isfinite().all():
@@ -106,4 +106,4 @@ def _complete(config: ModelConfig, state: dict[str, Tensor], source: Path) -> di
             raise WeightsError(
                 f"{source}: {first_names[name]} and {name} differ, but are one tensor in two places"
             )
-    return {name: state[name].float() for name in expected}
+    model.load_state_dict(state)

@@ -28,7 +28,7 @@ from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
 from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, some
 
-KNOWN_SAMPLE_RATES = {  # of published models, by total stride
+KNOWN_SAMPLE_RATES = {  # Hz, by the total stride of the published models
     1024: 44_100,  # εar-VAE
     960: 48_000,
     2048: 44_100,  # Stable Audio Open
@@ -69,10 +69,8 @@ def read(
     config_json = config_json or _config_beside(weights)
     state = with_our_names(_autoencoder_of(read_tensors(weights)), weights)
     stated, family = _read_config(config_json) if config_json else (None, {})
-    _add_constants(state, stated and stated.transformer)
-    values = _layout(state, weights)
-    if values is None:
-        return OobleckConfig(), state  # the check of the names will say what is missing
+    values = _convolutional_layout(state, weights)
+    values["transformer"] = _transformer_layout(state, stated and stated.transformer, weights)
     hop = math.prod(values["strides"])
     for field, value in stated.in_our_words() if stated else ():
         found = hop if field == "downsampling_ratio" else values[field]
@@ -81,9 +79,7 @@ def read(
                 f"{config_json} says {field} = {value or 'none'}, but {weights} holds "
                 f"{found or 'none'}; give the config that belongs to it, or the weights alone"
             )
-    if values["transformer"] is not None:
-        _check_rotation(state, values["transformer"], weights)
-    elif stated is None and two_activations(state):
+    if stated is None and values["transformer"] is None and two_activations(state):
         family = STABLE_AUDIO
     rate = (stated and stated.sample_rate) or sample_rate or KNOWN_SAMPLE_RATES.get(hop)
     if rate is None:
@@ -122,7 +118,11 @@ def _is_config(values: Mapping[str, Any]) -> bool:
 
 def two_activations(state: Mapping[str, Tensor]) -> bool:
     """Whether any residual unit has two activations that differ, as in Stable Audio's layout."""
-    return any(not torch.equal(state[one], state[other]) for one, other in _unit_activations(state))
+    pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in state)
+    return any(
+        one != other and other in state and not torch.equal(state[one], state[other])
+        for one, other in pairs
+    )
 
 
 def _autoencoder_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -176,11 +176,8 @@ def with_our_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------- configuration
 
 
-def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
-    """The architecture as far as the encoder's shapes tell it: no sample rate, no conventions.
-
-    None for some other network, or a part of one.
-    """
+def _convolutional_layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The architecture as far as the encoder's shapes tell it: no sample rate, no conventions."""
 
     def shape(name: str) -> torch.Size | None:
         tensor = state.get(f"encoder.layers.{name}.weight_v")
@@ -189,7 +186,10 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
     strided = list(takewhile(bool, (shape(f"{index}.layers.4") for index in count(1))))
     first, last = shape("0"), shape(f"{len(strided) + 2}")
     if first is None or last is None or not strided:
-        return None
+        raise WeightsError(
+            f"{path}: not a whole εar-VAE: no whole encoder among its {len(state)} names "
+            f"({some(state)})"
+        )
     channels, audio_channels, _ = first
     for index, (width, _, kernel) in enumerate(strided, start=1):
         if kernel % 2 or width % channels:
@@ -204,19 +204,35 @@ def _layout(state: Mapping[str, Tensor], path: Path) -> dict[str, Any] | None:
         "channels": channels,
         "multiples": tuple(width // channels for width, _, _ in strided),
         "strides": tuple(kernel // 2 for _, _, kernel in strided),
-        "transformer": _transformer_layout(state),
     }
 
 
-def _transformer_layout(state: Mapping[str, Tensor]) -> TransformerConfig | None:
-    """Depth from the names, head width from the frequencies; None without these."""
-    if FREQUENCIES not in state:
+def _transformer_layout(
+    state: dict[str, Tensor], stated: _Transformer | None, path: Path
+) -> TransformerConfig | None:
+    """Depth from the names, head width from the frequencies; None without a transformer.
+
+    Adds to ``state`` the constants that a file may leave out: offsets and frequencies. Refuses
+    positions that turn at other speeds than ours.
+    """
+    names = [name for name in state if name.startswith("transformers.")]
+    if not names:
         return None
-    blocks = [re.match(r"transformers\.layers\.(\d{1,3})\.", name) for name in state]
-    return TransformerConfig(
-        depth=1 + max((int(block[1]) for block in blocks if block), default=0),
-        head_channels=max(2, 2 * state[FREQUENCIES].numel()),
-    )
+    for name in names:
+        if name.endswith("norm.gamma"):
+            offset = name.removesuffix("gamma") + "beta"
+            state.setdefault(offset, torch.zeros_like(state[name]))
+    assumed = stated.ours() if stated else TransformerConfig()
+    theirs = state.setdefault(FREQUENCIES, inverse_frequencies(assumed.head_channels))
+    head_channels = max(2, 2 * theirs.numel())
+    ours = inverse_frequencies(head_channels)
+    if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-2, atol=0):
+        raise WeightsError(  # files may be half precision
+            f"{path}: {FREQUENCIES} is not of base 10 000 over {head_channels} channels"
+        )
+    blocks = [re.match(r"transformers\.layers\.(\d{1,3})\.", name) for name in names]
+    depth = 1 + max((int(block[1]) for block in blocks if block), default=0)
+    return TransformerConfig(depth=depth, head_channels=head_channels)
 
 
 # The published JSON. A key that is unknown could change the network: refused.
@@ -310,36 +326,3 @@ def _stable_audio_section(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(section, dict):
         return {}  # the check of the keys says what is missing
     return {**section, "sample_rate": values.get("sample_rate")}
-
-
-# --------------------------------------------------------------------------- the transformer
-
-
-def _add_constants(state: dict[str, Tensor], stated: _Transformer | None) -> None:
-    """Add the transformer's constants, which a file may leave out: offsets and frequencies."""
-    names = [name for name in state if name.startswith("transformers.")]
-    for name in names:
-        if name.endswith("norm.gamma"):
-            offset = name.removesuffix("gamma") + "beta"
-            state.setdefault(offset, torch.zeros_like(state[name]))
-    if names:
-        config = stated.ours() if stated else TransformerConfig()
-        state.setdefault(FREQUENCIES, inverse_frequencies(config.head_channels))
-
-
-def _check_rotation(
-    state: Mapping[str, Tensor], transformer: TransformerConfig, path: Path
-) -> None:
-    """Refuse a transformer whose positions turn at other speeds than ours."""
-    ours = inverse_frequencies(transformer.head_channels)
-    theirs = state[FREQUENCIES]
-    if theirs.shape != ours.shape or not torch.allclose(theirs.float(), ours, rtol=1e-2, atol=0):
-        raise WeightsError(  # files may be half precision
-            f"{path}: {FREQUENCIES} is not of base 10 000 over {transformer.head_channels} channels"
-        )
-
-
-def _unit_activations(names: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The names of each Snake parameter at the two places of a residual unit."""
-    pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in names)
-    return [(one, other) for one, other in pairs if one != other and other in names]

@@ -37,16 +37,14 @@ def write(
     model: nn.Module, config: ModelConfig, folder: str | Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write a model and its configuration; ``dtype`` and errors as of ``save_pretrained``."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    tensors = {}
-    for name, first in first_names(model).items():
-        if name != first:
+    first, tensors = first_names(model), {}
+    for name, kept in model.state_dict(keep_vars=True).items():
+        if name != first[name]:
             continue  # safetensors refuses one memory under two names
-        tensor = model.get_parameter(name) if name in parameters else model.get_buffer(name)
-        tensor = tensor.detach().cpu()
+        tensor = kept.detach().cpu()
         converted = tensor.to(dtype or tensor.dtype)
-        exact = name in parameters or torch.equal(converted.to(tensor.dtype), tensor)
-        tensors[name] = (converted if exact else tensor).contiguous()
+        rounded = isinstance(kept, nn.Parameter) or torch.equal(converted.to(tensor.dtype), tensor)
+        tensors[name] = (converted if rounded else tensor).contiguous()
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     with atomic.files(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_NAME, {"format": "earvae"})

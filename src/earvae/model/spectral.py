@@ -32,7 +32,7 @@ from earvae.model.envelope import EnvelopeCode, fit_envelope_code
 from earvae.model.layers import without_autocast
 from earvae.model.transform import FrameTransform
 
-LEVEL_FLOOR = 1e-4  # of the linear latents' unit variance: 80 dB below music, so silence is quiet
+LEVEL_FLOOR = 1e-4  # 80 dB below music, where linear latents have variance 1: silence is quiet
 PROTECTED_SHARE = 0.99  # a bin the linear code keeps this well belongs to it alone
 GAIN_RANGE = 12.0  # natural log units: the residual's gain stays within ±104 dB
 

@@ -21,15 +21,13 @@ def mid_side(x: Tensor, dim: int = 1) -> Tensor:
 
 
 class MDCT(nn.Module):
-    """Orthonormal lapped transform with blocks of ``block`` samples, sine window of 2·block.
+    """Orthonormal lapped transform, blocks of an even number of samples, sine window of 2·block.
 
     A block depends on half a block beyond each of its ends, and on nothing else.
     """
 
     def __init__(self, block: int) -> None:
         super().__init__()
-        if block < 2 or block % 2:
-            raise ValueError(f"MDCT block must be even and at least 2, got {block}")
         self.block = block
         n = torch.arange(block, dtype=torch.float64) + 0.5
         dct = math.sqrt(2 / block) * torch.cos(math.pi / block * n[:, None] * n[None, :])

@@ -21,13 +21,11 @@ class LatentTransformer(nn.Module):
 
     Starts as the identity, since both branches of each block start at zero. Attention runs
     through ``scaled_dot_product_attention``, whose memory grows with the frames, not their
-    square; its time does grow with the square. Raises ValueError without ``config.transformer``.
+    square; its time does grow with the square.
     """
 
     def __init__(self, config: OobleckConfig) -> None:
         super().__init__()
-        if config.transformer is None:
-            raise ValueError("config.transformer is None: this architecture has no transformer")
         head_channels = config.transformer.head_channels
         self.rotary_pos_emb = RotaryEmbedding(head_channels)
         self.layers = nn.ModuleList(

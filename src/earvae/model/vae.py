@@ -125,7 +125,7 @@ class EarVAE(nn.Module):
         """Save into a repository ``owner/name`` of the Hugging Face hub, made if it is not there.
 
         ``token``: None is what the user logged in with. Returns the address of the commit. Raises
-        UploadError.
+        WriteError.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype)
@@ -160,5 +160,5 @@ class EarVAE(nn.Module):
         """
         found, state = pretrained.load(source, config, sample_rate, revision, token)
         vae = cls(found)
-        vae.load_state_dict(state)
+        pretrained.fill(vae, state, "the shipped model" if source is None else source)
         return vae.eval()

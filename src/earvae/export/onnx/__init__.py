@@ -32,11 +32,11 @@ from earvae.export import runner
 from earvae.export.onnx import oobleck, spectral
 from earvae.export.onnx.graph import Graph
 from earvae.export.onnx.oobleck import UnsupportedLayerError
-from earvae.model.oobleck import OobleckEncoder
-from earvae.model.spectral import SpectralEncoder
 from earvae.model.vae import EarVAE
 
 __all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx"]
+
+ARCHITECTURES = {"oobleck": oobleck, "spectral": spectral}
 
 
 def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Path]:
@@ -48,9 +48,14 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
             file is loaded; all computation and all audio stay float32. For weights that were kept
             in half precision anyway (the shipped model's) nothing is lost.
 
-    Files appear when all are complete; a ``transformer.onnx`` of an earlier model is removed if
+    Files appear when all are complete. A ``transformer.onnx`` of an earlier model is removed if
     this one has none. Raises UnsupportedLayerError, WriteError.
     """
+    if vae.config.architecture not in ARCHITECTURES:
+        raise UnsupportedLayerError(
+            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
+            "use earvae itself, with PyTorch, to encode and decode with it"
+        )
     folder = Path(folder)
     graphs = {"encoder": encoder_graph, "decoder": decoder_graph}
     if vae.transformers is not None:
@@ -97,15 +102,7 @@ def encoder_graph(vae: EarVAE, half: bool = False) -> Graph:
     """``audio [batch, 2, frames·hop]`` → ``mean``, ``std [batch, latent, frames]``."""
     graph = Graph(vae, half)
     audio = graph.input("audio", ["batch", vae.config.audio_channels, "samples"])
-    if isinstance(vae.encoder, SpectralEncoder):
-        mean, scale = spectral.encode(vae.encoder, audio)
-    elif isinstance(vae.encoder, OobleckEncoder):
-        mean, scale = oobleck.stack(vae.encoder, audio).split(2, axis=1)
-    else:
-        raise UnsupportedLayerError(
-            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
-            "use earvae itself, with PyTorch, to encode and decode with it"
-        )
+    mean, scale = ARCHITECTURES[vae.config.architecture].encode(vae.encoder, audio)
     std = scale.op("Softplus")
     if vae.config.std_floor:
         std = std + vae.config.std_floor
@@ -127,8 +124,6 @@ def decoder_graph(vae: EarVAE, half: bool = False) -> Graph:
     """``latents [batch, latent, frames]`` → ``audio [batch, 2, frames·hop − tail_deficit]``."""
     graph = Graph(vae, half)
     latents = graph.input("latents", ["batch", vae.latent_channels, "frames"])
-    spectral_model = isinstance(vae.encoder, SpectralEncoder)
-    write = spectral.decode if spectral_model else oobleck.stack
-    audio = write(vae.decoder, latents)
+    audio = ARCHITECTURES[vae.config.architecture].decode(vae.decoder, latents)
     graph.output("audio", audio, ["batch", vae.config.audio_channels, "samples"])
     return graph

@@ -17,7 +17,7 @@ from earvae.model.layers import (
     WeightNormConv1d,
     WeightNormConvTranspose1d,
 )
-from earvae.model.oobleck import ResidualUnit
+from earvae.model.oobleck import OobleckDecoder, OobleckEncoder, ResidualUnit
 from earvae.model.transformer import Attention, FeedForward, LatentTransformer, inverse_frequencies
 
 QUERY_BLOCK = 256  # frames whose attention to all others is held at a time
@@ -27,12 +27,22 @@ class UnsupportedLayerError(EarvaeError):
     """A layer or architecture that has no ONNX form here; the message names it."""
 
 
-def stack(layer: nn.Module, x: Value) -> Value:
+def encode(encoder: OobleckEncoder, audio: Value) -> list[Value]:
+    """``[batch, 2, frames·hop]`` to the posterior's mean and scale, ``[batch, latent, frames]``."""
+    return _layer(encoder, audio).split(2, axis=1)
+
+
+def decode(decoder: OobleckDecoder, latents: Value) -> Value:
+    """``[batch, latent, frames]`` to ``[batch, 2, frames·hop − tail_deficit]``."""
+    return _layer(decoder, latents)
+
+
+def _layer(layer: nn.Module, x: Value) -> Value:
     """A layer of a convolutional stack, or a chain of them, ``[batch, channels, time]``."""
     if isinstance(layer, Chain):
         y = x
         for inner in layer.layers:
-            y = stack(inner, y)
+            y = _layer(inner, y)
         return x + y if isinstance(layer, ResidualUnit) else y
     if isinstance(layer, SnakeBeta):
         sine = (x * layer.alpha.exp()[:, None]).op("Sin")

@@ -11,7 +11,6 @@ from earvae.config import CLASS_LATENTS
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import layer_norm, linear
 from earvae.model.adaptive import AdaptiveCode
-from earvae.model.convnext import ConvNeXtBlock
 from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
 from earvae.model.spectral import (
     GAIN_RANGE,
@@ -120,15 +119,10 @@ def _per_block(envelope: EnvelopeCode, x: Value, matrix: Tensor) -> Value:
 def _level(latents: Value, frames: int) -> Value:
     """RMS of ``[batch, frames, channels]`` around each frame, ``[batch, frames, 1]``."""
     power = (latents * latents).op("ReduceMean", axes=[2], keepdims=1)
-    power = _mean_around(power.transpose(0, 2, 1), frames)  # [batch, 1, frames]
+    power = power.transpose(0, 2, 1).op(  # [batch, 1, frames], zeros beyond
+        "AveragePool", kernel_shape=[frames], pads=[frames // 2] * 2, count_include_pad=1
+    )
     return (power + LEVEL_FLOOR**2).op("Sqrt").transpose(0, 2, 1)
-
-
-def _mean_around(x: Value, frames: int) -> Value:
-    """Means over ``frames`` frames around each of ``[batch, channels, frames]``; zeros beyond."""
-    pads = [frames // 2] * 2
-    shape = {"kernel_shape": [frames], "strides": [1]}
-    return x.op("AveragePool", pads=pads, count_include_pad=1, **shape)
 
 
 def _signed_sqrt(x: Value) -> Value:
@@ -141,21 +135,16 @@ def _signed_sqrt(x: Value) -> Value:
 def _blocks(blocks: nn.Sequential, x: Value) -> Value:
     """ConvNeXt blocks, ``[batch, frames, width]`` in and out."""
     for block in blocks:
-        x = _convnext(block, x)
+        depthwise = block.depthwise
+        width, kernel = depthwise.out_channels, depthwise.kernel_size[0]
+        weight = x.graph.weight(depthwise, "weight", depthwise.weight[..., 0])
+        bias = x.graph.weight(depthwise, "bias", depthwise.bias)
+        shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
+        y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
+        y = layer_norm(block.norm, y)
+        y = linear(block.contract, _gelu(linear(block.expand, y)))
+        x = x + y * x.graph.weight(block, "scale", block.scale)
     return x
-
-
-def _convnext(block: ConvNeXtBlock, x: Value) -> Value:
-    """Depthwise convolution in time, then a pointwise network with layer scale."""
-    graph, depthwise = x.graph, block.depthwise
-    width, kernel = depthwise.out_channels, depthwise.kernel_size[0]
-    weight = graph.weight(depthwise, "weight", depthwise.weight[..., 0])
-    bias = graph.weight(depthwise, "bias", depthwise.bias)
-    shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
-    y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
-    y = layer_norm(block.norm, y)
-    y = linear(block.contract, _gelu(linear(block.expand, y)))
-    return x + y * graph.weight(block, "scale", block.scale)
 
 
 def _gelu(x: Value) -> Value:
