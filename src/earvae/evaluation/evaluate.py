@@ -21,7 +21,7 @@ from earvae.errors import EarvaeError, WriteError
 from earvae.evaluation import figures
 from earvae.evaluation.aggregate import summarise
 from earvae.evaluation.align import align
-from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, content_of, read_excerpt
+from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, read_excerpt
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
@@ -98,7 +98,7 @@ class _Bench:
         """The track's row of the results. Raises AudioFileError, WriteError."""
         settings = _settings(self.span).model_dump()
         self.identity = {
-            "track": content_of(self.track.path),
+            "track": audio.sha256_of(self.track.path),
             "figures": [*figures.BY_KEY],
             **settings,
         }

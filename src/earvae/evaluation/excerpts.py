@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
-from earvae.audio import sha256_of as content_of
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.tracks import MusicFile
 

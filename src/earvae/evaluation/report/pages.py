@@ -12,9 +12,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import soundfile
 
 from earvae import atomic
+from earvae.audio import read_audio
 from earvae.evaluation.figures import FIGURES, band_name, groups
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
@@ -108,7 +108,7 @@ def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None
             continue
         version.matching = next(matching)
         stem = version.codec.name if version.codec else "reference"
-        audio, _ = soundfile.read(sounds / page.track.slug / f"{stem}.wav", dtype="float32")
+        audio = read_audio(sounds / page.track.slug / f"{stem}.wav", rate).numpy().T
         own = {
             name: spectrograms.spectrogram(signal, rate)
             for name, signal in spectrograms.mid_side(audio).items()

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from earvae.audio import AudioFileError, AudioSource
+from earvae.audio import AudioFileError, AudioSource, sha256_of
 from earvae.evaluation.align import MAX_LAG
 from earvae.evaluation.excerpts import (
     RECONSTRUCTION_ENDING,
     SAMPLE_RATE,
     Excerpt,
     Track,
-    content_of,
     read_stretch,
 )
 from earvae.evaluation.systems.system import Reconstruction, System, UnusableSystem
@@ -38,7 +37,7 @@ class Folder(System):
         self.description = f"ready reconstructions in {folder.name or folder}"
 
     def settings_for(self, track: Track) -> dict:
-        return self.settings | {"content": content_of(self.file_of(track))}
+        return self.settings | {"content": sha256_of(self.file_of(track))}
 
     def file_of(self, track: Track) -> Path:
         """The reconstruction of a track. Raises UnusableSystem where there is none, or several."""

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from earvae.evaluation.excerpts import SAMPLE_RATE, content_of
+from earvae.audio import sha256_of
+from earvae.evaluation.excerpts import SAMPLE_RATE
 from earvae.evaluation.systems.system import System, UnusableSystem, resampled
 from earvae.model.vae import EarVAE
 
@@ -85,7 +86,7 @@ class LinearBaseline(System):
         self.name = name or f"linear-{components}"
         self.floats_per_second = components * SAMPLE_RATE / self.hop
         self.description = f"best fixed linear code, {components} components of MDCT frames"
-        fit = content_of(path)
+        fit = sha256_of(path)
         self.settings = {"codec": "linear", "components": components, "fit": fit}
 
     @torch.no_grad()
@@ -144,7 +145,7 @@ class Oobleck(System):
         self.floats_per_second = config.decoder_input_channels * self.rate / stride
         self.description = f"AutoencoderOobleck of {folder.name}"
         weights = sorted(path for path in folder.iterdir() if path.is_file())
-        contents = {path.name: content_of(path) for path in weights}
+        contents = {path.name: sha256_of(path) for path in weights}
         self.settings = {"codec": "oobleck", "files": contents}
 
     @torch.no_grad()
