@@ -22,19 +22,18 @@ the largest difference as a share of that one's peak.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -229,12 +228,9 @@ def measure(rows: list[Row], repeats: int) -> dict[Row, Figures]:
 
 def hardware(arguments: argparse.Namespace) -> str:
     """One line."""
+    name = processor(arguments.device)
     if arguments.device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(arguments.device)}, torch {torch.__version__}"
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            name = line.split(":", 1)[1].strip()
+        return f"{name}, torch {torch.__version__}"
     half = "with" if has_bfloat16(torch.device("cpu")) else "without"
     return (
         f"{name}, {half} bfloat16, {arguments.threads} threads of {os.cpu_count()} cores, "
@@ -279,28 +275,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     parser.add_argument("--compile", action="store_true", help="add rows of torch.compile")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
 
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {arguments.device}: torch finds no GPU here")
-    machine = hardware(arguments)
     console = Console(width=120)
-    if not arguments.json:
-        console.print(machine, highlight=False)
-    results = []
+    console.print(hardware(arguments), highlight=False)
     for model in arguments.models:
         for seconds in arguments.seconds:
             once = model == "published" and seconds >= LONG
             repeats = arguments.repeats or (1 if once else 3)
             figures = measure(rows_of(model, seconds, arguments), repeats)
-            results += [asdict(row) | asdict(found) for row, found in figures.items()]
-            if not arguments.json:
-                turns = "one turn" if repeats == 1 else f"median of {repeats} turns"
-                title = f"{MODELS[model]}, {seconds:g} s of stereo, {turns}"
-                console.print(table_of(title, figures))
-    if arguments.json:
-        print(json.dumps({"machine": machine, "rows": results}, indent=2))
+            turns = "one turn" if repeats == 1 else f"median of {repeats} turns"
+            title = f"{MODELS[model]}, {seconds:g} s of stereo, {turns}"
+            console.print(table_of(title, figures))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import numpy as np
 import soundfile
 
 RATE = 44_100
+KILLS = 10
 COMMAND = [sys.executable, "-m", "earvae.cli.main", "library"]
 
 
@@ -165,9 +166,9 @@ def kill_test(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"undisturbed          {time.perf_counter() - started:.1f} s")
     expected = contents(folder / "whole")
 
-    moments = random.Random(arguments.seed)
+    moments = random.Random(0)
     out = folder / "killed"
-    targets = sorted(moments.uniform(0, arguments.files) for _ in range(arguments.kills))
+    targets = sorted(moments.uniform(0, arguments.files) for _ in range(KILLS))
     for number, target in enumerate(targets, 1):
         process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL)
         while done(out, arguments.block_files) < target and process.poll() is None:
@@ -216,8 +217,6 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill-test", action="store_true")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("more", nargs="*", help="options of `earvae library`, after --")
     arguments = parser.parse_args()
     small = arguments.kill_test

@@ -50,7 +50,6 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=44_100, help="of the file, Hz")
     parser.add_argument("--weights", help="default: the model that comes with earvae")
     parser.add_argument("--chunk-seconds", type=float, default=10.0)
-    parser.add_argument("--limit-gb", type=float, help="exit with status 1 above this")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -77,8 +76,6 @@ def main() -> None:
     print(f"with start-up        {seconds / elapsed:.1f} ×")
     if found != samples:
         sys.exit(f"{found} samples instead of {samples}")
-    if arguments.limit_gb and peak / 1e9 > arguments.limit_gb:
-        sys.exit(f"{peak / 1e9:.2f} GB is above {arguments.limit_gb} GB")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ in turn, in one process; the values of both are printed.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import auraloss
 import torch
+from machine import processor
 from torch import Tensor
 
 from earvae.evaluation.metrics.published import (
@@ -29,14 +28,6 @@ from earvae.evaluation.metrics.published import (
 )
 
 RATE = 44_100
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def plain_coherence(shifts: Tensor, weights: Tensor) -> Tensor:

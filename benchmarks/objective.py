@@ -15,7 +15,6 @@ With ``--autograd``, or on another device: the same terms by automatic different
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from machine import processor
 
 from earvae.config import ObjectiveConfig
 from earvae.objective import KWeighting, PerceptualLoss
@@ -31,16 +31,6 @@ from earvae.objective.terms import BY_HAND
 
 sys.path.append(str(Path(__file__).parents[1]))  # for tests.objective
 RATE = 44_100
-
-
-def processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def single_pass(config: ObjectiveConfig, device: torch.device, compiled: bool) -> Callable:
@@ -95,17 +85,11 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--autograd", action="store_true", help="automatic differentiation too")
     parser.add_argument("--compile", action="store_true", help="through torch.compile too")
-    parser.add_argument("--released", action="store_true", help="the authors' phase losses")
-    parser.add_argument(
-        "--resolutions", type=int, nargs="+", help="window lengths; default: the config's"
-    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device, on_cpu = options.device, options.device.type == "cpu"
 
-    config = ObjectiveConfig.released() if options.released else ObjectiveConfig()
-    if options.resolutions:
-        config = config.model_copy(update={"resolutions": tuple(options.resolutions)})
+    config = ObjectiveConfig()
     torch.manual_seed(0)
     target = 0.1 * torch.randn(options.batch, 2, options.samples)
     audio = target + 0.03 * torch.randn_like(target)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -89,7 +89,7 @@ def speed_table(
 
     table = Table(
         title=f"{seconds:g} s of stereo, shipped model, float32, {threads} threads of "
-        f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
+        f"{os.cpu_count()} cores ({processor()}), "
         f"torch {torch.__version__}"
     )
     table.add_column("pushes")

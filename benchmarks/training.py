@@ -26,6 +26,7 @@ import numpy as np
 import soundfile
 import torch
 from lightning_fabric import Fabric
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +39,7 @@ from earvae.training.balance import Balance
 from earvae.training.loader import make_batches, open_crops
 from earvae.training.set_up import adamw, compile_networks, set_up, with_model
 from earvae.training.stages import Place, freeze
-from earvae.training.step import discriminator_pass, generator_pass, train_step
+from earvae.training.step import adversarial_terms, discriminator_pass, train_step
 
 PARTS = ("generator", "losses", "discriminator", "optimiser")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -73,7 +74,7 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
     stage = config.stages[-1]
     vae = EarVAE(config.model).to(device).train()
     discriminator = Discriminator(config.discriminator).to(device).train()
-    if device.type == "cuda" and not options.channels_first:
+    if device.type == "cuda":
         discriminator.to(memory_format=torch.channels_last)
     objective = PerceptualLoss(stage.balanced_objective(), config.model.sample_rate)
     objective = objective.to(device).train()
@@ -113,8 +114,9 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
             own.total.backward()
             at_fake = fake.detach().requires_grad_(True)
             with bf16:
-                through = generator_pass(discriminator, weights, terms, real, at_fake, view)
-            gradient = gradient + torch.autograd.grad(through.total, at_fake)[0]
+                judged = adversarial_terms(discriminator, real, at_fake, view)
+            through = sum(weights[name] * judged[name] for name in judged)
+            gradient = gradient + torch.autograd.grad(through, at_fake)[0]
         with watch("generator"):
             fake.backward(gradient.to(fake.dtype))
         with watch("optimiser"):
@@ -189,8 +191,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--recompute", action="store_true", help="activations of the paper's model")
-    parser.add_argument("--channels-first", action="store_true", help="the discriminator's memory")
-    parser.add_argument("--tf32", action="store_true", help="of float32 products on a GPU")
     parser.add_argument("--cache", choices=["none", "ram", "device"], default="ram")
     parser.add_argument("--workers", type=int, default=1, help="that decode, with --cache none")
     parser.add_argument("--threads", type=int)
@@ -199,13 +199,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
-    where = options.device
-    if options.device == "cuda":
-        where = torch.cuda.get_device_name()
-    flags = [name for name in ("compile", "recompute", "channels_first", "tf32")
-             if getattr(options, name)]  # fmt: skip
-    said = ", ".join([where, options.precision, f"{torch.get_num_threads()} threads", *flags])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    flags = [name for name in ("compile", "recompute") if getattr(options, name)]
+    threads = f"{torch.get_num_threads()} threads"
+    said = ", ".join([processor(options.device), options.precision, threads, *flags])
     table = Table(title=f"seconds per step ({said})")
     table.add_column("")
     for path in options.recipes:

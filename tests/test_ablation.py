@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from earvae import EarVAE
 from earvae.config import ConfigError, TrainConfig
+from earvae.config_files import load
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "ablation"
 
@@ -26,7 +26,7 @@ def _load(name: str):
 claims = _load("claims")
 ablation = _load("run")
 
-BASE = yaml.safe_load((FOLDER / "base.yaml").read_text(encoding="utf-8"))
+BASE, _ = load(FOLDER / "base.yaml")
 CLAIM = claims.Claim("x", "base is better", "", ("si_sdr", "mel"), {"one": {}, "two": {}})
 
 

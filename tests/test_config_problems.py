@@ -3,7 +3,7 @@
 import pytest
 
 from earvae import recipes
-from earvae.config import ConfigError, ModelConfig, TrainConfig, parse, read
+from earvae.config import ConfigError, ModelConfig, ObjectiveConfig, TrainConfig, parse, read
 
 RECIPE = """
 model: {architecture: spectral}
@@ -62,6 +62,41 @@ def test_what_all_stages_lack_is_told_once(tmp_path):
     assert lines == ["r.yaml:3: data.sources: is needed"]
     lines = told(tmp_path, "stages: [{name: a, steps: 1}, {name: b, steps: 1}]\n")
     assert lines == ["r.yaml: data: is needed"]
+
+
+BALANCED = (
+    RECIPE
+    + """
+balance: {shares: {waveform: 1}}
+objective:
+  weights: {kl: 0.1, magnitude_log: 2, waveform: 3}
+"""
+)
+
+
+def test_weights_beside_shares_are_refused_in_one_line(tmp_path):
+    """They would do nothing; the KL's counts, for it has no share."""
+    lines = told(tmp_path, BALANCED)
+    assert lines == [
+        "r.yaml:18: objective.weights: magnitude_log, waveform: of no effect beside `balance`, "
+        "which has shares in place of weights; leave it out"
+    ]
+    adversarial = "    adversarial: {feature_matching: 9}\n"
+    text = RECIPE + adversarial + "balance: {shares: {waveform: 1, feature_matching: 1}}\n"
+    assert told(tmp_path, text) == [
+        "r.yaml:15: stages.2.adversarial: feature_matching: of no effect beside `balance`, which "
+        "has shares in place of weights; leave it out"
+    ]
+
+
+def test_null_takes_the_weights_of_what_is_extended_away(tmp_path):
+    (tmp_path / "base.yaml").write_text(BALANCED.replace("balance:", "#"))
+    (tmp_path / "r.yaml").write_text(
+        "extends: base.yaml\nbalance: {shares: {waveform: 1}}\nobjective: {weights: null}\n"
+    )
+    config = read(TrainConfig, tmp_path / "r.yaml")
+    assert config.stages[0].objective == ObjectiveConfig()
+    assert parse(TrainConfig, config.model_dump(), "printed") == config
 
 
 def test_the_choice_of_a_model_is_no_key(tmp_path):

@@ -11,7 +11,6 @@ counts alike, however loud. Needs the corpus.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from rich.progress import track as progress
 from safetensors.torch import save_file
 from torch import Tensor
 
+from earvae import tracks
 from earvae.evaluation.excerpts import SAMPLE_RATE
 from earvae.evaluation.systems.models import LINEAR_CODE
 from earvae.model.pca import at_unit_level, principal_components
@@ -34,12 +34,11 @@ CROP_FRAMES = 64
 
 def crops(manifest: Path, count: int) -> Iterator[Tensor]:
     """Random stereo crops ``[2, CROP_FRAMES * HOP]`` of the training split."""
-    lines = manifest.read_text(encoding="utf-8").splitlines()
-    tracks = [entry for entry in map(json.loads, lines) if entry["split"] == "train"]
-    durations = np.array([entry["duration"] for entry in tracks])
+    music = tracks.find([manifest], split=tracks.TRAIN).files
+    durations = np.array([track.duration for track in music])
     random = np.random.default_rng(0)
-    for index in random.choice(len(tracks), count, p=durations / durations.sum()):
-        with soundfile.SoundFile(manifest.parent / tracks[index]["file"]) as file:
+    for index in random.choice(len(music), count, p=durations / durations.sum()):
+        with soundfile.SoundFile(music[index].path) as file:
             rate = file.samplerate
             wanted = -(-CROP_FRAMES * HOP * rate // SAMPLE_RATE)
             file.seek(int(random.random() * max(0, file.frames - wanted)))

@@ -6,7 +6,7 @@
 Probes are made here, 8 s each at 44.1 kHz, alike on every machine: a logarithmic sine sweep,
 silence, impulses, a piano of inharmonic decaying strings, and a drum loop. "control" rows are the
 original with a tone at −50 dB of its peak and a click (−20 dB; 0 dB in the drum loop and among the
-impulses), and show that the detectors find these. With -o, pictures and WAVs are written too.
+impulses), and show that the detectors find these. With -o, WAVs of all are written too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from rich.table import Table
 from scipy.ndimage import maximum_filter1d, median_filter
 
 from earvae import EarVAE, codec
-from earvae.evaluation.spectrogram_sheet import spectrogram_comparison
 
 RATE = 44_100
 LENGTH = 8 * RATE
@@ -170,7 +169,7 @@ def control(probe: str, original: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="sources of EarVAE.from_pretrained")
-    parser.add_argument("--output", "-o", type=Path, help="folder for WAVs and pictures")
+    parser.add_argument("--output", "-o", type=Path, help="folder for WAVs")
     arguments = parser.parse_args()
     models = {name: EarVAE.from_pretrained(name) for name in arguments.models}
     models = models or {"shipped": EarVAE.from_pretrained()}
@@ -199,8 +198,10 @@ def main() -> None:
                 f"{10 * np.log10((audio**2).sum() / (original**2).sum()):+.1f}",
                 f"{spread(audio, original):.0f}" if probe == "impulses" else "",
             )  # fmt: skip
-        if arguments.output:
-            write(arguments.output, probe, outputs)
+            if arguments.output:
+                arguments.output.mkdir(parents=True, exist_ok=True)
+                wav = arguments.output / f"{probe}_{Path(name).parent.name or name}.wav"
+                soundfile.write(wav, audio.T, RATE, subtype="FLOAT")
     Console(width=120).print(table)
     for name, vae in models.items():
         peak = np.abs(decoded(vae, np.zeros((2, LENGTH)))).max()
@@ -211,16 +212,6 @@ def main() -> None:
 def decoded(vae: EarVAE, audio: np.ndarray) -> np.ndarray:
     batch = torch.from_numpy(audio).float()[None]
     return codec.reconstruct(vae, batch)[0].double().numpy()
-
-
-def write(folder: Path, probe: str, outputs: dict[str, np.ndarray]) -> None:
-    """WAVs of all, and one picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    outputs = {Path(name).parent.name or name: audio for name, audio in outputs.items()}
-    for name, audio in outputs.items():
-        soundfile.write(folder / f"{probe}_{name}.wav", audio.T, RATE, subtype="FLOAT")
-    del outputs["control"]
-    spectrogram_comparison(outputs, RATE, folder / f"{probe}.png")
 
 
 if __name__ == "__main__":

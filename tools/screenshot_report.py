@@ -31,36 +31,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path, help="folder that holds index.html")
     parser.add_argument("--output", type=Path, default=Path("screenshots"))
-    parser.add_argument("--track", type=int, default=0, help="which track's page, from 0")
-    parser.add_argument("--full", action="store_true", help="whole pages, not just a screenful")
-    parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chrome"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     index = (arguments.report / "index.html").resolve()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
+        chromium = shutil.which("chromium") or shutil.which("chrome")
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         for view in VIEWS:
-            shoot(browser, view, index, arguments.track, arguments.output, arguments.full)
+            shoot(browser, view, index, arguments.output)
         browser.close()
 
 
-def shoot(browser: Browser, view: str, index: Path, track: int, output: Path, full: bool) -> None:
-    """The overview, a track's page while it plays, its pictures, and a blind test."""
+def shoot(browser: Browser, view: str, index: Path, output: Path) -> None:
+    """The overview, the first track's page while it plays, its pictures, and a blind test."""
     page = browser.new_page(**VIEWS[view])
     page.on("console", lambda message: print(f"{view}: console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: print(f"{view}: error: {error}"))
 
     def picture(name: str) -> None:
-        if full:  # pictures further down are otherwise loaded when they come near
-            page.evaluate("document.querySelectorAll('img').forEach((i) => (i.loading = 'eager'))")
-            page.wait_for_load_state("networkidle")
         path = output / f"{view}_{name}.png"
-        page.screenshot(path=path, full_page=full)
+        page.screenshot(path=path)
         print(path)
 
     page.goto(index.as_uri())
     picture("index")
-    page.locator("#by-1 tbody a").nth(track).click()
+    page.locator("#by-1 tbody a").first.click()
     listen(page)
     picture("track")
     page.evaluate("document.querySelector('#stereo-title').scrollIntoView()")

@@ -1,6 +1,6 @@
-"""Put a run's averaged weights into the package, in half precision.
+"""Put weights into the package as the shipped model, in half precision.
 
-python tools/ship.py runs/compact/ema
+python tools/ship.py runs/final
 """
 
 from __future__ import annotations

@@ -37,15 +37,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earvae import atomic
 from earvae.config import ConfigError, TrainConfig, merged, parse
+from earvae.config_files import load
 from earvae.errors import EarvaeError
 from earvae.evaluation.evaluate import evaluate
 from earvae.evaluation.excerpts import Span, Track, references
 from earvae.evaluation.systems.registry import make
 from earvae.tracks import find
+from earvae.training.ending import INTERRUPTED
 from earvae.training.set_up import initial_model
 
 HERE = Path(__file__).resolve().parent
-INTERRUPTED = 75  # exit status after a signal, as of `earvae train`
 
 
 class RunFailed(Exception):
@@ -139,9 +140,8 @@ def make_start(base: dict, seed: int, folder: Path) -> None:
     if folder.is_dir():
         return
     config = parse(TrainConfig, merged(base, {"seed": seed}), "base.yaml")
-    unfinished = folder.with_name(f".{folder.name}")
-    initial_model(config).save_pretrained(unfinished)
-    unfinished.rename(folder)
+    with atomic.folder(folder) as unfinished:
+        initial_model(config).save_pretrained(unfinished)
 
 
 def keep(path: Path, now: dict) -> None:
@@ -314,7 +314,7 @@ def ablation(options: argparse.Namespace) -> list[str]:
     """All runs, their scores and the report. Returns a line for each run that failed."""
     out = options.output
     claims = read_claims(HERE / "variants.yml", options.only)
-    base = yaml.safe_load((HERE / "base.yaml").read_text(encoding="utf-8"))
+    base, _ = load(HERE / "base.yaml")
     jobs = jobs_of(base, variants_of(claims), options.seeds, options.steps, out)
     tracks = references(find([base["data"]["sources"][0]["tracks"]], split="validation").files)
     training = {name: vars(options)[name] for name in ("device", "devices", "precision")}

@@ -51,9 +51,11 @@ def recipe(variant: str, seed: int) -> dict:
     """The base with the variant's objective. Both kinds of weights turn on the same terms."""
     weighting, balanced = VARIANTS[variant]
     values = yaml.safe_load((HERE / "base.yaml").read_text())
-    values["objective"] |= WEIGHTINGS[weighting] | {"weights": FIXED}
+    values["objective"] |= WEIGHTINGS[weighting]
     if balanced:
         values["balance"] = {"shares": SHARES, "every": 20}
+    else:
+        values["objective"]["weights"] = FIXED
     values["seed"] = values["data"]["seed"] = seed
     return values
 

@@ -37,7 +37,7 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
                 folder.mkdir(parents=True, exist_ok=True)
             temporary.open("xb").close()
             yield temporary
-            _rename(temporary, path)
+            os.replace(temporary, path)
         finally:
             _remove(temporary)
 
@@ -64,7 +64,7 @@ def files(folder: str | Path) -> Iterator[Path]:
             yield temporary
             for path in sorted(temporary.iterdir()):
                 path.chmod(FILE_MODE)
-                _rename(path, folder / path.name)
+                os.replace(path, folder / path.name)
         finally:
             _remove(temporary)
 
@@ -82,8 +82,8 @@ def folder(path: str | Path) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             if path.is_dir():
-                _rename(path, before)
-            _rename(temporary, path)
+                os.replace(path, before)
+            os.replace(temporary, path)
         finally:
             _remove(temporary)
             _remove(before)
@@ -130,10 +130,6 @@ class Staging:
 
 def _partial(folder: Path) -> Path:
     return folder / f".earvae-{secrets.token_hex(8)}.partial"
-
-
-def _rename(source: Path, target: Path) -> None:
-    os.replace(source, target)
 
 
 def _remove(path: Path) -> None:

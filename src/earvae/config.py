@@ -7,7 +7,7 @@ defaults; an unknown key is refused by name. All classes are frozen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -32,6 +33,16 @@ class Config(BaseModel):
     """Base of all configurations: immutable; unknown keys, infinity and NaN refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _refuse(kind: str, wrong: Mapping[tuple[str | int, ...], str]) -> None:
+    """Raise ValidationError if anything is wrong: by the keys that lead to it, a message."""
+    problems: list[InitErrorDetails] = [
+        {"type": PydanticCustomError(kind, message), "loc": place, "input": None}
+        for place, message in wrong.items()
+    ]
+    if problems:
+        raise ValidationError.from_exception_data(kind, problems)
 
 
 # --------------------------------------------------------------------------- models
@@ -240,7 +251,14 @@ class ObjectiveConfig(Config):
     level_floor: float = Field(
         1e-4, gt=0, description="smallest level a term is normalised by; full scale = 1"
     )
-    weights: ObjectiveWeights = ObjectiveWeights()
+    weights: ObjectiveWeights = Field(
+        ObjectiveWeights(), description="null = the defaults, also of what is extended"
+    )
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _defaults_for_null(cls, weights: Any) -> Any:
+        return ObjectiveWeights() if weights is None else weights
 
     @classmethod
     def released(cls) -> ObjectiveConfig:
@@ -263,13 +281,17 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:
-        if any(n < 16 or n % 4 for n in self.resolutions):
-            raise ValueError("resolutions must be multiples of 4, at least 16")
         if len(set(self.resolutions)) != len(self.resolutions):
             raise ValueError("resolutions holds a length twice")
-        if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
-            raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        _check_resolutions(self.resolutions, self.resolutions_per_step)
         return self
+
+
+def _check_resolutions(lengths: Sequence[int], per_step: int | None) -> None:
+    if any(n < 16 or n % 4 for n in lengths):
+        raise ValueError("resolutions must be multiples of 4, at least 16")
+    if per_step and per_step > len(lengths):
+        raise ValueError("resolutions_per_step is larger than the number of resolutions")
 
 
 # --------------------------------------------------------------------------- data
@@ -407,10 +429,7 @@ class DiscriminatorConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> DiscriminatorConfig:
-        if any(n < 16 or n % 4 for n in self.resolutions):
-            raise ValueError("resolutions must be multiples of 4, at least 16")
-        if self.resolutions_per_step and self.resolutions_per_step > len(self.resolutions):
-            raise ValueError("resolutions_per_step is larger than the number of resolutions")
+        _check_resolutions(self.resolutions, self.resolutions_per_step)
         if self.tile and min(self.tile) < 1:
             raise ValueError("tile: frames and bins must be at least 1")
         if self.tile and self.compression != 1:
@@ -448,6 +467,9 @@ class AdversarialConfig(Config):
 ADVERSARIAL = ("adversarial", "feature_matching")
 """The terms that the discriminator gives."""
 
+BALANCED = (*(name for name in ObjectiveWeights.model_fields if name != "kl"), *ADVERSARIAL)
+"""The terms that reach the reconstruction, which can have shares of the gradient."""
+
 
 class BalanceConfig(Config):
     """Weights that follow from gradients: each term gets a share of the gradient's norm.
@@ -469,10 +491,9 @@ class BalanceConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> BalanceConfig:
-        known = (set(ObjectiveWeights.model_fields) - {"kl"}) | set(ADVERSARIAL)
         for name, share in self.shares.items():
-            if name not in known:
-                nearest = get_close_matches(name, known, 1)
+            if name not in BALANCED:
+                nearest = get_close_matches(name, BALANCED, 1)
                 hint = f"; did you mean {nearest[0]}?" if nearest else ""
                 raise ValueError(f"shares: there is no term {name}{hint}")
             if share < 0:
@@ -511,23 +532,42 @@ class StageConfig(Config):
     def _check(self) -> StageConfig:
         if self.adversarial and self.adversarial.discriminator_only_steps > self.steps:
             raise ValueError("adversarial.discriminator_only_steps is larger than steps")
+        if self.balance:
+            self._refuse_weights()
         return self
+
+    def _refuse_weights(self) -> None:
+        """Refuse weights beside ``balance``."""
+        weights = {("objective", "weights"): self.objective.weights}
+        if self.adversarial:
+            weights[("adversarial",)] = self.adversarial
+        wrong = {}
+        for place, block in weights.items():
+            names = [
+                name
+                for name, field in type(block).model_fields.items()
+                if name in BALANCED and getattr(block, name) != field.default
+            ]
+            if names:
+                wrong[place] = (
+                    f"{', '.join(names)}: of no effect beside `balance`, which has shares in place "
+                    "of weights; leave it out"
+                )
+        _refuse("no_effect", wrong)
 
     def term_weights(self) -> dict[str, float]:
         """The factor of every term that is on, by name; with ``balance``, 1 until it is known."""
         weights = self.balanced_objective().weights.model_dump()
-        if self.adversarial:
-            given = {name: getattr(self.adversarial, name) for name in ADVERSARIAL}
-            if self.balance:
-                given = {name: float(self.balance.has(name)) for name in ADVERSARIAL}
-            weights |= given
+        for name in ADVERSARIAL if self.adversarial else ():
+            own = getattr(self.adversarial, name)
+            weights[name] = float(self.balance.has(name)) if self.balance else own
         return {name: weight for name, weight in weights.items() if weight > 0}
 
     def balanced_objective(self) -> ObjectiveConfig:
         """The objective with the terms on that ``balance`` names, if there is one."""
         if self.balance is None:
             return self.objective
-        names = set(ObjectiveWeights.model_fields) - {"kl"}
+        names = [name for name in BALANCED if name not in ADVERSARIAL]
         weights = {name: float(self.balance.has(name)) for name in names}
         weights = ObjectiveWeights(kl=self.objective.weights.kl, **weights)
         return self.objective.model_copy(update={"weights": weights})
@@ -634,19 +674,16 @@ class TrainConfig(Config):
         crops = [(("stages", i, "data"), stage.data) for i, stage in enumerate(self.stages)]
         if self.validation is not None:
             crops.append((("validation",), self.validation))
-        wrong: list[InitErrorDetails] = []
+        wrong = {}
         for place, data in crops:
             if rest := data.crop_samples % hop:
                 below = data.crop_samples - rest
                 sizes = f"{below} or {below + hop}" if below else f"{hop}"
-                message = (
+                wrong[(*place, "crop_samples")] = (
                     f"{data.crop_samples} is not a whole number of latent frames of {hop} "
                     f"samples; use {sizes}"
                 )
-                kind = PydanticCustomError("whole_frames", message)
-                wrong.append({"type": kind, "loc": (*place, "crop_samples"), "input": data})
-        if wrong:
-            raise ValidationError.from_exception_data("crops", wrong)
+        _refuse("whole_frames", wrong)
 
     @property
     def steps(self) -> int:

@@ -72,7 +72,7 @@ def _without_tags(loc: Path, nodes: list[Any], absent: bool) -> Path:
     """``loc`` without what names the choice of a union: what none of ``nodes`` has as a key."""
     path: list[str | int] = []
     for number, part in enumerate(loc):
-        inner = [node[part] for node in map(_plain, nodes) if _has(node, part)]
+        inner = [node[part] for node in nodes if _has(node, part)]
         if inner or (absent and number == len(loc) - 1):
             path.append(part)
             nodes = inner
@@ -81,15 +81,10 @@ def _without_tags(loc: Path, nodes: list[Any], absent: bool) -> Path:
 
 def _reaches(path: Path, node: Any) -> bool:
     for part in path:
-        node = _plain(node)
         if not _has(node, part):
             return False
         node = node[part]
     return True
-
-
-def _plain(node: Any) -> Any:
-    return dict(node) if isinstance(node, BaseModel) else node
 
 
 def _has(node: Any, part: str | int) -> bool:

@@ -54,6 +54,11 @@ class Report:
         """Seconds of audio per second spent."""
         return self.duration / max(self.seconds, 1e-9)
 
+    def values(self) -> dict:
+        """The figures for JSON."""
+        own = asdict(self)
+        return own | {"duration": round(self.duration, 6), "speed": round(self.speed, 3)}
+
 
 def reconstruct_file(
     vae: EarVAE,

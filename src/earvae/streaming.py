@@ -23,6 +23,8 @@ encoder streams like any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,7 @@ class _Stream:
 
     _name: str  # of what is pushed
     _unit: str  # what it is counted in
+    _open: Callable[[EarVAE, int, int], codec.FrameStream]  # with the fewest frames and the most
 
     def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
         if block_frames < 1:
@@ -57,13 +60,11 @@ class _Stream:
     def reset(self) -> None:
         """Forget everything pushed; the next push begins a new signal."""
         # The most computed at a time is what the codec holds to be a good chunk.
-        self._stream = self._open(self.block_frames, max(self.block_frames, codec.CHUNK_FRAMES))
+        most = max(self.block_frames, codec.CHUNK_FRAMES)
+        self._stream = self._open(self.vae, self.block_frames, most)
         self._batch = 0  # unknown before the first push
         self._pushed = 0  # samples or frames
         self._ended = False
-
-    def _open(self, least: int, most: int) -> codec.FrameStream:
-        raise NotImplementedError
 
     def _take(self, signal: Tensor, channels: int) -> list[Tensor]:
         """The frames that ``signal [batch, channels, n]`` makes certain. Raises ValueError."""
@@ -113,7 +114,7 @@ class StreamingEncoder(_Stream):
     Raises ValueError for blocks shorter than a frame.
     """
 
-    _name, _unit = "audio", "samples"
+    _name, _unit, _open = "audio", "samples", staticmethod(codec.encoder_stream)
 
     @property
     def latency_samples(self) -> int:
@@ -145,9 +146,6 @@ class StreamingEncoder(_Stream):
         self._end()
         return self._posterior(self._stream.finish(codec.frames_for(self.vae, self.samples)))
 
-    def _open(self, least: int, most: int) -> codec.FrameStream:
-        return codec.encoder_stream(self.vae, least, most)
-
     def _posterior(self, parameters: list[Tensor]) -> Posterior:
         joined = self._joined(parameters, 2 * self.vae.latent_channels)
         return Posterior(joined, self.vae.config.std_floor)
@@ -165,7 +163,7 @@ class StreamingDecoder(_Stream):
     frame.
     """
 
-    _name, _unit = "latents", "frames"
+    _name, _unit, _open = "latents", "frames", staticmethod(codec.decoder_stream)
 
     def __init__(self, vae: EarVAE, block_frames: int = BLOCK_FRAMES) -> None:
         if vae.transformers is not None:
@@ -216,9 +214,6 @@ class StreamingDecoder(_Stream):
         self._end()
         length = whole if samples is None else samples
         return self._audio(self._stream.finish(frames))[..., : length - given]
-
-    def _open(self, least: int, most: int) -> codec.FrameStream:
-        return codec.decoder_stream(self.vae, least, most)
 
     def _audio(self, blocks: list[Tensor]) -> Tensor:
         return self._joined(blocks, self.vae.config.audio_channels)

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Music:
 
     files: list[MusicFile] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    left_out: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def left_out_lines(self) -> list[str]:
         """One line a reason: how many, and the first names."""
@@ -211,7 +212,7 @@ def _search(
         try:
             if (same := identity(place)) in seen:
                 if same != own:
-                    _leave_out(music, "a link to a folder that was searched already", place)
+                    music.left_out["a link to a folder that was searched already"].append(place)
                 continue
             seen.add(same)
             with os.scandir(place) as found:
@@ -225,15 +226,16 @@ def _search(
         for entry in entries:
             suffix = posixpath.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
-                if suffix in suffixes or _is_folder(entry):
-                    _leave_out(music, "hidden", entry.path)
-            elif _is_folder(entry):
+                if suffix in suffixes or _holds(entry.is_dir):
+                    music.left_out["hidden"].append(entry.path)
+            elif _holds(entry.is_dir):
                 folders.append(f"{below}{entry.name}/")
             elif suffix in OTHER_MUSIC and suffixes is SUFFIXES:
-                _leave_out(music, f"{suffix} is not read here (convert it to FLAC)", entry.path)
+                reason = f"{suffix} is not read here (convert it to FLAC)"
+                music.left_out[reason].append(entry.path)
             elif suffix not in suffixes:
                 continue  # covers, texts, playlists
-            elif _is_file(entry):
+            elif _holds(entry.is_file):
                 yield below + entry.name
             else:
                 music.problems.append(
@@ -278,20 +280,10 @@ def _count(value: object) -> int | None:
     return value if _number(value) and isinstance(value, int) and value > 0 else None
 
 
-def _leave_out(music: Music, reason: str, path: str) -> None:
-    music.left_out.setdefault(reason, []).append(path)
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer about an entry of a folder; False of a link that leads to itself."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_file()
+        return question()
     except OSError:
         return False
 

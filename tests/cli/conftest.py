@@ -69,8 +69,7 @@ def use_model(monkeypatch):
 
     def use(**how) -> PackingVAE:
         vae = PackingVAE(**how)
-        monkeypatch.setattr(options, "load_model", lambda *_: vae)
-        monkeypatch.setattr(options, "prepare", lambda vae, *_: vae)
+        monkeypatch.setattr(options, "inference_model", lambda *_: vae)
         return vae
 
     use()

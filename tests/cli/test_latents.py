@@ -14,8 +14,8 @@ import typer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from earvae.cli.encode import OF_LIBRARIES
 from earvae.cli.main import app, main
+from earvae.cli.renamed import OF_LIBRARIES
 from tests.small import GOLDEN, load
 
 
@@ -265,7 +265,7 @@ def test_every_option_that_only_libraries_have_is_known_to_encode():
         command = typer.main.get_command(app).commands[verb]
         return {name for given in command.params for name in given.opts if name[:2] == "--"}
 
-    assert names("library") - names("encode") == OF_LIBRARIES - {"--library"}
+    assert names("library") - names("encode") == set(OF_LIBRARIES) - {"--library"}
 
 
 def test_npy_libraries_are_decoded_and_told_about_like_others(tmp_path, earvae, library):
@@ -276,6 +276,20 @@ def test_npy_libraries_are_decoded_and_told_about_like_others(tmp_path, earvae, 
     assert np.array_equal(heard, load(library / "b" / "1.wav")[0])
     rows = json.loads(earvae("info", tmp_path / "out" / "b" / "1.npy", "--json").stdout)
     assert rows["original_samples"] == 1616 and rows["model"] == "packing"
+
+
+def test_decode_names_the_shards_it_passes_over(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    out = tmp_path / "out"
+    assert earvae("library", library, "-o", out, "--shards", "--block-files", 2).exit_code == 0
+    earvae("encode", library / "b" / "1.wav", "-o", out / "one.safetensors")
+    result = earvae("decode", out, "-o", tmp_path / "heard")
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "shard-000000.tar: shards (2 .tar here) are not decoded yet" in line
+    assert result.exit_code == 1
+    assert [path.name for path in (tmp_path / "heard").iterdir()] == ["one.wav"]
+    named = earvae("decode", out / "shard-000001.tar", "-o", tmp_path / "d.wav")
+    assert named.exit_code == 1 and "are not decoded yet" in named.stderr
 
 
 def test_a_library_of_another_model_needs_replace(tmp_path, earvae, library, use_model):

@@ -21,7 +21,8 @@ from earvae.evaluation import tables
 from earvae.evaluation.evaluate import evaluate
 from earvae.evaluation.excerpts import SAMPLE_RATE, Span, Track, references
 from earvae.evaluation.metrics.image import CUES
-from earvae.evaluation.results import Readings, Result, Results
+from earvae.evaluation.metrics.loudness import Loudness
+from earvae.evaluation.results import Result, Results
 from earvae.evaluation.systems import System, UnusableSystem
 from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.systems.folder import Folder
@@ -147,7 +148,7 @@ def test_silence_scores_the_worst_and_has_no_loudness(of, outcome):
     assert row.metrics["si_sdr"] == pytest.approx(-80)
     assert row.metrics["icpc"] == row.metrics["ccpc"] == 0
     assert row.metrics["lufs_difference"] is None
-    assert row.loudness == Readings()
+    assert row.loudness == Loudness()
     summary = outcome[0].summary_of["silence", "lufs_difference"]
     assert (summary.mean, summary.count) == (None, 0)
     assert summary.skipped == ["a.wav", "sub/b.wav"]

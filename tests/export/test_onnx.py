@@ -29,7 +29,7 @@ MODELS = ["shipped", "tiny44k", "tiny44k_no_transformer", "tiny48k", "two_snakes
     [
         *((name, 1.0) for name in MODELS),
         *((name, 7.77) for name in MODELS[:4]),
-        ("shipped", 61.0),  # tools/check_runner.py takes them all through this length
+        ("shipped", 61.0),
     ],
 )
 def test_same_as_the_pytorch_model(exported, name, seconds):

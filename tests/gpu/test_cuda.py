@@ -29,7 +29,7 @@ def recipe(model: dict, **changes) -> dict:
     return {
         "model": model,
         "discriminator": {"resolutions": [1024, 512, 256, 128, 64], "channels": 8},
-        "objective": {"resolutions": [2048, 512], "weights": {"waveform": 0.5}},
+        "objective": {"resolutions": [2048, 512]},
         "data": {
             "sources": [{"tracks": str(CLIPS)}], "crop_samples": 16_384, "batch_size": 4,
             "workers": 0, "cache": "device",

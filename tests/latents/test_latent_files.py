@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
+from earvae import tar
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata
 
@@ -49,8 +50,8 @@ def test_what_is_written_is_read_in_every_form(tmp_path):
         shard = tmp_path / f"{suffix[1:]}.tar"
         with shard.open("wb") as out:
             for member in (path, tmp_path / "a.b.json"):
-                file.append_to_shard(out, member)
-            assert file.end_shard(out) == out.tell()
+                tar.append(out, member.name, member.read_bytes())
+            assert tar.end(out) == out.tell()
         (entry,) = file.read_shard(shard)
         assert entry.metadata == ENTRY and np.array_equal(entry.values, VALUES)
 

@@ -40,7 +40,7 @@ def test_a_manifest_keeps_its_order_and_all_outputs_are_inside_out(tmp_path):
     library = Library(find([manifest]).files)
     assert [item.name for item in items(library)] == ["b/2.wav", "../else/1.wav", "a.wav"]
     assert [item.key for item in items(library)] == ["b/2", "else/1", "a"]
-    assert os.path.normpath(library.item(1).path) == str(tmp_path / "else" / "1.wav")
+    assert os.path.normpath(library.block(0).items[1].path) == str(tmp_path / "else" / "1.wav")
 
 
 def test_files_that_differ_in_their_suffix_keep_it_in_the_output():

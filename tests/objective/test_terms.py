@@ -11,7 +11,13 @@ import torch
 import torch._dynamo.testing
 
 from earvae.config import ConfigError, ObjectiveConfig, ObjectiveWeights, parse
-from earvae.objective import CorrelationLoss, MultiScaleMagnitude, PerceptualLoss, PhaseLoss
+from earvae.objective import (
+    CorrelationLoss,
+    LossTerms,
+    MultiScaleMagnitude,
+    PerceptualLoss,
+    PhaseLoss,
+)
 from earvae.objective import terms as listed
 from earvae.objective.spectral import SpectralTerms
 from earvae.objective.terms import AUDIO, BY_HAND, SPECTRAL
@@ -282,6 +288,17 @@ def test_training_draws_some_resolutions_and_evaluation_takes_all():
     assert len({round(x, 5) for x in drawn}) > 2
     loss.eval()
     assert draw(0) == draw(1) == pytest.approx(sum(every) / 4, rel=1e-5)
+
+
+def test_a_term_that_joins_counts_by_its_weight_and_without_one_is_only_told():
+    value = torch.tensor(2.0, requires_grad=True)
+    before = LossTerms({"x": torch.tensor(1.0)}, {"x": torch.tensor(0.5)}, torch.tensor(0.5))
+    terms = before.plus({"a": value, "b": 10 * value}, {"a": 3.0, "x": 9.0})
+    assert terms.terms == {"x": 1.0, "a": 2.0, "b": 20.0}
+    assert terms.weighted == {"x": 0.5, "a": 6.0}
+    assert not any(t.requires_grad for t in (*terms.terms.values(), *terms.weighted.values()))
+    terms.total.backward()
+    assert terms.total == 6.5 and value.grad == 3.0
 
 
 def test_misspelt_weight_is_refused_by_name():

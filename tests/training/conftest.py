@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.small import white as noise
+from tests.training.music import save
 from tests.training.recipes import ADVERSARIAL, MODEL
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three files of noise: of another rate, mono and in a folder below among them."""
+    save(tmp_path / "a.wav", noise(2, seed=1))
+    save(tmp_path / "b.flac", noise(1, 1, 48_000, seed=2), 48_000)
+    save(tmp_path / "sub" / "c.ogg", noise(3, seed=3))
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_weights_give_every_term_its_stated_share(fabric):
 
 
 def test_kl_keeps_its_weight_and_terms_without_a_share_are_off():
-    objective = {"weights": {"kl": 0.02, "magnitude_linear": 5.0}}
+    objective = {"weights": {"kl": 0.02}}
     balance = Balance(stage(balance={"shares": SHARES}, objective=objective), CPU)
     assert balance.weights() == {"kl": 0.02, "waveform": 1.0, "magnitude_log": 1.0}
 
@@ -246,6 +246,16 @@ def test_the_gradient_at_the_reconstruction_is_the_stated_total(balanced, tmp_pa
     recipe["data"] = recipe["data"] | {"batch_size": 1}
     start(recipe, tmp_path)
     assert seen == [pytest.approx(0.3, rel=1e-4)]
+
+
+def test_the_discriminator_judges_once_for_all_shares_of_its_terms(balanced, tmp_path, monkeypatch):
+    judged = []
+    original = step.adversarial_terms
+    monkeypatch.setattr(
+        step, "adversarial_terms", lambda *args: judged.append(args) or original(*args)
+    )
+    start(balanced, tmp_path)
+    assert len(judged) == 3 + 2  # steps 6 to 8 learn from it, and 6 and 8 measure
 
 
 @pytest.mark.parametrize("stop", [2, 7])

@@ -14,6 +14,7 @@ from earvae.training.filters import DROP_REASONS
 from earvae.training.loader import make_batches, open_crops
 from tests.small import RATE
 from tests.small import white as noise
+from tests.training.music import joined, same
 from tests.training.recipes import start
 
 CPU = torch.device("cpu")
@@ -46,17 +47,8 @@ def cached(*folders, **options) -> CachedCrops:
     return open_crops(config(*folders, **{"cache": "ram"} | options), RATE, CPU)
 
 
-def joined(batches) -> dict[str, torch.Tensor]:
-    batches = list(batches)
-    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-
-
 def items(crops, first, last):
     return joined(make_batches(crops, first, last, CPU))
-
-
-def same(one, other, rows=slice(None)):
-    return one.keys() == other.keys() and all(torch.equal(one[k][rows], other[k]) for k in one)
 
 
 # ------------------------------------------------------------------------------ the same crops

@@ -157,7 +157,7 @@ def test_the_time_reserved_is_that_of_what_comes_after_the_last_step(monkeypatch
     for what, seconds in (("validation", 9), ("checkpoint", 2)):
         with budget.measured(what):
             now[0] += seconds
-    budget.expect("validation", 1000)  # what was measured counts
+    budget.expected["validation"] = 1000  # what was measured counts
     now[0] = 60 - 5 - 1.5 * 12 - 0.1
     assert not budget.is_over()
     now[0] += 0.2

@@ -13,6 +13,7 @@ from earvae.audio.reading import (
     AudioSource,
     inspect,
     read_audio,
+    sha256_of,
 )
 from earvae.audio.resampling import resample, resampled_length
 from earvae.audio.writing import (
@@ -40,6 +41,7 @@ __all__ = [
     "read_audio",
     "resample",
     "resampled_length",
+    "sha256_of",
     "to_mono",
     "to_stereo",
     "write",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -70,6 +71,7 @@ class AudioSource:
 
     Attributes:
         info: the header.
+        rate: Hz.
         channels: of the blocks, 1 or 2.
         samples: per channel, as decoded; None until the blocks have been read to the end.
 
@@ -81,6 +83,7 @@ class AudioSource:
         self.path = Path(path)
         self.info = inspect(self.path)
         self.samples: int | None = None
+        self.rate = self.info.rate
         self.channels = min(self.info.channels, 2)
         if self.rate not in RATES:
             raise AudioFileError(
@@ -104,11 +107,6 @@ class AudioSource:
                 )
             except ValueError as error:
                 raise AudioFileError(f"{path}: {error}; extract two channels") from None
-
-    @property
-    def rate(self) -> int:
-        """Hz."""
-        return self.info.rate
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """The audio from its beginning, ``[channels, n]`` each.
@@ -161,6 +159,18 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)
     return torch.from_numpy(np.concatenate(list(blocks), axis=1))
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file as it is stored, in hex. Raises AudioFileError."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:
+        raise AudioFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def _opened(path: Path) -> ForwardFile:

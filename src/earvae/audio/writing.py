@@ -24,7 +24,7 @@ CONTAINERS = {
     ".rf64": "RF64",
     ".caf": "CAF",
 }
-SUBTYPES = {"float": "FLOAT", "pcm_16": "PCM_16", "pcm_24": "PCM_24", "pcm_32": "PCM_32"}
+SUBTYPES = ("float", "pcm_16", "pcm_24", "pcm_32")
 RIFF_LIMIT = 2**32 - 2**16  # bytes of audio a RIFF header can count, with room for the header
 
 ClipPolicy = Literal["none", "clamp", "rescale"]
@@ -73,14 +73,14 @@ def output_format(
         subtype = "pcm_24" if container == "FLAC" else "float"
     if subtype not in SUBTYPES:
         raise OutputFormatError(f"unknown subtype {subtype}; use one of {', '.join(SUBTYPES)}")
-    if not soundfile.check_format(container, SUBTYPES[subtype]):
+    if not soundfile.check_format(container, subtype.upper()):
         raise OutputFormatError(f"{container} files cannot hold {subtype} samples")
     if clip is None and subtype != "float":
         raise OutputFormatError(
             f"{container} with {subtype} samples cannot hold peaks beyond full scale, which "
             "decoded audio may have; say what to do with them: --clip rescale, clamp or none"
         )
-    return OutputFormat(container, SUBTYPES[subtype], clip or "none")
+    return OutputFormat(container, subtype.upper(), clip or "none")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def write(
             spool.seek(0)
             blocks = _spooled(spool, channels)
         container = output.container
-        if container == "WAV" and samples * channels * _bytes(output.subtype) > RIFF_LIMIT:
+        width = {"PCM_16": 2, "PCM_24": 3}.get(output.subtype, 4)  # bytes of a value
+        if container == "WAV" and samples * channels * width > RIFF_LIMIT:
             container = "RF64"
         with _opened_to_write(path, temporary, rate, channels, container, output.subtype) as file:
             for block in blocks:
@@ -181,7 +182,3 @@ def _spooled(spool, channels: int) -> Iterator[np.ndarray]:
     size = BLOCK_SAMPLES * channels * 4
     while data := spool.read(size):
         yield np.frombuffer(data, np.float32).reshape(-1, channels).T
-
-
-def _bytes(subtype: str) -> int:
-    return {"PCM_16": 2, "PCM_24": 3}.get(subtype, 4)

@@ -114,15 +114,15 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         sources[target] = job.source
 
 
-def run(jobs: list[Job], work: Callable[..., Report]) -> tuple[list[Report], list[str]]:
+def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[str]]:
     """Do every job by ``work(source, target, progress=…)``, a function of ``earvae.files``.
 
-    A file that fails becomes one line of the second list, and the next is done.
+    A file that fails becomes one line after the plan's failures, and the next is done.
     """
     reports: list[Report] = []
-    failures: list[str] = []
-    with tidy_when_terminated(), progress_bar(len(jobs), "") as update:
-        for number, job in enumerate(jobs):
+    failures = list(planned.failures)
+    with tidy_when_terminated(), progress_bar(len(planned.jobs), "") as update:
+        for number, job in enumerate(planned.jobs):
             update(completed=number, description=job.source.name)
 
             def progress(share: float, number: int = number) -> None:
@@ -136,6 +136,38 @@ def run(jobs: list[Job], work: Callable[..., Report]) -> tuple[list[Report], lis
             except EarvaeError as error:
                 failures.append(str(error))
     return reports, failures
+
+
+def print_table(reports: list[Report]) -> None:
+    """One line a file on standard output."""
+    from rich.table import Table
+    from rich.text import Text
+
+    scored = any(report.si_sdr is not None for report in reports)
+    table = Table()
+    table.add_column("written", overflow="fold")
+    for title in ("samples", "seconds", "× real time", "peak"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if scored:
+        table.add_column("SI-SDR dB", justify="right", no_wrap=True)
+    for report in reports:
+        peak = f"{report.peak:.3f}"
+        if report.gain != 1:
+            peak += f" (× {report.gain:.3f})"
+        if report.clamped:
+            peak += f" ({report.clamped} clamped)"
+        score = "–" if report.si_sdr is None else f"{report.si_sdr:.2f}"
+        table.add_row(
+            Text(report.output.encode(errors="backslashreplace").decode()),
+            str(report.samples),
+            f"{report.duration:.2f}",
+            f"{report.speed:.1f}",
+            peak,
+            *([score] if scored else []),
+        )
+    stdout().print(table)
+    if reports[0].seed is not None:
+        typer.echo(f"latents sampled with --seed {reports[0].seed}")
 
 
 @contextmanager

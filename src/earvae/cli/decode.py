@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, run, to_one_file
+from earvae.cli.batch import plan, print_table, run, to_one_file
 from earvae.cli.errors import finish
-from earvae.cli.reconstruct import print_table
 
 
 def decode(
@@ -22,7 +21,6 @@ def decode(
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
-    precision: options.Precision = None,
     stereo: options.Stereo = False,
     force: Annotated[
         bool, typer.Option("--force", help="Decode latents that another model made.")
@@ -60,11 +58,15 @@ def decode(
     from earvae.latents import file, statistics
 
     stats = None if denormalise is None else statistics.read(denormalise)
-    planned = plan(
-        inputs, Path(output), ending, one_file, suffixes=frozenset({file.SUFFIX, file.NPY})
-    )
-    vae = options.load_model(weights, config, sample_rate, device)
-    vae = options.prepare(vae, engine, precision)
+    suffixes = frozenset({file.SUFFIX, file.NPY, file.SHARD})
+    planned = plan(inputs, Path(output), ending, one_file, suffixes=suffixes)
+    if tars := [job for job in planned.jobs if job.source.suffix == file.SHARD]:
+        planned.failures.append(
+            f"{tars[0].source}: shards ({len(tars)} .tar here) are not decoded yet; unpack them, "
+            "or make the library without --shards"
+        )
+        planned.jobs[:] = [job for job in planned.jobs if job not in tars]
+    vae = options.inference_model(weights, config, sample_rate, device, engine)
 
     work = partial(
         decode_file,
@@ -75,7 +77,7 @@ def decode(
         chunk_frames=options.chunk_frames(vae, chunk_seconds),
         statistics=stats,
     )
-    reports, failures = run(planned.jobs, work)
+    reports, failures = run(planned, work)
     if reports:
         print_table(reports)
-    finish(planned.failures + failures, len(reports))
+    finish(failures, len(reports))

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from earvae.cli import options
 from earvae.cli.batch import plan, run, to_one_file
 from earvae.cli.errors import finish, usage_error
 
-if TYPE_CHECKING:
-    from click import Context
-
 MANY = 1_000  # files after which resuming is worth a word
-OF_LIBRARIES = frozenset(
-    "--library --shards --npy --store --segment-seconds --normalise --split --rank --world-size "
-    "--block-files --batch-seconds --padding --workers --replace".split()
-)
-"""Options that belong to `earvae library`, and ``--library``, which chose it once."""
-
-
-class EncodeCommand(TyperCommand):
-    """The command, which names `earvae library` where an option of that is given."""
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """As click does. Options of a library are a usage error."""
-        for argument in takewhile(lambda argument: argument != "--", args):
-            if (name := argument.partition("=")[0]) in OF_LIBRARIES:
-                usage_error(f"{name} is of libraries: earvae library IN... -o OUT")
-        return super().parse_args(ctx, args)
 
 
 def encode(
@@ -47,7 +26,6 @@ def encode(
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
-    precision: options.Precision = None,
     sample: options.Sample = False,
     seed: options.Seed = None,
     half: options.Half = False,
@@ -81,8 +59,7 @@ def encode(
     if len(planned.jobs) >= MANY:
         typer.echo(f"{len(planned.jobs)} files; `earvae library` could be stopped and go on",
                    err=True)  # fmt: skip
-    vae = options.load_model(weights, config, sample_rate, device)
-    vae = options.prepare(vae, engine, precision)
+    vae = options.inference_model(weights, config, sample_rate, device, engine)
 
     work = partial(
         encode_file,
@@ -92,9 +69,9 @@ def encode(
         half=half,
         chunk_frames=options.chunk_frames(vae, chunk_seconds),
     )
-    reports, failures = run(planned.jobs, work)
+    reports, failures = run(planned, work)
     for report in reports:
         typer.echo(f"{report.output}: {report.frames} frames, {report.duration:.2f} s")
     if reports and seed is not None:
         typer.echo(f"latents sampled with --seed {seed}")
-    finish(planned.failures + failures, len(reports))
+    finish(failures, len(reports))

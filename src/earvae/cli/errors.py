@@ -28,7 +28,8 @@ def finish(failures: list[str], done: int) -> None:
     """List the failures of a batch and leave with status 1 if there are any."""
     if not failures:
         return
-    typer.echo(f"{done} done, {len(failures)} failed:", err=True)
+    if done or len(failures) > 1:
+        typer.echo(f"{done} done, {len(failures)} failed:", err=True)
     for failure in failures:
         typer.echo(f"error: {failure}", err=True)
     raise typer.Exit(1)

@@ -11,8 +11,6 @@ from earvae.cli import options
 from earvae.cli.errors import finish, one_line
 
 if TYPE_CHECKING:
-    from earvae.evaluation.excerpts import Span, Track
-    from earvae.evaluation.results import Results
     from earvae.evaluation.systems import System
 
 
@@ -74,7 +72,9 @@ def evaluate(
     earvae evaluate corpus/manifest.jsonl --split test --codec mine=earvae:runs/compact/ema -o out/
     """
     from earvae import tracks
+    from earvae.cli import batch
     from earvae.evaluation import tables
+    from earvae.evaluation.evaluate import evaluate as run
     from earvae.evaluation.excerpts import Span, evenly, references
 
     try:
@@ -84,16 +84,25 @@ def evaluate(
     span = Span(seconds or None, _start(start), loud)
     systems, failures = systems_of(codec or ["earvae"], device)
     music = tracks.find([source], leave_out=output, split=split)
-    for line in music.left_out_lines():
-        typer.echo(line, err=True)
+    batch.print_left_out(music)
     failures += music.problems
     found = evenly(references(music.files), most)
     if not found:
         finish(failures or [f"{source}: holds nothing but reconstructions"], 0)
-    results, more = _run(found, systems, output, span)
+    with (
+        batch.tidy_when_terminated(),
+        batch.progress_bar(len(found) * len(systems), "") as update,
+    ):
+        results, more = run(
+            found,
+            systems,
+            output,
+            span,
+            lambda done, doing: update(completed=done, description=doing[-50:]),
+        )
     failures += more
     tables.write_all(results, output)
-    _print_table(results)
+    print_table(f"mean over {len(results.tracks)} tracks", *tables.compact_table(results))
     page = _page(output) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
@@ -124,41 +133,15 @@ def _start(text: str) -> float | None:
     return start
 
 
-def _run(
-    tracks: list[Track], systems: list[System], output: Path, span: Span
-) -> tuple[Results, list[str]]:
-    """The evaluation, with a progress bar where standard error is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    from earvae.cli.batch import tidy_when_terminated
-    from earvae.evaluation.evaluate import evaluate
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeLeft(), TextColumn("{task.description}"))
-    with (
-        tidy_when_terminated(),
-        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar,
-    ):
-        task = bar.add_task("", total=len(tracks) * len(systems))
-
-        def progress(done: int, doing: str) -> None:
-            bar.update(task, completed=done, description=doing[-50:])
-
-        return evaluate(tracks, systems, output, span, progress)
-
-
-def _print_table(results: Results) -> None:
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table of figures, of which the first column is a name."""
     from rich.table import Table
 
     from earvae.cli.batch import stdout
-    from earvae.evaluation.tables import compact_table
 
-    header, rows = compact_table(results)
-    shown = Table(title=f"mean over {len(results.tracks)} tracks")
-    for number, title in enumerate(header):
-        shown.add_column(title, justify="left" if number == 0 else "right")
+    shown = Table(title=title)
+    for number, heading in enumerate(header):
+        shown.add_column(heading, justify="right" if number else "left")
     for row in rows:
         shown.add_row(*row)
     stdout().print(shown)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.errors import one_line
+from earvae.cli.errors import one_line, usage_error
 
 
 def export(
@@ -49,9 +49,9 @@ def export(
     earvae export --diffusers vae/ --weights ear_vae_no_transformer.pyt
     """
     if onnx is None and diffusers is None:
-        options.usage_error("say what to write: --onnx FOLDER or --diffusers FOLDER")
+        usage_error("say what to write: --onnx FOLDER or --diffusers FOLDER")
     if half and onnx is None:
-        options.usage_error("--half belongs to --onnx; add that or leave out --half")
+        usage_error("--half belongs to --onnx; add that or leave out --half")
     if onnx is not None:
         try:
             from earvae.export.onnx import export_onnx

@@ -37,7 +37,6 @@ def library(
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
-    precision: options.Precision = None,
     shards: Annotated[
         bool,
         typer.Option("--shards", help="WebDataset tars: KEY.safetensors (or .npy) + KEY.json."),
@@ -177,8 +176,7 @@ def library(
         one_line("; ".join(music.problems))
     items = Library(music.files, block_files)
     stats = None if normalise is None else statistics.read(normalise)
-    vae = options.load_model(weights, config, sample_rate, _own_device(device))
-    vae = options.prepare(vae, engine, precision)
+    vae = options.inference_model(weights, config, sample_rate, device, engine)
     if stats is not None and (len(stats.mean), stats.model) != (vae.latent_channels, vae.identity):
         one_line(
             f"{normalise}: statistics of model {stats.model}, and this is {vae.identity}; make "
@@ -229,16 +227,6 @@ def library(
         )
     _report(result, output)
     _finish(result, music.problems, output)
-
-
-def _own_device(device: str) -> str:
-    """With several GPUs and --device auto, each process of a machine takes one of its own."""
-    import torch
-
-    from earvae.library.ranks import local_rank
-
-    count = torch.cuda.device_count()
-    return f"cuda:{local_rank() % count}" if device == "auto" and count > 1 else device
 
 
 def _report(result: Result, folder: Path) -> None:

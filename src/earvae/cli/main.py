@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from itertools import takewhile
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from earvae.cli.decode import decode
-from earvae.cli.encode import EncodeCommand, encode
-from earvae.cli.errors import reported
+from earvae.cli.encode import encode
+from earvae.cli.errors import reported, usage_error
 from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
@@ -18,10 +20,13 @@ from earvae.cli.info import info
 from earvae.cli.library import library
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
-from earvae.cli.renamed import register
+from earvae.cli.renamed import OPTIONS, register
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
+
+if TYPE_CHECKING:
+    from click import Context
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,12 +64,24 @@ def earvae(
     """
 
 
+class Command(TyperCommand):
+    """A verb that names what to use where an option of an earlier version is given."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """As click does, after a look for such options: a usage error."""
+        renamed = OPTIONS.get(self.name or "", {})
+        for argument in takewhile(lambda argument: argument != "--", args):
+            if (name := argument.partition("=")[0]) in renamed:
+                usage_error(f"{name} {renamed[name]}")
+        return super().parse_args(ctx, args)
+
+
 VERBS = (
     reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, pack,
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
-    app.command(cls=EncodeCommand if verb is encode else None)(reported(verb))
+    app.command(cls=Command)(reported(verb))
 register(app)
 
 

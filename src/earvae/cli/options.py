@@ -11,9 +11,9 @@ import typer
 from earvae.cli.errors import one_line, usage_error
 
 if TYPE_CHECKING:
-    from earvae import EarVAE
     from earvae.audio import OutputFormat
     from earvae.engine import InferenceVAE
+    from earvae.model.vae import EarVAE
 
 _INPUTS = typer.Argument(
     metavar="IN...", show_default=False, help="Files, manifests (.jsonl), or folders to search."
@@ -60,10 +60,6 @@ Engine = Annotated[
         "as fast for the paper's architecture on a CPU. fast: products in bfloat16 where the "
         "device has it, differs by about -40 dB of the signal.",
     ),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option("--precision", hidden=True, help="The old spelling of --engine fast."),
 ]
 ChunkSeconds = Annotated[
     float,
@@ -155,7 +151,7 @@ def load_model(
     weights: str | None, config: Path | None, sample_rate: int | None, device: str
 ) -> EarVAE:
     """The model on its device. Raises WeightsError."""
-    from earvae import EarVAE
+    from earvae.model.vae import EarVAE
 
     if config is not None and weights is None:
         usage_error("--config describes a published weight file; name that with --weights")
@@ -163,15 +159,13 @@ def load_model(
     return EarVAE.from_pretrained(weights, sample_rate, config).to(device)
 
 
-def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
-    """The model behind --engine; one that is not there is a usage error."""
+def inference_model(
+    weights: str | None, config: Path | None, sample_rate: int | None, device: str, engine: str
+) -> InferenceVAE:
+    """The model behind --engine; an engine that is not there is a usage error."""
     from earvae.engine import EngineError, accelerate
 
-    if precision is not None:
-        usage_error(
-            f"--precision {precision}: an engine has one precision: --engine fast for bfloat16, "
-            "any other for float32"
-        )
+    vae = load_model(weights, config, sample_rate, device)
     try:
         return accelerate(vae, engine)
     except EngineError as error:
@@ -179,11 +173,17 @@ def prepare(vae: EarVAE, engine: str, precision: str | None) -> InferenceVAE:
 
 
 def device_of(device: str) -> str:
-    """The device that --device names; one that is not there is one line and status 1."""
+    """The device that --device names; one that is not there is one line and status 1.
+
+    With auto, each process of a machine takes a GPU of its own.
+    """
     import torch
 
+    from earvae.library.ranks import local_rank
+
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        count = torch.cuda.device_count()
+        device = f"cuda:{local_rank() % count}" if count else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, run, stdout, to_one_file
+from earvae.cli.batch import plan, print_table, run, to_one_file
 from earvae.cli.errors import finish
-
-if TYPE_CHECKING:
-    from earvae.files import Report
 
 
 def reconstruct(
+    context: typer.Context,
     inputs: options.OptionalInputs = None,
     output: options.OptionalOutput = None,
     weights: options.Weights = None,
@@ -26,7 +23,6 @@ def reconstruct(
     sample_rate: options.SampleRate = None,
     device: options.Device = "auto",
     engine: options.Engine = "auto",
-    precision: options.Precision = None,
     sample: options.Sample = False,
     seed: options.Seed = None,
     downmix: options.Downmix = False,
@@ -62,9 +58,11 @@ def reconstruct(
     """
     sources = [*(inputs or []), *([indir] if indir else [])]
     if not sources:
-        options.usage_error("name at least one file or folder to read")
-    if (output is None) == (outdir is None):
-        options.usage_error("say where to write: -o OUT")
+        context.fail("Missing argument 'IN...'.")  # as where it cannot be --indir
+    if output is None and outdir is None:
+        context.fail("Missing option '--output' / '-o'.")
+    if output is not None and outdir is not None:
+        context.fail("Give --output or --outdir, not both.")
     seed = options.seed_of(sample, seed)
     one_file = output is not None and to_one_file(sources, output)
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)
@@ -75,8 +73,7 @@ def reconstruct(
         planned = plan(sources, Path(output), ending, one_file)
     else:
         planned = plan(sources, outdir, ending, False, "_vae_rec")
-    vae = options.load_model(weights, config, sample_rate, device)
-    vae = options.prepare(vae, engine, precision)
+    vae = options.inference_model(weights, config, sample_rate, device, engine)
 
     work = partial(
         reconstruct_file,
@@ -87,50 +84,9 @@ def reconstruct(
         seed=seed,
         chunk_frames=options.chunk_frames(vae, chunk_seconds),
     )
-    reports, failures = run(planned.jobs, work)
+    reports, failures = run(planned, work)
     if as_json:
-        typer.echo(json.dumps([figures(report) for report in reports], indent=2))
+        typer.echo(json.dumps([report.values() for report in reports], indent=2))
     elif reports:
         print_table(reports)
-    finish(planned.failures + failures, len(reports))
-
-
-def figures(report: Report) -> dict:
-    """A report as plain values, with what follows from them."""
-    return {
-        **asdict(report),
-        "duration": round(report.duration, 6),
-        "speed": round(report.speed, 3),
-    }
-
-
-def print_table(reports: list[Report]) -> None:
-    """One line a file on standard output."""
-    from rich.table import Table
-    from rich.text import Text
-
-    scored = any(report.si_sdr is not None for report in reports)
-    table = Table()
-    table.add_column("written", overflow="fold")
-    for title in ("samples", "seconds", "× real time", "peak"):
-        table.add_column(title, justify="right", no_wrap=True)
-    if scored:
-        table.add_column("SI-SDR dB", justify="right", no_wrap=True)
-    for report in reports:
-        peak = f"{report.peak:.3f}"
-        if report.gain != 1:
-            peak += f" (× {report.gain:.3f})"
-        if report.clamped:
-            peak += f" ({report.clamped} clamped)"
-        score = "–" if report.si_sdr is None else f"{report.si_sdr:.2f}"
-        table.add_row(
-            Text(report.output.encode(errors="backslashreplace").decode()),
-            str(report.samples),
-            f"{report.duration:.2f}",
-            f"{report.speed:.1f}",
-            peak,
-            *([score] if scored else []),
-        )
-    stdout().print(table)
-    if reports[0].seed is not None:
-        typer.echo(f"latents sampled with --seed {reports[0].seed}")
+    finish(failures, len(reports))

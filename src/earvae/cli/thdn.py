@@ -74,21 +74,16 @@ def thdn(
 
 def _print_table(readings: dict) -> None:
     """THD+N in dB at a few frequencies, by codec and level."""
-    from rich.table import Table
-
-    from earvae.cli.batch import stdout
+    from earvae.cli.evaluate import print_table
 
     frequencies = list(dict.fromkeys(s.frequency_hz for steps in readings.values() for s in steps))
     shown = [f for f in (100, 997, 5000, 10_000) if f in frequencies] or frequencies[:4]
-    table = Table(title="THD+N in dB (AES17)")
-    table.add_column("codec")
-    table.add_column("dBFS", justify="right")
-    for frequency in shown:
-        table.add_column(f"{frequency} Hz", justify="right")
+    rows = []
     for name, steps in readings.items():
         by_place = {(step.level_dbfs, step.frequency_hz): step.thdn_db for step in steps}
         for level in dict.fromkeys(step.level_dbfs for step in steps):
             values = [by_place[level, frequency] for frequency in shown]
             cells = ["–" if value is None else f"{value:.1f}" for value in values]
-            table.add_row(name, f"{level:g}", *cells)
-    stdout().print(table)
+            rows.append([name, f"{level:g}", *cells])
+    header = ["codec", "dBFS", *(f"{frequency} Hz" for frequency in shown)]
+    print_table("THD+N in dB (AES17)", header, rows)

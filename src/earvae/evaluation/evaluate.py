@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +21,10 @@ from earvae.errors import EarvaeError, WriteError
 from earvae.evaluation import figures
 from earvae.evaluation.aggregate import summarise
 from earvae.evaluation.align import align
-from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, read_excerpt
+from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, content_of, read_excerpt
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
-from earvae.evaluation.results import Codec, Readings, Reference, Result, Results, Settings
+from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
 from earvae.evaluation.systems.system import System, UnusableSystem
 from earvae.tracks import printable
 
@@ -73,12 +72,9 @@ def evaluate(
             if result.error:
                 failures.append(f"{system.name}, {result.track}: {result.error}")
     progress(len(tracks) * len(systems), "")
-    codecs = [
-        Codec(**{name: getattr(system, name) for name in Codec.model_fields}) for system in systems
-    ]
     found = Results(
         settings=_settings(span),
-        codecs=codecs,
+        codecs=[Codec.model_validate(system, from_attributes=True) for system in systems],
         tracks=references,
         results=results,
         summary=summarise(results),
@@ -101,7 +97,11 @@ class _Bench:
     def reference(self) -> Reference:
         """The track's row of the results. Raises AudioFileError, WriteError."""
         settings = _settings(self.span).model_dump()
-        self.identity = {"track": self.track.content(), "figures": [*figures.BY_KEY], **settings}
+        self.identity = {
+            "track": content_of(self.track.path),
+            "figures": [*figures.BY_KEY],
+            **settings,
+        }
         row = self._kept("reference", self.identity, Reference)
         if row is None:
             excerpt = self._read()
@@ -110,14 +110,13 @@ class _Bench:
                 slug=self.track.slug,
                 start=excerpt.start,
                 seconds=excerpt.seconds,
-                loudness=_readings(self.target),
+                loudness=self.target.once(loudness),
             )
             self._keep("reference", self.identity, row, excerpt.audio)
         return row.model_copy(update={"name": self.name})
 
     def result(self, system: System) -> Result:
         """A system's figures; ``error`` says what went wrong, if anything did."""
-        row = Result(codec=system.name, track=self.name)
         try:
             identity = {**self.identity, **system.settings_for(self.track)}
             kept = self._kept(system.name, identity, Result) or self._measured(system, identity)
@@ -131,7 +130,7 @@ class _Bench:
         except Exception as problem:  # systems are other people's code; the others go on
             reason = str(problem).strip().splitlines() or [""]
             error = f"{type(problem).__name__}: {reason[0]}"
-        return row.model_copy(update={"error": error})
+        return Result(codec=system.name, track=self.name, error=error)
 
     def _measured(self, system: System, identity: dict) -> Result:
         excerpt = self._read()
@@ -141,11 +140,9 @@ class _Bench:
         fitted = align(made.audio, excerpt.audio, made.lead)
         kbps = made.kbps
         del made
-        ours, theirs = Signal(fitted.audio, SAMPLE_RATE, system.hop), self.target
-        samples = fitted.last - fitted.first
+        shared, samples = slice(fitted.first, fitted.last), fitted.last - fitted.first
+        ours, theirs = Signal(fitted.audio[:, shared], SAMPLE_RATE, system.hop), self.target
         if samples < excerpt.audio.shape[1]:  # compared where both are there
-            shared = slice(fitted.first, fitted.last)
-            ours = Signal(fitted.audio[:, shared], SAMPLE_RATE, system.hop)
             theirs = Signal(excerpt.audio[:, shared], SAMPLE_RATE)
         row = Result(
             codec=system.name,
@@ -154,7 +151,7 @@ class _Bench:
             compared_samples=samples,
             kbps=kbps,
             metrics=figures.measure(ours, theirs),
-            loudness=_readings(ours),
+            loudness=ours.once(loudness),
         )
         self._keep(system.name, identity, row, fitted.audio)
         return row
@@ -188,10 +185,6 @@ class _Bench:
             audio.output_format(".wav"),
         )
         atomic.write(path, json.dumps({"key": _key(identity), "row": row.model_dump()}))
-
-
-def _readings(signal: Signal) -> Readings:
-    return Readings(**asdict(signal.once(loudness)))
 
 
 def _settings(span: Span) -> Settings:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from earvae.audio import AudioFileError, AudioSource, resample, to_stereo
+from earvae.audio import sha256_of as content_of
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.tracks import MusicFile
 
@@ -36,10 +37,6 @@ class Track:
     """Its path below the folder (or the manifest's folder), with forward slashes."""
     slug: str
     """The name as letters, digits, ``-`` and ``_``, without its suffix; no two tracks share one."""
-
-    def content(self) -> str:
-        """SHA-256 of the file. Raises AudioFileError."""
-        return content_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -134,11 +131,9 @@ def read_stretch(source: AudioSource, start: float, seconds: float | None) -> Te
     """
     first = round(start * source.rate)
     last = None if seconds is None else first + round(seconds * source.rate)
-    pieces = []
     with closing(source.blocks()) as blocks:
         cut = _cut(to_stereo(blocks), first, last)
-        for block in resample(cut, source.rate, SAMPLE_RATE):
-            pieces.append(block)
+        pieces = list(resample(cut, source.rate, SAMPLE_RATE))
     if not pieces:
         raise AudioFileError(f"{source.path}: ends before {start:g} s")
     audio = torch.empty(2, sum(piece.shape[1] for piece in pieces))
@@ -148,18 +143,6 @@ def read_stretch(source: AudioSource, start: float, seconds: float | None) -> Te
         audio[:, at : at + piece.shape[1]] = torch.from_numpy(piece)
         at += piece.shape[1]
     return audio
-
-
-def content_of(path: Path) -> str:
-    """SHA-256 of a file, in hex. Raises AudioFileError."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while data := file.read(1 << 20):
-                digest.update(data)
-    except OSError as error:
-        raise AudioFileError(f"{path}: cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def slug_of(name: str) -> str:

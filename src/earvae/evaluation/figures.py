@@ -26,7 +26,7 @@ VERSION = 3  # raised with any change of a definition: results that were kept ar
 MISSING = "–"
 
 Metric = Callable[[Signal, Signal], "float | dict[str, float]"]
-"""Of reconstruction and target: one number, or several by the keys of their figures."""
+"""A function of reconstruction and target to one number, or to several by their figures' keys."""
 
 
 class Best(Enum):
@@ -86,7 +86,7 @@ class Figure:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of its values."""
+        """The names of its values in results.json and results.csv."""
         return tuple(f"{self.key}_{band}" for band in self.bands) or (self.key,)
 
     def text(self, value: float | None) -> str:

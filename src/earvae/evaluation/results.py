@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from earvae import atomic
 from earvae.errors import EarvaeError
+from earvae.evaluation.metrics.loudness import Loudness
 
 FORMAT = "earvae-evaluation-2"
 
@@ -22,14 +23,6 @@ class ResultsError(EarvaeError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Readings(_Part):
-    """Loudness of one version of a track; None where a reading has no meaning."""
-
-    lufs: FiniteFloat | None = None
-    lra: FiniteFloat | None = None
-    true_peak_db: FiniteFloat | None = None
 
 
 class Settings(_Part):
@@ -63,7 +56,7 @@ class Reference(_Part):
     slug: str = Field(pattern="^[A-Za-z0-9_-]+$")
     start: FiniteFloat
     seconds: FiniteFloat
-    loudness: Readings
+    loudness: Loudness
 
 
 class Result(_Part):
@@ -77,7 +70,7 @@ class Result(_Part):
     """Spent on this track."""
     metrics: dict[str, FiniteFloat | None] = Field(default_factory=dict)
     """By key (``figures.BY_KEY``)."""
-    loudness: Readings = Readings()
+    loudness: Loudness = Loudness()
     error: str | None = None
 
 

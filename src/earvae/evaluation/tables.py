@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from earvae import atomic
@@ -18,7 +20,8 @@ from earvae.evaluation.figures import (
     band_name,
     groups,
 )
-from earvae.evaluation.results import Codec, Readings, Results, Summary
+from earvae.evaluation.metrics.loudness import Loudness
+from earvae.evaluation.results import Codec, Results, Summary
 
 PUBLISHED_METRICS = {
     "sisdr": "si_sdr",
@@ -45,49 +48,46 @@ def write_all(results: Results, out: Path) -> None:
 def csv_text(results: Results) -> str:
     """One line for each track and codec, every figure in a column; empty where there is none."""
     tracks = {track.name: track for track in results.tracks}
-    readings = tuple(Readings.model_fields)
+    readings = [field.name for field in fields(Loudness)]
     header = ["codec", "track", "start", "seconds", "lag_samples", "compared_samples", "kbps"]
     header += [*BY_KEY, *readings, *(f"reference_{reading}" for reading in readings), "error"]
     text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(header)
+    writer = csv.writer(text)
+    writer.writerow(header)
     for row in results.results:
         track = tracks[row.track]
         cells = [row.codec, row.track, track.start, track.seconds]
         cells += [row.lag_samples, row.compared_samples, row.kbps]
         cells += [row.metrics.get(key) for key in BY_KEY]
         cells += [getattr(x, name) for x in (row.loudness, track.loudness) for name in readings]
-        table.writerow([*cells, row.error])
+        writer.writerow([*cells, row.error])
     return text.getvalue()
 
 
-def compact_table(
-    results: Results, statistic: str = "mean", intervals: bool = False
+def table(
+    results: Results, figures: Sequence[Figure], statistic: str = "mean", intervals: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, in the paper's column order: means (or medians) over tracks, and if wanted
-    the 95 % interval of each mean where there are several tracks."""
-    rows = []
-    for codec in results.codecs:
-        cells = [codec.name, _rate(codec, results)]
-        for figure in COMPACT:
-            summary = results.summary_of.get((codec.name, figure.key))
-            cells.append(_cell(summary, figure, statistic, intervals))
-        rows.append(cells)
-    return ["codec", "rate", *map(title, COMPACT)], rows
-
-
-def full_table(
-    results: Results, figures: list[Figure], statistic: str
-) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; of figures that have a value in each band, all bands in a cell."""
+    """Header and rows of means (or medians) over tracks; of figures that have a value in each
+    band, all bands in a cell. ``intervals`` adds the 95 % interval of each mean where there are
+    several tracks."""
     rows = []
     for codec in results.codecs:
         cells = [codec.name]
         for figure in figures:
             found = (results.summary_of.get((codec.name, key)) for key in figure.keys)
-            cells.append(" / ".join(_cell(summary, figure, statistic, False) for summary in found))
+            cells.append(" / ".join(_cell(each, figure, statistic, intervals) for each in found))
         rows.append(cells)
     return ["codec", *map(title, figures)], rows
+
+
+def compact_table(
+    results: Results, statistic: str = "mean", intervals: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """The same of the figures in the paper's column order, and the rate of each codec."""
+    header, rows = table(results, COMPACT, statistic, intervals)
+    for codec, row in zip(results.codecs, rows, strict=True):
+        row.insert(1, _rate(codec, results))
+    return [header[0], "rate", *header[1:]], rows
 
 
 def title(figure: Figure) -> str:
@@ -112,11 +112,11 @@ def markdown(results: Results) -> str:
     ]
     others = [figure for figure in FIGURES if not (figure.short or figure.bands)]
     lines += ["", "What lies behind it, median over tracks:", ""]
-    lines += markdown_table(*full_table(results, others, "median"))
+    lines += markdown_table(*table(results, others, "median"))
     for heading, figures in groups(with_bands=True):
         bands = " / ".join(map(band_name, max((figure.bands for figure in figures), key=len)))
         lines += ["", f"{heading} ({bands}, as far as a figure reaches), median over tracks:", ""]
-        lines += markdown_table(*full_table(results, figures, "median"))
+        lines += markdown_table(*table(results, figures, "median"))
     lines.append("")
     for codec in results.codecs:
         row = results.summary_of.get((codec.name, "si_sdr"))

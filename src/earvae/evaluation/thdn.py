@@ -159,15 +159,16 @@ def plot(name: str, readings: list[Reading], path: Path) -> None:
         hertz = [step.frequency_hz for step in steps]
         style = {"color": f"C{colour}", "marker": "."}
         title = f"{level:g} dBFS"
-        left.plot(hertz, _drawn(steps, "thdn_db"), label=f"THD+N, {title}", **style)
+        left.plot(hertz, [step.thdn_db for step in steps], label=f"THD+N, {title}", **style)
         faint = {**style, "linestyle": ":", "marker": ""}
-        left.plot(hertz, _drawn(steps, "residual_db"), label=f"all but the tone, {title}", **faint)
+        left.plot(
+            hertz, [step.residual_db for step in steps], label=f"all but the tone, {title}", **faint
+        )
     loudest = [step for step in readings if step.level_dbfs == max(levels)]
     for order in (2, 3, 4, 5):
-        values = [step.harmonics_db.get(order) for step in loudest]
-        drawn = [math.nan if value is None else value for value in values]
         hertz = [step.frequency_hz for step in loudest]
-        right.plot(hertz, drawn, marker=".", label=f"harmonic {order}, {max(levels):g} dBFS")
+        values = [step.harmonics_db.get(order) for step in loudest]
+        right.plot(hertz, values, marker=".", label=f"harmonic {order}, {max(levels):g} dBFS")
     left.set_title(f"{name}: distortion and noise (AES17)")
     right.set_title("harmonics over the fundamental")
     left.set_ylabel("dB")
@@ -185,8 +186,3 @@ def plot(name: str, readings: list[Reading], path: Path) -> None:
 def _decibels(power: float, reference: float) -> float | None:
     """10 log10 of a ratio; None where either is nothing."""
     return 10 * math.log10(power / reference) if power > 0 and reference > 0 else None
-
-
-def _drawn(steps: list[Reading], name: str) -> list[float]:
-    values = [getattr(step, name) for step in steps]
-    return [math.nan if value is None else value for value in values]

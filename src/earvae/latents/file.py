@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -182,7 +181,7 @@ def inspect(path: str | Path) -> Header:
     with _named(path):
         if path.suffix == NPY:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
-            metadata, shape, dtype = _read_sidecar(path), values.shape, values.dtype.name
+            metadata, shape, dtype = read_sidecar(path), values.shape, values.dtype.name
         else:
             with safe_open(path, "pt") as file:
                 metadata = Metadata.parse(file.metadata() or {})
@@ -198,7 +197,7 @@ def read(path: str | Path) -> Latents:
     path = Path(path)
     with _named(path):
         if path.suffix == NPY:
-            return _of_npy(path.read_bytes(), _read_sidecar(path))
+            return _of_npy(path.read_bytes(), read_sidecar(path))
         with safe_open(path, "pt") as file:
             metadata = Metadata.parse(file.metadata() or {})
             names = [name for name in ("latents", "std") if name in file.keys()]  # noqa: SIM118
@@ -230,23 +229,9 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name[: -len(path.suffix)] + SIDECAR)
 
 
-def append_to_shard(shard: BinaryIO, path: Path) -> tuple[int, int]:
-    """Append a file to a tar, without time or owner; the offset of its first byte, its bytes."""
-    data = path.read_bytes()
-    member = tarfile.TarInfo(path.name)
-    member.size = len(data)
-    shard.write(member.tobuf(tarfile.USTAR_FORMAT))
-    offset = shard.tell()
-    shard.write(data)
-    shard.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-    return offset, len(data)
-
-
-def end_shard(shard: BinaryIO) -> int:
-    """Write the end of a tar; its bytes."""
-    shard.write(bytes(2 * tarfile.BLOCKSIZE))
-    shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
-    return shard.tell()
+def read_sidecar(path: Path) -> Metadata:
+    """The metadata in the JSON beside latents. Raises OSError, ValueError or LatentsError."""
+    return Metadata.parse(json.loads(sidecar(path).read_bytes()))
 
 
 def rounded(values: np.ndarray, half: bool) -> np.ndarray:
@@ -276,10 +261,6 @@ def _named(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _read_sidecar(path: Path) -> Metadata:
-    return Metadata.parse(json.loads(sidecar(path).read_bytes()))
-
-
 def _of_npy(data: bytes, metadata: Metadata) -> Latents:
     return _checked(Latents(metadata, np.load(io.BytesIO(data), allow_pickle=False)))
 
@@ -294,7 +275,7 @@ def _of_tensors(tensors: Mapping[str, Tensor], metadata: Metadata) -> Latents:
 
 def _checked(latents: Latents) -> Latents:
     """The same latents. Raises LatentsError where they are no numbers ``[channels, frames]``."""
-    if latents.values.ndim != 2:
+    if latents.values.ndim != 2 or not latents.values.size:
         raise LatentsError(f"latents of shape {list(latents.values.shape)}; encode it again")
     if not np.isfinite(latents.values).all():
         raise LatentsError("holds NaN or infinity; encode it again")

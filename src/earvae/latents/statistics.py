@@ -31,15 +31,8 @@ class Moments:
         self.squares = squares  # [channels], Σ (x − mean)²
 
     @classmethod
-    def none(cls, channels: int) -> Moments:
-        """The moments of no values."""
-        return cls(0, np.zeros(channels), np.zeros(channels))
-
-    @classmethod
     def of(cls, values: np.ndarray) -> Moments:
-        """The moments of values ``[channels, n]``."""
-        if values.shape[1] == 0:
-            return cls.none(values.shape[0])
+        """The moments of values ``[channels, n]``, n ≥ 1."""
         values = values.astype(np.float64)
         mean = values.mean(axis=1)
         return cls(values.shape[1], mean, np.square(values - mean[:, None]).sum(axis=1))
@@ -47,8 +40,6 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of values together."""
         count = self.count + other.count
-        if count == 0:
-            return self
         distance = other.mean - self.mean
         mean = self.mean + distance * (other.count / count)
         squares = self.squares + other.squares
@@ -58,7 +49,7 @@ class Moments:
     @property
     def std(self) -> np.ndarray:
         """Standard deviation of the population, ``[channels]``."""
-        return np.sqrt(self.squares / max(1, self.count))
+        return np.sqrt(self.squares / self.count)
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ class Statistics:
             )
         variance = None
         if self.mean_variance is not None and other.mean_variance is not None:
-            share = other.moments.count / max(1, self.moments.count + other.moments.count)
+            share = other.moments.count / (self.moments.count + other.moments.count)
             variance = self.mean_variance + share * (other.mean_variance - self.mean_variance)
         return Statistics(
             self.model,
@@ -168,7 +159,8 @@ def read(path: Path) -> Statistics:
             raise ValueError("another format")
         mean, squares = np.array(values["mean"]), np.array(values["squares"])
         spread = values.get("posterior_std")
-        if mean.ndim != 1 or mean.shape != squares.shape or not np.isfinite([mean, squares]).all():
+        fits = mean.ndim == 1 and mean.shape == squares.shape and values["count"] > 0
+        if not fits or not np.isfinite([mean, squares]).all():
             raise ValueError("numbers that make no sense")
         return Statistics(
             values["model"],

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae import codec
 from earvae.atomic import Staging
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
@@ -156,7 +155,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.settings = self.store.settings
         self.device = next(self.vae.parameters()).device
-        self.reader = Reader(self.settings, self._frames, self.geometry)
+        self.reader = Reader(self.vae, self.settings, self.geometry)
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.unwritten: deque[tuple[Future, int]] = deque()  # jobs, and frames they hold
         self.summary = Summary(
@@ -167,7 +166,7 @@ class _Run:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
-            for task, loaded in prefetch(self._tasks(), workers, 2 * workers):
+            for task, loaded in prefetch(self._tasks(), workers):
                 task(loaded)
             while self.unwritten:
                 self.unwritten.popleft()[0].result()
@@ -275,13 +274,6 @@ class _Run:
         self.summary.compute_seconds += time.perf_counter() - started
         return parameters
 
-    def _frames(self, samples: int) -> int:
-        """Latent frames of a file: as `codec.encode` has it, or whole segments."""
-        length = self.settings.segment_frames
-        if length is None:
-            return codec.frames_for(self.vae, samples)
-        return -(-samples // (self.vae.hop_length * length)) * length
-
     # ---------------------------------------------------------------- writing (in a thread)
 
     def _write(self, job: Callable[[], None], frames: int = 0) -> None:
@@ -295,21 +287,19 @@ class _Run:
 
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
         item = work.block.items[place]
-        state = (facts.bytes, facts.mtime_ns)
         try:
             posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
         except LatentsError as error:
-            self._fail(work, place, Failure(f"{item.path}: {error}", *state))
+            self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
             return
-        work.records[place] = self.store.write(work.block, item, state, entries)
+        work.records[place] = self.store.write(work.block, item, facts.state, entries)
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
         self.progress(1)
 
     def _fail(self, work: _Work, place: int, failure: Failure) -> None:
-        error = printable(failure.error)
-        work.records[place] = Record(failure.bytes, failure.mtime_ns, [], error)
+        work.records[place] = Record(failure.state, [], printable(failure.error))
         self.progress(1)
 
     def _finish(self, work: _Work, unchanged: bool) -> None:

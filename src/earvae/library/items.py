@@ -72,13 +72,11 @@ class Library:
     def block(self, number: int) -> Block:
         """The block of this number."""
         start = number * self.block_files
-        numbers = range(start, min(start + self.block_files, len(self.files)))
-        return Block(number, [self.item(index) for index in numbers])
-
-    def item(self, index: int) -> Item:
-        """The item of this index."""
-        file = self.files[index]
-        return Item(index, file.path, file.name, self._keys[index])
+        files = self.files[start : start + self.block_files]
+        return Block(
+            number,
+            [Item(n, file.path, file.name, self._keys[n]) for n, file in enumerate(files, start)],
+        )
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -83,7 +85,8 @@ def plan(lengths: Sequence[int | None], geometry: Geometry) -> list[Batch | Solo
     )
     batches: list[Batch] = []
     loose: list[tuple[int, int]] = []  # too few of their length for a batch
-    for group in _equal(known):
+    for _, equal in groupby(known, itemgetter(0)):
+        group = list(equal)
         size = max(1, geometry.budget // group[0][0])
         for start in range(0, len(group), size):
             part = group[start : start + size]
@@ -92,7 +95,9 @@ def plan(lengths: Sequence[int | None], geometry: Geometry) -> list[Batch | Solo
             else:
                 batches.append(_batch(part))
     batches += [_batch(part) for part in _similar(loose, geometry)]
-    return sorted([*batches, *solos], key=_first)
+    return sorted(
+        [*batches, *solos], key=lambda part: part.item if isinstance(part, Solo) else part.items[0]
+    )
 
 
 def windows(
@@ -143,24 +148,9 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _first(part: Batch | Solo) -> int:
-    return part.item if isinstance(part, Solo) else min(part.items)
-
-
 def _batch(part: Sequence[tuple[int, int]]) -> Batch:
-    ordered = sorted(part, key=lambda pair: pair[1])
-    return Batch(tuple(item for _, item in ordered), tuple(frames for frames, _ in ordered))
-
-
-def _equal(known: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    group: list[tuple[int, int]] = []
-    for pair in known:
-        if group and pair[0] != group[0][0]:
-            yield group
-            group = []
-        group.append(pair)
-    if group:
-        yield group
+    ordered = sorted((item, frames) for frames, item in part)
+    return Batch(*zip(*ordered, strict=True))
 
 
 def _similar(

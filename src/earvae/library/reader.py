@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
-from earvae import audio
+from earvae import audio, codec
 from earvae.audio import AudioFileError, AudioSource
 from earvae.library.items import Item
 from earvae.library.plan import Batch, Geometry, windows
 from earvae.library.settings import Settings
+from earvae.model.vae import EarVAE
+
+
+class State(NamedTuple):
+    """What is taken to change with a file."""
+
+    bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,7 @@ class Facts:
     original_samples: int
     samples: int  # at the model's rate
     sha256: str
-    bytes: int
-    mtime_ns: int
+    state: State
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,7 @@ class Failure:
     """A file that could not be read: one line that names it."""
 
     error: str
-    bytes: int = 0
-    mtime_ns: int = 0
+    state: State
 
 
 @dataclass(frozen=True)
@@ -62,16 +68,11 @@ class LoadedWindows:
 
 
 class Reader:
-    """Reads files as the model of ``settings`` wants them; ``frames_of`` gives the latent frames
-    for a number of samples."""
+    """Reads files as a model wants them."""
 
-    def __init__(
-        self, settings: Settings, frames_of: Callable[[int], int], geometry: Geometry
-    ) -> None:
-        self.settings = settings
-        self.hop = settings.hop_length
-        self.frames_of = frames_of
-        self.geometry = geometry
+    def __init__(self, vae: EarVAE, settings: Settings, geometry: Geometry) -> None:
+        self.vae, self.settings, self.geometry = vae, settings, geometry
+        self.hop = vae.hop_length
 
     def length(self, item: Item) -> int | None:
         """Latent frames by the file's header; None where that does not tell."""
@@ -81,7 +82,7 @@ class Reader:
             return None
         if not header.header_samples or header.rate not in audio.RATES:
             return None
-        return self.frames_of(self._samples(header.header_samples, header.rate))
+        return self._frames(self._resampled(header.header_samples, header.rate))
 
     def batch(
         self, items: Sequence[Item], batch: Batch, wanted: frozenset[int]
@@ -109,15 +110,15 @@ class Reader:
         state = state_of(item.path)
         try:
             with _named(item):
-                digest = sha256_of(item.path)
+                digest = audio.sha256_of(item.path)
                 source = AudioSource(item.path, self.settings.downmix)
-                cut = windows(self._blocks(source), self.hop, self.geometry, self.frames_of)
+                cut = windows(self._blocks(source), self.hop, self.geometry, self._frames)
                 while group := list(islice(cut, self.geometry.windows)):
                     audios, firsts, lasts = zip(*group, strict=True)
                     yield LoadedWindows(np.stack(audios), list(zip(firsts, lasts, strict=True)))
             yield self._facts(source, digest, state)
         except AudioFileError as error:
-            yield Failure(str(error), *state)
+            yield Failure(str(error), state)
 
     def probe(self, item: Item) -> str | None:
         """Why a file cannot be read to its end; None if it can."""
@@ -137,7 +138,7 @@ class Reader:
         state = state_of(item.path)
         try:
             with _named(item):
-                digest = sha256_of(item.path) if hashed else ""
+                digest = audio.sha256_of(item.path) if hashed else ""
                 source = AudioSource(item.path, self.settings.downmix)
                 blocks = []
                 samples = 0
@@ -147,8 +148,8 @@ class Reader:
                         return None, nothing
                     blocks.append(block)
         except AudioFileError as error:
-            return Failure(str(error), *state), nothing
-        if self.frames_of(samples) != frames:
+            return Failure(str(error), state), nothing
+        if self._frames(samples) != frames:
             return None, nothing
         return self._facts(source, digest, state), np.concatenate(blocks, axis=1)
 
@@ -157,34 +158,31 @@ class Reader:
         blocks = audio.to_stereo(source.blocks())
         return audio.resample(blocks, source.rate, self.settings.sample_rate)
 
-    def _samples(self, samples: int, rate: int) -> int:
+    def _frames(self, samples: int) -> int:
+        """Latent frames of a file: as `codec.encode` has it, or whole segments."""
+        length = self.settings.segment_frames
+        if length is None:
+            return codec.frames_for(self.vae, samples)
+        return -(-samples // (self.hop * length)) * length
+
+    def _resampled(self, samples: int, rate: int) -> int:
         """Samples at the model's rate."""
         return audio.resampled_length(samples, rate, self.settings.sample_rate)
 
-    def _facts(self, source: AudioSource, digest: str, state: tuple[int, int]) -> Facts:
+    def _facts(self, source: AudioSource, digest: str, state: State) -> Facts:
         """What is known of a source that has been read to its end."""
         assert source.samples is not None
-        samples = self._samples(source.samples, source.rate)
-        return Facts(source.rate, source.channels, source.samples, samples, digest, *state)
+        samples = self._resampled(source.samples, source.rate)
+        return Facts(source.rate, source.channels, source.samples, samples, digest, state)
 
 
-def state_of(path: str) -> tuple[int, int]:
-    """Bytes and time of change, which are taken to change with a file; (0, 0) where there is
-    none."""
+def state_of(path: str) -> State:
+    """Size and time of change; zeros where there is no file."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file, in hex. Raises OSError."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
+        return State(0, 0)
+    return State(status.st_size, status.st_mtime_ns)
 
 
 @contextmanager

@@ -70,7 +70,14 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
     }
     text = json.dumps(record, indent=2) + "\n"
     if path.is_file() and not replace:
-        before = _read_record(folder)
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before["format"] != FORMAT:
+                raise ValueError
+        except OSError as error:
+            raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise LibraryError(f"{path}: is not a record of `earvae library`") from None
         differing = [name for name, value in record.items() if before.get(name) != value]
         if not differing:
             return
@@ -81,17 +88,3 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
             "those of before, use another folder, or encode it all again with --replace"
         )
     staging.write(path, text)
-
-
-def _read_record(folder: Path) -> dict:
-    """What ``library.json`` says. Raises LibraryError if it cannot be read."""
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise ValueError
-    except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise LibraryError(f"{path}: is not a record of `earvae library`") from None
-    return record

@@ -26,11 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from earvae import tar
 from earvae.atomic import Staging
+from earvae.audio import AudioFileError, sha256_of
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
 from earvae.library.items import Block, Item, Library
-from earvae.library.reader import Reader, sha256_of, state_of
+from earvae.library.reader import Reader, State, state_of
 from earvae.library.settings import HIDDEN, Settings
 from earvae.tracks import printable
 
@@ -49,15 +51,9 @@ LISTED = (
 class Record:
     """What became of a file: ``lines`` of the index, one an entry, or why it failed."""
 
-    bytes: int
-    mtime_ns: int
+    state: State  # of the source
     lines: list[dict]
     error: str | None = None
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """Of the source."""
-        return self.bytes, self.mtime_ns
 
 
 class Store:
@@ -101,7 +97,7 @@ class Store:
             return reader.probe(item) is not None
         if (state := state_of(item.path)) == record.state:
             return True
-        same_size = state[0] == record.bytes
+        same_size = state.bytes == record.state.bytes
         return same_size and sha256_of(item.path) == record.lines[0]["source_sha256"]
 
     def _same(self, item: Item, record: Record) -> bool:
@@ -129,21 +125,19 @@ class Store:
                 ):  # fmt: skip
                     return None
                 lines.append(self._line(block, item, found, path.stat().st_size))
-        except (OSError, ValueError, LatentsError):
+        except (OSError, ValueError, AudioFileError, LatentsError):
             return None
-        return Record(*state, lines)
+        return Record(state, lines)
 
     def _metadata(self, path: Path) -> Metadata:
         """Metadata of stored latents. Raises OSError, ValueError or LatentsError."""
         if self.sidecar and path.is_file():
-            return Metadata.parse(json.loads(sidecar(path).read_bytes()))
+            return file.read_sidecar(path)
         return file.inspect(path).metadata
 
     # ---------------------------------------------------------------- writing
 
-    def write(
-        self, block: Block, item: Item, state: tuple[int, int], entries: Sequence[Latents]
-    ) -> Record:
+    def write(self, block: Block, item: Item, state: State, entries: Sequence[Latents]) -> Record:
         """Store a file's entries; its record. Raises WriteError."""
         lines = []
         for entry in entries:
@@ -154,7 +148,7 @@ class Store:
             data = entry.to_npy() if self.suffix == file.NPY else entry.to_safetensors()
             self.staging.write(path, data)
             lines.append(self._line(block, item, entry.metadata, len(data)))
-        return Record(*state, lines)
+        return Record(state, lines)
 
     def finish(self, block: Block, records: Sequence[Record]) -> None:
         """Pack the block's shard, if it is to have one, and record the block."""
@@ -166,8 +160,8 @@ class Store:
                 "digest": block.digest(self.settings.digest),
                 "shard": size,
                 "items": [
-                    {"source": printable(item.name), "bytes": record.bytes}
-                    | {"mtime_ns": record.mtime_ns}
+                    {"source": printable(item.name)}
+                    | record.state._asdict()
                     | ({"error": record.error} if record.error else {"lines": record.lines})
                     for item, record in zip(block.items, records, strict=True)
                 ],
@@ -189,14 +183,14 @@ class Store:
                 lines = []
                 for line in record.lines:
                     path = self.folder / line["file"]
-                    offset, size = file.append_to_shard(shard, path)
-                    file.append_to_shard(shard, sidecar(path))
+                    beside = sidecar(path)
+                    offset = tar.append(shard, path.name, path.read_bytes())
+                    tar.append(shard, beside.name, beside.read_bytes())
                     place = {"shard": target.name, "file": path.name, "offset": offset}
                     lines.append(place | {k: v for k, v in line.items() if k != "file"})
-                    lines[-1]["size"] = size
-                packed.append(Record(record.bytes, record.mtime_ns, lines, record.error))
-            total = file.end_shard(shard)
-        return packed, total
+                packed.append(Record(record.state, lines, record.error))
+            size = tar.end(shard)
+        return packed, size
 
     # ---------------------------------------------------------------- the whole
 
@@ -275,6 +269,6 @@ class Store:
         if record is None:
             return None, 0
         return [
-            Record(item["bytes"], item["mtime_ns"], item.get("lines", []), item.get("error"))
+            Record(State(item["bytes"], item["mtime_ns"]), item.get("lines", []), item.get("error"))
             for item in record["items"]
         ], record["shard"]

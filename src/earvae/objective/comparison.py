@@ -9,6 +9,7 @@ a formula of a few lines, and all terms share one pass back through the transfor
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from earvae.config import ObjectiveConfig
 from earvae.objective.spectrum import Planes
+
+EACH = (-3, -2, -1)  # dimensions of an item's channels, frames and bins
 
 
 class Term(NamedTuple):
@@ -86,6 +89,7 @@ class _once:
         return value
 
 
+@dataclass(eq=False)
 class Phases:
     """Spectra of a channel pair, [batch, 2, frames, bins], with what several phase terms need.
 
@@ -95,13 +99,10 @@ class Phases:
         config: the options of the phase terms.
     """
 
-    def __init__(
-        self, ours: Planes, target: Planes, target_magnitude: Tensor, config: ObjectiveConfig
-    ) -> None:
-        self.ours = ours
-        self.target = target
-        self.target_magnitude = target_magnitude
-        self.config = config
+    ours: Planes
+    target: Planes
+    target_magnitude: Tensor
+    config: ObjectiveConfig
 
     @_once
     def turn(self) -> Rotation:

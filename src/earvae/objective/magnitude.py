@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from earvae.mel import mel_filters
-from earvae.objective.comparison import Magnitudes, Term
-
-EACH = (-3, -2, -1)  # an item's channels, frames and bins
+from earvae.objective.comparison import EACH, Magnitudes, Term
 
 
 def magnitude_linear(magnitudes: Magnitudes) -> Term:

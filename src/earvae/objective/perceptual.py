@@ -29,6 +29,16 @@ class LossTerms:
     weighted: dict[str, Tensor]
     total: Tensor
 
+    def plus(self, values: Mapping[str, Tensor], weights: Weights) -> LossTerms:
+        """With further raw terms, of which those that have a weight join the sum."""
+        weighted = {name: weights[name] * values[name] for name in values if name in weights}
+        total = sum(weighted.values(), start=self.total)
+        return LossTerms(
+            self.terms | {name: value.detach() for name, value in values.items()},
+            self.weighted | {name: value.detach() for name, value in weighted.items()},
+            total,
+        )
+
 
 class PerceptualLoss(nn.Module):
     """The εar-VAE objective without the discriminator (paper section 3).
@@ -75,20 +85,18 @@ class PerceptualLoss(nn.Module):
         with torch.autocast(target.device.type, enabled=False):
             reconstruction, target = full_precision(reconstruction), full_precision(target)
             factors = self._factors(weights, target)
-            total, terms = target.new_zeros(()), {}
+            terms = LossTerms({}, {}, target.new_zeros(()))
             if self.spectral.names:
                 filtered = self._filtered(reconstruction, target)
-                total, terms = self.spectral(*filtered, factors, generator)
+                total, raw = self.spectral(*filtered, factors, generator)
+                terms = LossTerms(raw, {name: factors[name] * raw[name] for name in raw}, total)
             others = {
                 name: term(reconstruction, target, self.config).mean()
                 for name, term in self.audio_terms.items()
             }
             if posterior_kl is not None and "kl" in self.weights:
                 others["kl"] = full_precision(posterior_kl).mean()
-            for name, value in others.items():
-                total = total + factors[name] * value
-                terms[name] = value.detach()
-        return LossTerms(terms, {n: factors[n] * v for n, v in terms.items()}, total)
+            return terms.plus(others, factors)
 
     def term_gradients(
         self, reconstruction: Tensor, target: Tensor, generator: torch.Generator | None = None

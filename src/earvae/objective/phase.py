@@ -13,9 +13,7 @@ import math
 
 import torch
 
-from earvae.objective.comparison import Phases, Term
-
-EACH = (-3, -2, -1)  # an item's channels, frames and bins
+from earvae.objective.comparison import EACH, Phases, Term
 
 
 def instantaneous_frequency(phases: Phases) -> Term:

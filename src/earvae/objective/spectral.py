@@ -122,8 +122,7 @@ class SpectralTerms(nn.Module):
         super().__init__()
         self.config = config
         self.names = tuple(names)
-        unknown = set(self.names) - set(terms.SPECTRAL)
-        if unknown:
+        if unknown := set(self.names) - set(terms.SPECTRAL):
             raise ValueError(f"unknown terms: {', '.join(sorted(unknown))}")
         self.transforms = nn.ModuleList(STFT(length) for length in config.resolutions)
         for transform in self.transforms:

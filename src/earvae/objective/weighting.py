@@ -120,7 +120,6 @@ class KWeighting(FIRFilter):
         for (b0, b1, b2), (a0, a1, a2) in k_weighting_sections(sample_rate):
             response = response * (b0 + b1 * z + b2 * z * z) / (a0 + a1 * z + a2 * z * z)
         super().__init__(torch.fft.irfft(response, n=length)[:taps])
-        self.sample_rate = sample_rate
 
 
 class AWeighting(FIRFilter):
@@ -142,4 +141,3 @@ class AWeighting(FIRFilter):
         frequency = torch.arange(length // 2 + 1, dtype=torch.float64) * (sample_rate / length)
         response = torch.fft.irfft(a_weighting_gain(frequency).to(torch.complex128), n=length)
         super().__init__(response.roll(lead)[: 2 * lead + 1], lead=lead)
-        self.sample_rate = sample_rate

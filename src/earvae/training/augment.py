@@ -34,34 +34,29 @@ class Changes:
 
     def applied(self) -> np.ndarray:
         """Which of ``AUGMENTATIONS`` these are, bool ``[len(AUGMENTATIONS)]``."""
-        made = {
-            "gain": self.gain_db is not None,
-            "swap_channels": self.swap_channels,
-            "flip_polarity": self.flip_polarity,
-            "mono": self.mono,
-            "bass": self.bass_db is not None,
-            "limit": self.limit_rms is not None,
-        }
-        return np.array([made[name] for name in AUGMENTATIONS])
+        gain, bass, limit = (
+            value is not None for value in (self.gain_db, self.bass_db, self.limit_rms)
+        )
+        return np.array([gain, self.swap_channels, self.flip_polarity, self.mono, bass, limit])
 
 
 def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Changes:
-    """The changes of one crop. What is off draws no random number."""
-    bass_db = limit_rms = gain_db = None
-    mono = swap = flip = False
-    if config.bass_db != (0.0, 0.0):
-        bass_db = random.uniform(*config.bass_db)
-    if config.limit and random.random() < config.limit:
-        limit_rms = random.uniform(0.2, 0.4)
-    if config.mono:
-        mono = random.random() < config.mono
-    if config.gain_db != (0.0, 0.0):
-        gain_db = random.uniform(*config.gain_db)
-    if config.swap_channels:
-        swap = random.random() < config.swap_channels
-    if config.flip_polarity:
-        flip = random.random() < config.flip_polarity
-    return Changes(bass_db, limit_rms, mono, gain_db, swap, flip)
+    """The changes of one crop, drawn in this order. What is off draws no random number."""
+
+    def level(decibels: tuple[float, float]) -> float | None:
+        return None if decibels == (0.0, 0.0) else random.uniform(*decibels)
+
+    def happens(probability: float) -> bool:
+        return probability > 0 and random.random() < probability
+
+    return Changes(
+        bass_db=level(config.bass_db),
+        limit_rms=random.uniform(0.2, 0.4) if happens(config.limit) else None,
+        mono=happens(config.mono),
+        gain_db=level(config.gain_db),
+        swap_channels=happens(config.swap_channels),
+        flip_polarity=happens(config.flip_polarity),
+    )
 
 
 def make_changes(audio: Tensor, changes: Sequence[Changes], sample_rate: int) -> Tensor:

@@ -83,8 +83,8 @@ class Budget:
         self.end = math.inf if minutes is None else started + 60 * minutes
         self.fastest_step = math.inf  # seconds
         self._begun = False
-        self.seconds: dict[str, float] = {}
-        self.expected: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # that the last one took
+        self.expected: dict[str, float] = {}  # that it may take, where none was measured yet
 
     @contextmanager
     def measured(self, what: str) -> Iterator[None]:
@@ -99,10 +99,6 @@ class Budget:
             self.seconds["step"] = seconds
             self.fastest_step = min(self.fastest_step, seconds)
         self._begun = True
-
-    def expect(self, what: str, seconds: float) -> None:
-        """An estimate of what may not have been measured yet."""
-        self.expected[what] = seconds
 
     def is_over(self) -> bool:
         """Whether the run should stop now to end in time."""

@@ -7,6 +7,7 @@ does not see which of the two it is.
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -117,32 +118,26 @@ class SourceWatch:
 
     def __init__(self, config: DataConfig) -> None:
         self.names = [source.tracks for source in config.sources]
-        self.good = [0] * len(self.names)
-        self.hopeless = [0] * len(self.names)  # crops that were given up
-        self.refused = [torch.zeros(len(DROP_REASONS), dtype=torch.int64) for _ in self.names]
+        self.seen = [Counter() for _ in self.names]  # crops good or given up; draws by DROP_REASONS
 
     def noted(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch, counted. Raises ConfigError."""
-        for source, dropped in zip(batch["source"].tolist(), batch["dropped"], strict=True):
-            given_up = int(dropped.sum()) >= ATTEMPTS
-            self.hopeless[source] += given_up
-            self.good[source] += not given_up
-            self.refused[source] += dropped
-        for source in set(batch["source"].tolist()):
-            self._judge(source)
+        sources = batch["source"].tolist()
+        for source, dropped in zip(sources, batch["dropped"].tolist(), strict=True):
+            self.seen[source]["given up" if sum(dropped) >= ATTEMPTS else "good"] += 1
+            self.seen[source].update(dict(zip(DROP_REASONS, dropped, strict=True)))
+        for source in set(sources):
+            self._judge(self.names[source], self.seen[source])
         return batch
 
-    def _judge(self, source: int) -> None:
-        refused = int(self.refused[source].sum())
-        draws = refused + self.good[source]
-        nothing = self.good[source] == 0 and self.hopeless[source] >= HOPELESS_CROPS
+    def _judge(self, name: str, seen: Counter[str]) -> None:
+        by_reason = {reason: seen[reason] for reason in DROP_REASONS if seen[reason]}
+        refused = sum(by_reason.values())
+        draws = refused + seen["good"]
+        nothing = seen["good"] == 0 and seen["given up"] >= HOPELESS_CROPS
         if nothing or (draws >= DRAWS_TO_JUDGE_BY and refused > MOST_REFUSED * draws):
-            reasons = ", ".join(
-                f"{count} {name}"
-                for name, count in zip(DROP_REASONS, self.refused[source].tolist(), strict=True)
-                if count
-            )
+            reasons = ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
             raise ConfigError(
-                f"{self.names[source]}: {refused} of {draws} draws were refused ({reasons}); "
+                f"{name}: {refused} of {draws} draws were refused ({reasons}); "
                 "look at its files, or at data.filters"
             )

@@ -13,31 +13,18 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu":
         return None
-    return _smallest(_available_to_the_machine(), _available_to_the_container())
+    machine = _number("/proc/meminfo", "MemAvailable:")
+    free = [] if machine is None else [1024 * machine]
+    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit is not None and used is not None:  # of a container; pages of files can go
+        free.append(limit - used + (_number("/sys/fs/cgroup/memory.stat", "inactive_file") or 0))
+    return min(free, default=None)
 
 
-def _available_to_the_machine() -> int | None:
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _available_to_the_container() -> int | None:
-    """What a limit on the control group leaves. Pages of files count as free: they can go."""
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if not (limit and used and limit[0].isdigit()):
-        return None
-    pages = [line for line in _lines("/sys/fs/cgroup/memory.stat") if "inactive_file " in line]
-    return int(limit[0]) - int(used[0]) + (int(pages[0].split()[1]) if pages else 0)
-
-
-def _lines(path: str) -> list[str]:
+def _number(path: str, name: str | None = None) -> int | None:
+    """The number in a file, or after ``name`` in it; None if there is none."""
     try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _smallest(*values: int | None) -> int | None:
-    return min((value for value in values if value is not None), default=None)
+        words = Path(path).read_text().split()
+        return int(words[words.index(name) + 1 if name else 0])
+    except (OSError, ValueError):  # no such file or name, or the word "max"
+        return None

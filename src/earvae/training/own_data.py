@@ -32,11 +32,10 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
 
     Raises ConfigError, naming the place, if one holds no music.
     """
-    found = [_look_into(place) for place in places]
+    found = [_look_into(place, hold_out=config.validation is not None) for place in places]
     values = config.model_dump(exclude_unset=True)
-    sources = [_plain(place.train if config.validation else _whole(place)) for place in found]
     for stage in values["stages"]:
-        stage["data"]["sources"] = sources
+        stage["data"]["sources"] = [place.train for place in found]
     if config.validation is None:
         return parse(TrainConfig, values, "--data"), "this recipe has no validation"
     rate = config.model.sample_rate if config.model else UNKNOWN_RATE
@@ -49,16 +48,20 @@ def with_data(config: TrainConfig, places: Sequence[str]) -> tuple[TrainConfig, 
         values["validation"] = None
         reason = "no track held out is as long as a crop" if held else _why_none(places)
         return parse(TrainConfig, values, "--data"), f"no validation: {reason}"
-    values["validation"] |= {"sources": [_plain(s) for s in held_out], "crop_samples": crop}
+    values["validation"] |= {"sources": held_out, "crop_samples": crop}
     return parse(TrainConfig, values, "--data"), "validation on tracks kept out of training"
 
 
-def _look_into(place: str) -> _Place:
-    """What to train and to validate on. Raises what :func:`list_tracks` raises."""
+def _look_into(place: str, hold_out: bool) -> _Place:
+    """What to train and to validate on. Raises what :func:`list_tracks` raises.
+
+    Unless tracks are to be held out, a folder is trained on whole, but of a manifest still only
+    what it means for training.
+    """
     train = SourceConfig(tracks=place, split=TRAIN)
     validation = SourceConfig(tracks=place, split=VALIDATION)
     path = Path(place).expanduser()
-    if path.is_dir() or path.suffix == tracks.MANIFEST:
+    if (path.is_dir() and hold_out) or path.suffix == tracks.MANIFEST:
         if all(tracks.find([path], split=split).files for split in (TRAIN, VALIDATION)):
             list_tracks(train)
             try:
@@ -69,16 +72,6 @@ def _look_into(place: str) -> _Place:
     whole = SourceConfig(tracks=place)
     list_tracks(whole)
     return _Place(whole, None)
-
-
-def _whole(place: _Place) -> SourceConfig:
-    """All tracks of a folder; of a manifest still only those meant for training."""
-    is_folder = Path(place.train.tracks).expanduser().is_dir()
-    return SourceConfig(tracks=place.train.tracks) if is_folder else place.train
-
-
-def _plain(source: SourceConfig) -> dict:
-    return source.model_dump(exclude_unset=True)
 
 
 def _why_none(places: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from earvae.model.vae import EarVAE
 from earvae.training.crops import CropDataset
 from earvae.training.fsdp import from_first_rank
 from earvae.training.loader import make_batches
-from earvae.training.state import CHECKPOINT, EMA, State, averaged, load, refuse_other_config
+from earvae.training.state import CHECKPOINT, EMA, State, load, refuse_other_config
 
 
 def with_model(config: TrainConfig) -> TrainConfig:
@@ -43,16 +44,15 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     saved = load(run_dir)
-    if saved is not None:
-        refuse_other_config(saved, config, run_dir / CHECKPOINT)
     if saved is None:
         vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
     else:
+        refuse_other_config(saved, config, run_dir / CHECKPOINT)
         vae = initial_model(config, fit_code=False).train()
     discriminator = initial_discriminator(config).train() if config.adversarial else None
     if fabric.is_global_zero:
         _introduce(config, run_dir, vae, discriminator)
-    ema = averaged(vae)
+    ema = copy.deepcopy(vae).eval().requires_grad_(False)
     module = fabric.setup_module(vae)
     if isinstance(fabric.strategy, ModelParallelStrategy):
         ema = fabric.setup_module(ema).module

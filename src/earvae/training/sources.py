@@ -95,9 +95,9 @@ def _inspect(file: tracks.MusicFile) -> Track | str:
         size = path.stat().st_size
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         return f"{name}: not readable: {error}"
-    track = Track(info.frames, info.samplerate, info.channels, path, file.name)
-    if isinstance(_usable(track), str):
-        return _usable(track)
+    track = _usable(Track(info.frames, info.samplerate, info.channels, path, file.name))
+    if isinstance(track, str):
+        return track
     if track.frames < MOST_SAMPLES_PER_BYTE * size and _reachable(path, track.frames - 1):
         return track
     try:

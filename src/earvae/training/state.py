@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections import Counter
@@ -192,11 +191,6 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
         yield
 
 
-def averaged(vae: EarVAE) -> EarVAE:
-    """A copy of the generator to hold averaged weights."""
-    return copy.deepcopy(vae).eval().requires_grad_(False)
-
-
 def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> None:
     """Write the checkpoint, then the averaged weights. With ``config.keep`` above 1, the last
     states stay as ``checkpoint-<step>.pt`` as well.
@@ -207,7 +201,7 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
     state.gather_counts(fabric)
     content = state.state_dict(config)  # on every rank: each may hold a part of the tensors
     failure = None
-    if bad := not_finite(content):
+    if bad := _not_finite(content):
         raise TrainingError(
             f"after step {state.step}: {bad} is not finite; nothing was saved, {run_dir} keeps its "
             "last checkpoint. Lower the learning rate, or look at the weights it started from"
@@ -224,7 +218,7 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
         raise WriteError(failure)
 
 
-def not_finite(content: dict) -> str | None:
+def _not_finite(content: dict) -> str | None:
     """The first tensor of the two generators and the discriminator that is not finite."""
     for part in ("vae", "ema", "discriminator"):
         for name, value in content.get(part, {}).items():

@@ -1,16 +1,15 @@
 """One training step: the functions a reader looks for first.
 
 ``one_pass`` tells it from top to bottom: the fake is computed once; the discriminator learns from
-its detached copy (``discriminator_pass``), the generator from the fake itself
-(``generator_pass``). Both gradients are taken at the same weights, then ``update`` moves both
-sides, so that a step of several passes equals one of a larger batch.
+its detached copy (``discriminator_pass``), the generator from the fake itself, which the objective
+and the discriminator judge (``adversarial_terms``). Both gradients are taken at the same weights,
+then ``update`` moves both sides, so that a step of several passes equals one of a larger batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from lightning_fabric import Fabric
@@ -25,20 +24,10 @@ from earvae.objective.adversarial import (
     discriminator_terms,
     feature_matching_loss,
 )
-from earvae.objective.perceptual import LossTerms, PerceptualLoss
+from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.fsdp import whole
 from earvae.training.stages import Place
 from earvae.training.state import State
-
-
-class Share(NamedTuple):
-    """The consecutive items ``first`` … ``first + count − 1`` of a step's ``total``, which one
-    forward pass on one rank works on.
-    """
-
-    first: int
-    count: int
-    total: int
 
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
@@ -51,15 +40,14 @@ def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
 
 
 def posterior_noise(
-    seed: int, step: int, share: Share, channels: int, frames: int, device: torch.device
+    seed: int, step: int, items: slice, shape: tuple[int, int, int], device: torch.device
 ) -> Tensor:
-    """Standard normal ``[share.count, channels, frames]`` for these items of the step.
+    """Standard normal noise of a step, ``shape`` [crops of the step, channels, frames]: of
+    ``items``, which one forward pass on one rank works on.
 
     An item's noise does not depend on which rank or forward pass it falls to.
     """
-    generator = step_generator(seed, step, 0)
-    noise = torch.randn((share.total, channels, frames), generator=generator)
-    noise = noise[share.first : share.first + share.count]
+    noise = torch.randn(shape, generator=step_generator(seed, step, 0))[items]
     if device.type == "cuda":  # so that the copy need not be waited for
         noise = noise.pin_memory()
     return noise.to(device, non_blocking=True)
@@ -128,25 +116,44 @@ def one_pass(
             (own.total / stage.accumulate).backward()
             figures |= {f"discriminator/{name}": v for name, v in own._asdict().items()}
         if place.trains_generator:
-            balance = state.balance
-            if turn == 0 and balance.due(place.done):
+            if turn == 0 and state.balance.due(place.done):
                 gradients = term_gradients(
                     fabric, state, objective, audio, fake, real, view, resolutions
                 )
-                balance.note(fabric, gradients)
-            weights = balance.weights()
+                state.balance.note(fabric, gradients)
+            weights = state.balance.weights()
             terms = objective(
                 fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions,
                 weights={name: weights[name] for name in weights if name not in ADVERSARIAL},
             )  # fmt: skip
             if stage.adversarial:
                 with fabric.autocast():
-                    terms = generator_pass(state.discriminator, weights, terms, real, fake, view)
+                    judged = adversarial_terms(state.discriminator, real, fake, view)
+                terms = terms.plus(judged, weights)
             fabric.backward(terms.total / stage.accumulate)
             figures["loss/total"] = terms.total
             figures |= {f"raw/{name}": value for name, value in terms.terms.items()}
             figures |= {f"weighted/{name}": value for name, value in terms.weighted.items()}
     return {name: value.detach() for name, value in figures.items()}
+
+
+def _draws(
+    fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
+) -> tuple[Tensor, View | None, torch.Generator]:
+    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
+    draws the objective's resolutions. The last two are the same in all passes of a step, on all
+    ranks.
+    """
+    first = (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size
+    items = slice(first, first + len(audio))
+    frames = -(-audio.shape[2] // config.model.hop_length)
+    shape = (stage.crops(fabric.world_size), config.model.latent_channels, frames)
+    noise = posterior_noise(config.seed, state.step, items, shape, audio.device)
+    view = None
+    if stage.adversarial:
+        chance = step_generator(config.seed, state.step, 2)
+        view = state.discriminator.draw(audio.shape[2], chance)
+    return noise, view, step_generator(config.seed, state.step, 1)
 
 
 def discriminator_pass(
@@ -158,23 +165,7 @@ def discriminator_pass(
     return discriminator_terms(real, discriminator(fake.detach(), view)), real
 
 
-def generator_pass(
-    discriminator: Discriminator,
-    weights: Mapping[str, Tensor | float],
-    terms: LossTerms,
-    real: list[Judgement],
-    fake: Tensor,
-    view: View,
-) -> LossTerms:
-    """``terms`` with the two that the discriminator gives: adversarial and feature matching."""
-    values = judged_terms(discriminator, real, fake, view)
-    weighted = {name: weights[name] * values[name] for name in values if name in weights}
-    return LossTerms(
-        terms.terms | values, terms.weighted | weighted, terms.total + sum(weighted.values())
-    )
-
-
-def judged_terms(
+def adversarial_terms(
     discriminator: Discriminator, real: list[Judgement], fake: Tensor, view: View
 ) -> dict[str, Tensor]:
     """The terms of ADVERSARIAL for the fake; their gradient passes through the discriminator."""
@@ -203,11 +194,13 @@ def term_gradients(
     drawn = resolutions.get_state()
     gradients = objective.term_gradients(fake.detach().float(), audio, generator=resolutions)
     resolutions.set_state(drawn)
-    for name in [name for name in ADVERSARIAL if name in state.balance.fixed]:
+    if judged := [name for name in ADVERSARIAL if name in state.balance.fixed]:
         at_fake = fake.detach().requires_grad_(True)
         with fabric.autocast():
-            value = judged_terms(state.discriminator, real, at_fake, view)[name]
-        gradients[name] = torch.autograd.grad(value, at_fake)[0].float()
+            values = adversarial_terms(state.discriminator, real, at_fake, view)
+        for name in judged:
+            (slope,) = torch.autograd.grad(values[name], at_fake, retain_graph=name != judged[-1])
+            gradients[name] = slope.float()
     return gradients
 
 
@@ -302,28 +295,6 @@ def latent_figures(posterior: Posterior) -> dict[str, Tensor]:
         "latents/std_of_means": posterior.mean.detach().float().std(),
         "latents/mean_posterior_std": posterior.std.detach().float().mean(),
     }
-
-
-def _draws(
-    fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
-) -> tuple[Tensor, View | None, torch.Generator]:
-    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
-    draws the objective's resolutions. The last two are the same in all passes of a step, on all
-    ranks.
-    """
-    count, total = len(audio), stage.crops(fabric.world_size)
-    share = Share(
-        (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size, count, total
-    )
-    frames = -(-audio.shape[2] // config.model.hop_length)
-    noise = posterior_noise(
-        config.seed, state.step, share, config.model.latent_channels, frames, audio.device
-    )
-    view = None
-    if stage.adversarial:
-        chance = step_generator(config.seed, state.step, 2)
-        view = state.discriminator.draw(audio.shape[2], chance)
-    return noise, view, step_generator(config.seed, state.step, 1)
 
 
 def _average_gradients(fabric: Fabric, parameters: list[nn.Parameter]) -> None:

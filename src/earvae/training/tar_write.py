@@ -12,7 +12,6 @@ import json
 import os
 import re
 import struct
-import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from earvae import atomic
-from earvae.audio import AudioFileError, AudioSource
+from earvae import atomic, tar
+from earvae.audio import AudioFileError, AudioSource, sha256_of
 from earvae.config import FilterConfig
 from earvae.tracks import printable
 from earvae.training.filters import TrackJudge
@@ -241,8 +240,7 @@ def shard_file(path: Path, record: dict) -> Iterator[BinaryIO]:
     """
     with atomic.file(path) as temporary, temporary.open("w+b") as shard:
         yield shard
-        shard.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar file
-        shard.write(bytes(-shard.tell() % tarfile.RECORDSIZE))
+        tar.end(shard)
     if record["samples"]:
         record["bytes"] = size_of(path)
     else:
@@ -266,8 +264,8 @@ def add_track(
             "rate": track.rate, "channels": track.channels,
         }  # fmt: skip
         origin = {"source": source["path"], "sha256": source["sha256"]}
-        offset = _add_member(shard, key + piece.suffix, piece.data)
-        _add_member(shard, key + ".json", json.dumps(origin | place).encode())
+        offset = tar.append(shard, key + piece.suffix, piece.data)
+        tar.append(shard, key + ".json", json.dumps(origin | place).encode())
         member = {
             "member": key + piece.suffix, "offset": offset, "size": len(piece.data),
             "crc32": zlib.crc32(piece.data), "copied": piece.copied,
@@ -277,17 +275,6 @@ def add_track(
         source["rounded"] |= piece.rounded
     record["sources"].append(source)
     record["samples"] += samples
-
-
-def _add_member(shard: BinaryIO, name: str, data: bytes) -> int:
-    """Append a file to a tar; the offset of its first byte. No time, no owner."""
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    shard.write(member.tobuf(tarfile.USTAR_FORMAT))
-    offset = shard.tell()
-    shard.write(data)
-    shard.write(bytes(-len(data) % tarfile.BLOCKSIZE))
-    return offset
 
 
 def write_index(folder: Path, records: Sequence[dict], segment_seconds: float) -> dict:
@@ -321,14 +308,7 @@ def write_index(folder: Path, records: Sequence[dict], segment_seconds: float) -
 
 def source_entry(track: Track) -> dict:
     """What an index says of a source; ``rounded`` until something was. Raises AudioFileError."""
-    digest = hashlib.sha256()
-    try:
-        with track.path.open("rb") as file:
-            while data := file.read(2**20):
-                digest.update(data)
-    except OSError as error:
-        raise AudioFileError(f"{track.name}: cannot be read: {error.strerror}") from None
-    return {"path": printable(track.below), "sha256": digest.hexdigest(), "rounded": False}
+    return {"path": printable(track.below), "sha256": sha256_of(track.path), "rounded": False}
 
 
 def encode(audio: np.ndarray, rate: int) -> tuple[str, bytes, bool]:

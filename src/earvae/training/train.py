@@ -254,18 +254,18 @@ def _should_stop(run: Run, state: State, stage: StageConfig, seconds: float) -> 
     """What ends the run after this step, which took ``seconds``, if a signal or the time does;
     all ranks answer alike.
     """
-    writing = state.size / run.budget.BYTES_PER_SECOND
-    run.stop.steps_take(max(seconds, writing, *run.budget.seconds.values()))
-    run.budget.step_took(seconds)
-    if run.budget.minutes is not None:
+    budget = run.budget
+    writing = state.size / budget.BYTES_PER_SECOND
+    run.stop.steps_take(max(seconds, writing, *budget.seconds.values()))
+    budget.step_took(seconds)
+    budget.expected["checkpoint"] = writing
+    if run.validation and budget.fastest_step < math.inf:
         # A crop costs less in validation, where nothing is learnt.
-        if run.validation and run.budget.fastest_step < math.inf:
-            items = run.config.validation_items * run.config.validation.crop_samples
-            share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
-            run.budget.expect("validation", share * run.budget.fastest_step)
-        run.budget.expect("checkpoint", state.size / run.budget.BYTES_PER_SECOND)
-        if run.budget.is_over():
-            run.stop.time_is_up()
+        items = run.config.validation_items * run.config.validation.crop_samples
+        share = items / (stage.crops(run.fabric.world_size) * stage.data.crop_samples)
+        budget.expected["validation"] = share * budget.fastest_step
+    if budget.is_over():
+        run.stop.time_is_up()
     return run.stop.on_any_rank(run.fabric)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
 from lightning_fabric import Fabric
@@ -53,7 +54,8 @@ def validate(
     rate = vae.sample_rate
     loader = make_loader(dataset, 0, items, rank=fabric.global_rank, world_size=fabric.world_size)
     passes = math.ceil(items / (dataset.config.batch_size * fabric.world_size))
-    sums: dict[str, Tensor] = {}  # per figure: sum over the items it counts for, and their number
+    # per figure: sum over the items it counts for, and their number
+    sums: defaultdict[str, Tensor | int] = defaultdict(int)
     first = True
     for batch in loader:
         passes -= 1
@@ -67,9 +69,9 @@ def validate(
         figures |= band_figures(reconstruction, audio, rate)
         for name, (values, counted) in figures.items():
             both = torch.stack([values[counted].sum(), counted.sum()]).double()
-            _add(sums, f"validation/{name}", both)
+            sums[f"validation/{name}"] += both
         for name, values in channel_sums(posterior).items():
-            _add(sums, name, values)
+            sums[name] += values
         if first:
             log.clips(reconstruction, audio, rate, step)
         first = False
@@ -107,10 +109,6 @@ def channel_figures(sums: dict[str, Tensor]) -> dict[str, Tensor]:
         "latent_std": (sums["square"] / frames - mean.square()).clamp_min(0).sqrt(),
         "latent_kl": sums["kl"] / frames,
     }
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value
 
 
 def _gather(fabric: Fabric, sums: dict[str, Tensor]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
-from earvae.evaluation.metrics.blocks import Block, blocks
+from earvae.evaluation.metrics.blocks import blocks
 from earvae.evaluation.metrics.published import sounding_si_sdr
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.metrics.spectral_distance import POWER_FLOOR
@@ -30,54 +31,42 @@ def image_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     Raises ValueError for signals of 2048 samples or fewer.
     """
     pair = reconstruction.audio, target.audio
-    sums = _Sums(target.sample_rate)
+    bands = _octave_bins(target.sample_rate)
+    sums = torch.zeros(len(bands), len(CUES) + 1, dtype=torch.float64)  # of errors, of weights
     for block in blocks(pair, WINDOW):
-        sums.add(block)
-    mid, side = ([(x[:1] + sign * x[1:]) / 2 for x in pair] for sign in (1, -1))
-    return {
-        "mid_si_sdr": sounding_si_sdr(*mid),
-        "side_si_sdr": sounding_si_sdr(*side),
-        **sums.values(),
-    }
-
-
-class _Sums:
-    def __init__(self, sample_rate: float) -> None:
-        bin_hz = sample_rate / WINDOW
-        exact = [1000 * 2.0**step for step in range(-4, 5)]
-        edges = [[centre * 2.0**half for half in (-0.5, 0.5)] for centre in exact]
-        self.bands = {
-            name: slice(math.ceil(low / bin_hz), math.ceil(high / bin_hz))
-            for name, (low, high) in zip(OCTAVES, edges, strict=True)
-            if low < sample_rate / 2
-        }
-        self.sums = torch.zeros(len(self.bands), 4, dtype=torch.float64)
-
-    def add(self, block: Block) -> None:
         left, right = block.spectrum(WINDOW).unbind(1)  # [2, frames, bins] each
-        for row, band in enumerate(self.bands.values()):
-            of_left, of_right = left[..., band], right[..., band]
-            powers = [x.abs().square_().sum(-1) + POWER_FLOOR for x in (of_left, of_right)]
-            cross = (of_left * of_right.conj()).sum(-1)
-            level = 10 * torch.log10(powers[0] / powers[1])
-            phase = cross.angle()
-            coherence = cross.abs() / (powers[0] * powers[1]).sqrt()
-            weight = powers[0][1] + powers[1][1]
-            weight = weight * ((powers[0][1] > COUNTED) & (powers[1][1] > COUNTED))
-            turn = (phase[0] - phase[1]).abs()
-            errors = (
-                (level[0] - level[1]).abs(),
-                torch.minimum(turn, 2 * math.pi - turn),
-                (coherence[0] - coherence[1]).abs(),
-                torch.ones_like(weight),
-            )
-            self.sums[row] += torch.stack([(e * weight).double().sum() for e in errors]).cpu()
+        for row, bins in zip(sums, bands.values(), strict=True):
+            row += _weighted_errors(left[..., bins], right[..., bins]).cpu()
+    mid, side = ([(x[:1] + sign * x[1:]) / 2 for x in pair] for sign in (1, -1))
+    figures = {"mid_si_sdr": sounding_si_sdr(*mid), "side_si_sdr": sounding_si_sdr(*side)}
+    for cue, errors in zip(CUES, (sums[:, :-1] / sums[:, -1:]).T, strict=True):
+        figures[cue] = float(errors.nanmean())  # 0 / 0 is NaN
+        figures |= {f"{cue}_{band}": float(e) for band, e in zip(bands, errors, strict=True)}
+    return figures
 
-    def values(self) -> dict[str, float]:
-        figures = {}
-        for name, errors in zip(CUES, (self.sums[:, :3] / self.sums[:, 3:]).T, strict=True):
-            figures[name] = float(errors.nanmean())  # 0 / 0 is NaN
-            figures |= {
-                f"{name}_{band}": float(e) for band, e in zip(self.bands, errors, strict=True)
-            }
-        return figures
+
+def _octave_bins(sample_rate: float) -> dict[int, slice]:
+    """The bins of each octave that begins below half the sample rate."""
+    edges = [1000 * 2.0 ** (step - 0.5) * WINDOW / sample_rate for step in range(-4, 6)]
+    bins = zip(OCTAVES, edges, edges[1:], strict=False)
+    return {name: slice(math.ceil(a), math.ceil(b)) for name, a, b in bins if a < WINDOW / 2}
+
+
+def _weighted_errors(left: Tensor, right: Tensor) -> Tensor:
+    """Sums over frames of one band's errors by cue, each times its frame's weight, and of the
+    weights: float64 ``[4]``. Spectra of reconstruction and target, ``[2, frames, bins]``."""
+    powers = [x.abs().square_().sum(-1) + POWER_FLOOR for x in (left, right)]
+    cross = (left * right.conj()).sum(-1)
+    level = 10 * torch.log10(powers[0] / powers[1])
+    phase = cross.angle()
+    coherence = cross.abs() / (powers[0] * powers[1]).sqrt()
+    weight = powers[0][1] + powers[1][1]
+    weight = weight * ((powers[0][1] > COUNTED) & (powers[1][1] > COUNTED))
+    turn = (phase[0] - phase[1]).abs()
+    errors = (
+        (level[0] - level[1]).abs(),
+        torch.minimum(turn, 2 * math.pi - turn),
+        (coherence[0] - coherence[1]).abs(),
+        torch.ones_like(weight),
+    )
+    return torch.stack([(e * weight).double().sum() for e in errors])

@@ -60,7 +60,7 @@ def line_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     near in frequency and level, also over the lines of the target. ``lines_f1_<band>``, 0 to 1:
     the harmonic mean of recall, which is ``kept``, and of precision, kept / (kept + invented).
     A signal that is full of lines keeps some by chance, which F1 makes it pay for.
-    All are NaN where the target has no line in the band. Definitions: SPEC.md, section 8.
+    All are NaN where the target has no line in the band.
     Raises ValueError for signals shorter than 8192 samples.
     """
     rate = target.sample_rate

@@ -20,11 +20,11 @@ STEP_SECONDS = 0.1  # of both
 class Loudness:
     """What a loudness meter reads; None where a reading has no meaning."""
 
-    lufs: float | None
+    lufs: float | None = None
     """Integrated, gated; None for silence and for less than 0.4 s."""
-    lra: float | None
+    lra: float | None = None
     """Loudness range in LU; None for silence and for less than 3 s."""
-    true_peak_db: float | None
+    true_peak_db: float | None = None
     """Highest true peak of all channels in dB of full scale (dBTP); None for silence."""
 
 

@@ -69,7 +69,7 @@ def octave_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     ``sdr_<band>`` in dB: power of the target over power of the difference, both summed over the
     track, so no gain is forgiven; noise in the place of noise has −3 dB, nothing at all 0 dB, the
     target itself infinity. ``level_<band>`` in dB: power of the reconstruction over the target's, 0
-    is best. Both are NaN where the target's band is silent. Definitions: SPEC.md, section 8.
+    is best. Both are NaN where the target's band is silent.
     Raises ValueError for signals shorter than 8192 samples.
     """
     bands = band_bins(WINDOW, target.sample_rate)

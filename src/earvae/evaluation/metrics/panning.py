@@ -33,8 +33,7 @@ def panning_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     ``panning_<band>`` in dB, reconstruction minus target, 0 is best: over the frames in which one
     channel of the target is at least 12 dB below the other and the other is above -50 dB of a
     full-scale sine. What leaks from the louder channel makes it positive. NaN where fewer than 20
-    frames (half a second) are such, so in every band of a mono track. Definition: SPEC.md,
-    section 8, which leaves the scale and the silent channel open.
+    frames (half a second) are such, so in every band of a mono track.
     Raises ValueError for signals shorter than 2048 samples.
     """
     ours, theirs = (channel_levels(x.audio, x.sample_rate) for x in (reconstruction, target))

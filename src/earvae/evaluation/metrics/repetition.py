@@ -48,7 +48,7 @@ def repetition_figures(reconstruction: Signal, target: Signal) -> dict[str, floa
     does one that changes its sign from one period to the next, which buzzes as well. A steady tone
     that lost the noise around it is more alike at some lags and more unlike at others, which the
     mean evens out. NaN where the target's band is silent; a reconstruction that is silent there
-    repeats nothing. Follows SPEC.md, section 8, which looks at a lag of 2048 samples alone.
+    repeats nothing.
     """
     ours, theirs = (x.once(self_similarity, reconstruction.hop) for x in (reconstruction, target))
     beyond = ours.nan_to_num(0.0) - theirs

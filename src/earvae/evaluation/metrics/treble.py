@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from earvae.evaluation.metrics.blocks import Block, blocks
+from earvae.evaluation.metrics.blocks import blocks
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.metrics.spectral_distance import POWER_FLOOR
 
@@ -27,39 +27,29 @@ def treble_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     power above 8 kHz, over the target's.
     Raises ValueError for signals of 1024 samples or fewer.
     """
-    sums = _Sums(target.sample_rate)
+    first = math.ceil(TREBLE_HZ / target.sample_rate * WINDOW)
+    band = round(BAND_HZ / target.sample_rate * WINDOW)  # bins
+    powers = torch.zeros(2, dtype=torch.float64)
+    in_bins = in_bands = 0.0
+    frames = 0
     for block in blocks((reconstruction.audio, target.audio), WINDOW):
-        sums.add(block)
-    return sums.values()
-
-
-class _Sums:
-    def __init__(self, sample_rate: float) -> None:
-        self.first = math.ceil(TREBLE_HZ / sample_rate * WINDOW)
-        self.band = round(BAND_HZ / sample_rate * WINDOW)  # bins
-        self.bins, self.bands, self.frames = 0.0, 0.0, 0
-        self.power = torch.zeros(2, dtype=torch.float64)
-
-    def add(self, block: Block) -> None:
-        spectrum = block.spectrum(WINDOW)[..., self.first :]
+        spectrum = block.spectrum(WINDOW)[..., first:]
         power = torch.view_as_real(spectrum).square().sum(-1)  # [2, channels, frames, bins]
-        self.power += power.double().sum((1, 2, 3)).cpu()
+        powers += power.double().sum((1, 2, 3)).cpu()
         sounds = power[1].amax(-1) > POWER_FLOOR
-        whole = power.shape[-1] // self.band * self.band
-        in_bands = power[..., :whole].unflatten(-1, (-1, self.band)).mean(-1)
-        self.bins += float((_distance(power) * sounds).sum())
-        self.bands += float((_distance(in_bands) * sounds).sum())
-        self.frames += int(sounds.sum())
-
-    def values(self) -> dict[str, float]:
-        frames = self.frames or math.nan
-        ours, theirs = self.power.tolist()
-        level = 10 * math.log10(max(ours, POWER_FLOOR) / theirs) if self.frames else math.nan
-        return {
-            "lsd_high": self.bins / frames,
-            "band_lsd_high": self.bands / frames,
-            "level_high": level,
-        }
+        whole = power.shape[-1] // band * band
+        of_bands = power[..., :whole].unflatten(-1, (-1, band)).mean(-1)
+        in_bins += float((_distance(power) * sounds).sum())
+        in_bands += float((_distance(of_bands) * sounds).sum())
+        frames += int(sounds.sum())
+    if not frames:
+        return dict.fromkeys(("lsd_high", "band_lsd_high", "level_high"), math.nan)
+    ours, theirs = powers.tolist()
+    return {
+        "lsd_high": in_bins / frames,
+        "band_lsd_high": in_bands / frames,
+        "level_high": 10 * math.log10(max(ours, POWER_FLOOR) / theirs),
+    }
 
 
 def _distance(power: Tensor) -> Tensor:

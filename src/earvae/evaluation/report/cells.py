@@ -89,27 +89,16 @@ def _rows(
     return rows
 
 
-@dataclass(frozen=True)
-class BandRow:
-    """One codec's values of a figure by band, and how bad each is: 0, the best value that the
-    table holds or could hold, to 1, the worst of a codec."""
-
-    codec: str
-    cells: list[tuple[str, float]]
-
-
-def band_rows(results: Results, figure: Figure) -> list[BandRow]:
-    """Means over tracks of a figure that has a value in each band; codecs without any are left
-    out."""
-    means = {
-        codec: [results.summary_of.get((codec.name, key)) for key in figure.keys]
-        for codec in results.codecs
-    }
-    values = {
-        codec: [summary.mean if summary else None for summary in row]
-        for codec, row in means.items()
-        if any(summary and summary.mean is not None for summary in row)
-    }
+def band_rows(results: Results, figure: Figure) -> dict[str, list[tuple[str, float]]]:
+    """By codec, means over tracks of a figure that has a value in each band, and how bad each is:
+    0, the best value that the table holds or could hold, to 1, the worst of a codec. Codecs
+    without any value are left out."""
+    values = {}
+    for codec in results.codecs:
+        found = [results.summary_of.get((codec.name, key)) for key in figure.keys]
+        means = [summary.mean if summary else None for summary in found]
+        if any(mean is not None for mean in means):
+            values[codec] = means
     contenders = [v for codec, row in values.items() if not codec.sanity for v in row]
     merits = [figure.merit(value) for value in contenders if value is not None]
     best = max(merits, default=0.0) if figure.best is Best.HIGHER else 0.0
@@ -119,7 +108,7 @@ def band_rows(results: Results, figure: Figure) -> list[BandRow]:
         share = 0.0 if value is None else (best - figure.merit(value)) / span
         return figure.text(value), min(1.0, max(0.0, share))
 
-    return [BandRow(codec.name, [cell(v) for v in row]) for codec, row in values.items()]
+    return {codec.name: [cell(v) for v in row] for codec, row in values.items()}
 
 
 def number(value: float | None, digits: int = 1, unit: str = "") -> str:

@@ -23,8 +23,8 @@ class Curves:
 
 
 def curves(audio: np.ndarray, rate: int) -> Curves:
-    """Of ``[samples, 2]`` audio; each point spans its share of the time, or 50 ms if that is
-    longer."""
+    """The curves of ``[samples, 2]`` audio; each point spans its share of the time, or 50 ms if
+    that is longer."""
     sums = _cumulated(audio)
     centres = (np.arange(POINTS) + 0.5) * len(audio) / POINTS
     half = max(len(audio) / POINTS, 0.05 * rate) / 2

@@ -16,8 +16,9 @@ import soundfile
 
 from earvae import atomic
 from earvae.evaluation.figures import FIGURES, band_name, groups
+from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
-from earvae.evaluation.results import Codec, Readings, Reference, Result, Results
+from earvae.evaluation.results import Codec, Reference, Result, Results
 
 
 @dataclass
@@ -26,12 +27,11 @@ class Version:
 
     name: str
     description: str
-    loudness: Readings
+    loudness: Loudness
     codec: Codec | None = None
     result: Result | None = None
-    path: Path | None = None
-    """Of the sound; None if there is none, and ``missing`` says why."""
     missing: str = ""
+    """Why there is no sound, if there is none."""
     files: dict[str, str] = field(default_factory=dict)
     """Relative to the report: "sound", "mid", "side", "mid_difference", "side_difference"."""
     curves: dict[str, str] = field(default_factory=dict)
@@ -39,24 +39,19 @@ class Version:
     matching: float = 0.0
     """dB that make it as loud as the others."""
 
-    @property
-    def sounds(self) -> bool:
-        return self.path is not None
-
 
 @dataclass
 class TrackPage:
-    """Everything that a track's page shows."""
+    """Everything that a track's page shows; the reference is its first version."""
 
     track: Reference
     versions: list[Version]
-    rate: int = 44_100
+    gains: sound.Gains
     frames: int = 0
     top_db: float = 0.0
     """Upper end of the spectrograms' colours."""
     levels_db: tuple[float, float] = (-60.0, 0.0)
     """Ends of the axis of the Mid and Side curves."""
-    gains: sound.Gains | None = None
     envelope: list[int] = field(default_factory=list)
 
     @property
@@ -75,96 +70,67 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
     results = Results.read(out / "results.json")
     with atomic.folder(out / "report") as partial:
         partial.chmod(0o755)
-        pages = _track_pages(results, out / "audio")
+        pages = [_track_page(results, track, out / "audio") for track in results.tracks]
         for page in pages:
             if progress:
                 progress(page.track.name)
-            _write_media(page, partial)
+            _write_media(page, results.settings.sample_rate, out / "audio", partial)
         _write_pages(results, pages, partial)
     return out / "report" / "index.html"
 
 
-# ------------------------------------------------------------------------------ what is there
-
-
-def _track_pages(results: Results, audio: Path) -> list[TrackPage]:
-    pages: list[TrackPage] = []
-    for track in results.tracks:
-        versions = [Version("Reference", "the original", track.loudness)]
-        for codec in results.codecs:
-            result = results.result_of[codec.name, track.name]
-            version = Version(codec.name, codec.description, result.loudness, codec, result)
-            version.missing = result.error or ""
-            versions.append(version)
-        for version in versions:
-            stem = version.codec.name if version.codec else "reference"
-            path = audio / track.slug / f"{stem}.wav"
-            version.missing = version.missing or _fault(path)
-            version.path = None if version.missing else path
-        pages.append(TrackPage(track, versions))
-    return pages
-
-
-def _fault(path: Path) -> str:
-    """Why a sound file cannot be played, if it cannot."""
-    if not path.is_file():
-        return "no audio for this track"
-    try:
-        return "" if soundfile.info(str(path)).frames else "no samples"
-    except soundfile.SoundFileError as error:
-        return str(error)
+def _track_page(results: Results, track: Reference, audio: Path) -> TrackPage:
+    """A page, what it shows still to be drawn."""
+    versions = [Version("Reference", "the original", track.loudness)]
+    for codec in results.codecs:
+        result = results.result_of[codec.name, track.name]
+        missing = result.error or ""
+        if not missing and not (audio / track.slug / f"{codec.name}.wav").is_file():
+            missing = "no audio for this track"
+        versions.append(
+            Version(codec.name, codec.description, result.loudness, codec, result, missing)
+        )
+    gains = sound.playback_gains([v.loudness for v in versions if not v.missing])
+    return TrackPage(track, versions, gains)
 
 
 # ------------------------------------------------------------------------------ sound and pictures
 
 
-def _write_media(page: TrackPage, report: Path) -> None:
+def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None:
     """Sound files and pictures of one track."""
-    reference = page.versions[0]
-    if reference.path is None:
-        return
-    page.frames = soundfile.info(str(reference.path)).frames
-    page.gains = sound.playback_gains([v.loudness for v in page.versions if v.sounds])
     matching = iter(page.gains.matching)
     folder = report / "media" / page.track.slug
     folder.mkdir(parents=True)
-    spectra: dict[str, np.ndarray] = {}
+    reference: dict[str, np.ndarray] = {}  # spectrograms of Mid and Side
     for number, version in enumerate(page.versions):
-        if not version.sounds:
+        if version.missing:
             continue
         version.matching = next(matching)
-        audio, page.rate = _samples(version.path, page.frames)
-        if version is reference:
-            page.envelope = curves.envelope(audio)
+        stem = version.codec.name if version.codec else "reference"
+        audio, _ = soundfile.read(sounds / page.track.slug / f"{stem}.wav", dtype="float32")
         own = {
-            name: spectrograms.spectrogram(signal, page.rate)
+            name: spectrograms.spectrogram(signal, rate)
             for name, signal in spectrograms.mid_side(audio).items()
         }
-        if version is reference:
-            spectra, page.top_db = own, spectrograms.top_of_scale(list(own.values()))
+        drawn = curves.curves(audio, rate)
+        if not version.codec:
+            reference, page.top_db = own, spectrograms.top_of_scale(list(own.values()))
+            page.levels_db = curves.level_range(drawn)
+            page.frames, page.envelope = len(audio), curves.envelope(audio)
         for name, levels in own.items():
             picture = folder / f"{number}_{name}.webp"
             spectrograms.write_spectrogram(levels, page.top_db, picture)
             version.files[name] = picture.relative_to(report).as_posix()
-            if version is not reference:
+            if version.codec:
                 picture = folder / f"{number}_{name}_difference.webp"
-                spectrograms.write_difference(levels, spectra[name], page.top_db, picture)
+                spectrograms.write_difference(levels, reference[name], page.top_db, picture)
                 version.files[f"{name}_difference"] = picture.relative_to(report).as_posix()
-        drawn = curves.curves(audio, page.rate)
-        if version is reference:
-            page.levels_db = curves.level_range(drawn)
         version.curves = _curve_paths(drawn, page.levels_db)
         script = folder / f"{number}.js"
-        data = sound.flac(version.path, page.gains.gain, page.frames)
+        data = sound.flac(audio, rate, page.gains.gain)
         script.write_text(sound.script(f"{page.track.slug}/{number}", data), "ascii")
         version.files["sound"] = script.relative_to(report).as_posix()
-
-
-def _samples(path: Path, frames: int) -> tuple[np.ndarray, int]:
-    """float32 ``[frames, 2]``, and the sample rate."""
-    audio, rate = soundfile.read(str(path), frames=frames, dtype="float32", always_2d=True)
-    audio = audio[:, :2] if audio.shape[1] > 1 else np.repeat(audio, 2, axis=1)
-    return np.pad(audio, ((0, frames - len(audio)), (0, 0))), rate
 
 
 def _curve_paths(drawn: curves.Curves, levels_db: tuple[float, float]) -> dict[str, str]:
@@ -179,7 +145,7 @@ def _curve_paths(drawn: curves.Curves, levels_db: tuple[float, float]) -> dict[s
 
 
 def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None:
-    templates = _templates()
+    templates, rate = _templates(), results.settings.sample_rate
     plain = [figure for figure in FIGURES if not figure.bands]
     common = {"results": results, "pages": pages, "metrics": plain}
     index = templates.get_template("index.html").render(
@@ -217,8 +183,9 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
                 {"metrics": group, "rows": cells.track_rows(results, group, page.track.name)}
                 for _, group in groups(with_bands=False)
             ],
-            ticks=spectrograms.ticks(page.rate),
-            times=_times(page.frames / page.rate),
+            rate=rate,
+            ticks=spectrograms.ticks(rate),
+            times=_times(page.frames / rate),
             colours=spectrograms.colour_stops(),
             range_db=spectrograms.RANGE_DB,
             difference_db=spectrograms.DIFFERENCE_DB,
@@ -261,7 +228,7 @@ def _page_data(results: Results, page: TrackPage) -> dict[str, Any]:
     return {
         "report": results.identity,
         "track": page.track.name,
-        "rate": page.rate,
+        "rate": results.settings.sample_rate,
         "frames": page.frames,
         "envelope": page.envelope,
         "versions": versions,
@@ -270,8 +237,6 @@ def _page_data(results: Results, page: TrackPage) -> dict[str, Any]:
 
 def _times(seconds: float) -> list[tuple[str, float]]:
     """Labels of a time axis and their places, 0 to 1: about six, at round times."""
-    if not seconds:
-        return []
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600)
     step = next((s for s in steps if seconds / s <= 7), 7200)
     moments = [step * n for n in range(math.floor(seconds / step * 0.97) + 1)]

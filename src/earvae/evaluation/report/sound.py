@@ -10,9 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -64,26 +63,18 @@ def playback_gains(versions: Sequence[Loudness]) -> Gains:
     return Gains(gain, limited, reference + gain, matching, common)
 
 
-def flac(path: Path, gain_db: float, frames: int) -> bytes:
-    """A sound file as 16-bit FLAC with TPDF dither, cut or extended to ``frames``.
+def flac(audio: np.ndarray, rate: int, gain_db: float) -> bytes:
+    """Audio, float32 ``[samples, 2]``, as 16-bit FLAC with TPDF dither.
 
-    The dither is the same for every file, so that equal audio stays equal and differences are
+    The dither is the same for every version, so that equal audio stays equal and differences are
     those of the audio.
     """
     file = io.BytesIO()
-    info = soundfile.info(str(path))
     noise = np.random.default_rng(0)
     scale = np.float32(10 ** (gain_db / 20) * 32768)
-    left = frames
-    with soundfile.SoundFile(file, "w", info.samplerate, 2, "PCM_16", format="FLAC") as output:
-        for block in _blocks(path):
-            block = block[:left] * scale
-            left -= len(block)
-            output.write(_dithered(block, noise))
-        while left > 0:
-            block = np.zeros((min(left, BLOCK), 2), np.float32)
-            left -= len(block)
-            output.write(_dithered(block, noise))
+    with soundfile.SoundFile(file, "w", rate, 2, "PCM_16", format="FLAC") as output:
+        for first in range(0, len(audio), BLOCK):
+            output.write(_dithered(audio[first : first + BLOCK] * scale, noise))
     return file.getvalue()
 
 
@@ -96,10 +87,3 @@ def _dithered(block: np.ndarray, noise: np.random.Generator) -> np.ndarray:
     """Samples in units of the last bit, plus triangular noise of two such units, as integers."""
     first, second = noise.random((2, *block.shape), dtype=np.float32)
     return np.clip(np.rint(block + first - second), -32768, 32767).astype(np.int16)
-
-
-def _blocks(path: Path) -> Iterator[np.ndarray]:
-    """float32 ``[n, 2]``; mono is doubled."""
-    with soundfile.SoundFile(str(path)) as file:
-        for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
-            yield block[:, :2] if block.shape[1] > 1 else np.repeat(block, 2, axis=1)

@@ -27,12 +27,9 @@ class Check(System):
     sanity = True
 
     def __init__(self, kind: str, name: str | None = None) -> None:
-        self.kind, self.name = kind, name or kind
+        self.name = name or kind
         self.description, self.change = CHECKS[kind]
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": self.kind}
+        self.settings = {"codec": kind}
 
     def round_trip(self, audio: Tensor) -> Tensor:
         return self.change(audio)

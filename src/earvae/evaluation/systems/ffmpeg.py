@@ -44,14 +44,11 @@ class FfmpegCodec(System):
     """One of ``FORMATS`` at ``kbps`` kilobits a second. Raises UnusableSystem without ffmpeg."""
 
     def __init__(self, kind: str, kbps: int, name: str | None = None) -> None:
-        self.kind, self.kbps, self.format = kind, float(kbps), FORMATS[kind]
+        self.kbps, self.format = float(kbps), FORMATS[kind]
         self.name = name or f"{kind}-{kbps}"
-        self.version = _version(f"{kind}:{kbps}")
         self.description = f"{self.format.title} at {kbps} kb/s, {self.format.encoder} of ffmpeg"
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": self.kind, "kbps": self.kbps, "ffmpeg": self.version}
+        version = _version(f"{kind}:{kbps}")
+        self.settings = {"codec": kind, "kbps": self.kbps, "ffmpeg": version}
 
     def round_trip(self, audio: Tensor) -> Tensor:
         return self._there_and_back(audio)[0]

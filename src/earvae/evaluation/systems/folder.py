@@ -29,15 +29,13 @@ class Folder(System):
     Raises UnusableSystem where there is no such folder.
     """
 
+    settings = {"codec": "folder"}
+
     def __init__(self, folder: Path, name: str) -> None:
         if not folder.is_dir():
             raise UnusableSystem(f"folder:{folder}: no such folder")
         self.folder, self.name = folder, name
         self.description = f"ready reconstructions in {folder.name or folder}"
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": "folder"}
 
     def settings_for(self, track: Track) -> dict:
         return self.settings | {"content": content_of(self.file_of(track))}

@@ -40,15 +40,11 @@ class EarVAESystem(System):
         frames = vae.sample_rate / vae.hop_length
         self.hop = round(SAMPLE_RATE / frames)
         self.floats_per_second = vae.latent_channels * frames
-        self.identity = vae.identity
         self.description = (
             f"εar-VAE, {vae.config.architecture}, {vae.latent_channels} latents at "
-            f"{frames:.2f} Hz, weights {self.identity}"
+            f"{frames:.2f} Hz, weights {vae.identity}"
         )
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": "earvae", "weights": self.identity}
+        self.settings = {"codec": "earvae", "weights": vae.identity}
 
     @cached_property
     def _prepared(self) -> EarVAE:
@@ -89,11 +85,8 @@ class LinearBaseline(System):
         self.name = name or f"linear-{components}"
         self.floats_per_second = components * SAMPLE_RATE / self.hop
         self.description = f"best fixed linear code, {components} components of MDCT frames"
-        self.fit = content_of(path)
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": "linear", "components": self.basis.shape[1], "fit": self.fit}
+        fit = content_of(path)
+        self.settings = {"codec": "linear", "components": components, "fit": fit}
 
     @torch.no_grad()
     def round_trip(self, audio: Tensor) -> Tensor:
@@ -151,11 +144,8 @@ class Oobleck(System):
         self.floats_per_second = config.decoder_input_channels * self.rate / stride
         self.description = f"AutoencoderOobleck of {folder.name}"
         weights = sorted(path for path in folder.iterdir() if path.is_file())
-        self.content = {path.name: content_of(path) for path in weights}
-
-    @property
-    def settings(self) -> dict:
-        return {"codec": "oobleck", "files": self.content}
+        contents = {path.name: content_of(path) for path in weights}
+        self.settings = {"codec": "oobleck", "files": contents}
 
     @torch.no_grad()
     def round_trip(self, audio: Tensor) -> Tensor:

@@ -45,16 +45,13 @@ class System(ABC):
     """Rate of continuous latents, of codecs that have them."""
     sanity = False
     """Whether it only shows what the metrics do: such rows are not ranked."""
+    settings: dict
+    """Plain values that identify the system: equal settings, equal reconstructions."""
     hop = HOP
     """Samples at ``SAMPLE_RATE`` in a frame, of codecs that have them."""
 
-    @property
-    @abstractmethod
-    def settings(self) -> dict:
-        """Plain values that identify the system: equal settings, equal reconstructions."""
-
     def settings_for(self, track: Track) -> dict:
-        """The same for one track. Raises UnusableSystem or AudioFileError."""
+        """The settings, for one track. Raises UnusableSystem or AudioFileError."""
         return self.settings
 
     @abstractmethod
