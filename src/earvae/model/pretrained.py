@@ -102,8 +102,9 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
         if not tensor.isfinite().all():
             raise WeightsError(f"{source}: {name} holds NaN or infinity")
-        if not torch.equal(tensor, state[first_names[name]]):
+        first = first_names[name]
+        if first != name and not torch.equal(tensor, state[first]):
             raise WeightsError(
-                f"{source}: {first_names[name]} and {name} differ, but are one tensor in two places"
+                f"{source}: {first} and {name} differ, but are one tensor in two places"
             )
     model.load_state_dict(state)
