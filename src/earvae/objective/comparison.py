@@ -31,24 +31,23 @@ class Term(NamedTuple):
     value: Tensor
     """Per item, [batch]."""
     plane: Tensor
-    """[batch, 2, frames, bins]; of a magnitude term, a tensor of its own: it is overwritten."""
+    """[batch, 2, frames, bins]; it is only read."""
     scale: Tensor
     """[batch] or [batch, 2]."""
     along: int | None = None
     """-2 or -1 if ``plane`` is the slope by steps from frame to frame, or from bin to bin."""
 
     def add_to(self, slope: Tensor | None, weight: Tensor) -> Tensor:
-        """``slope`` plus ``weight`` times the term's own, in place.
-
-        Without a ``slope`` yet, the first term's plane becomes it.
-        """
+        """``slope``, if there is one yet, plus ``weight`` times the term's own, in place."""
         scale = weight * self.scale
         scale = scale.reshape(*scale.shape, *(1,) * (self.plane.ndim - scale.ndim))
-        if slope is None:
-            return self.plane.mul_(scale)
         if self.along is None:
-            return slope.addcmul_(self.plane, scale)
+            return self.plane * scale if slope is None else slope.addcmul_(self.plane, scale)
         steps = self.plane.shape[self.along]  # each rises with the later phase
+        if slope is None:
+            shape = list(self.plane.shape)
+            shape[self.along] += 1
+            slope = self.plane.new_zeros(shape)
         slope.narrow(self.along, 1, steps).addcmul_(self.plane, scale)
         slope.narrow(self.along, 0, steps).addcmul_(self.plane, scale, value=-1)
         return slope

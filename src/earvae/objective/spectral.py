@@ -50,7 +50,9 @@ def compare(
     level.clamp_(min=config.level_floor)
     values = {name: target.new_zeros(len(target)) for name in weights}
 
-    def add(slope: Tensor | None, group: Mapping[str, Callable], seen, share: float) -> Tensor:
+    def add(
+        slope: Tensor | None, group: Mapping[str, Callable], seen, share: float
+    ) -> Tensor | None:
         """``slope`` plus the weighted slopes of a group's terms; adds to ``values`` as well."""
         for name, term in group.items():
             if name in weights:
@@ -69,11 +71,10 @@ def compare(
             del seen
         if pair == "lr" or pair in by_phase:
             seen = Phases(mine, theirs, magnitudes[pair], config)
-            angular = torch.zeros_like(mine.power)
+            if pair == "lr":  # first: what it needs is less than what phase terms keep
+                angular = add(None, terms.STEREO, seen, 1)
             if pair in by_phase:
-                add(angular, terms.PHASE, seen, 1 / len(by_phase))
-            if pair == "lr":
-                add(angular, terms.STEREO, seen, 1)
+                angular = add(angular, terms.PHASE, seen, 1 / len(by_phase))
         gradients.append(gradient(mine, radial, angular))
     (real, imag), *of_mid_side = gradients
     for part_real, part_imag in of_mid_side:  # the rotation is its own transpose
