@@ -108,7 +108,7 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
     begin = at
     running: dict[int, Page] = {}  # the last page of each stream that has not ended
     begun = False  # whether other than first pages have come
-    for place, page in _pages(file, at, stop):
+    for place, page in pages(file, at, stop):
         if page.flags & FIRST and begun:
             _all_ended(running)
             found.append(Part(begin, place))
@@ -134,8 +134,11 @@ def _all_ended(running: dict[int, Page]) -> None:
         )
 
 
-def _pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
-    """The pages from ``at`` on and where they begin, until something else comes."""
+def pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
+    """The pages from ``at`` on and where they begin, until something else comes.
+
+    Raises ContainerError where one is damaged or cut off.
+    """
     data, begin = b"", at
     while at < stop:
         if begin + len(data) - at < LARGEST_PAGE and begin + len(data) < stop:
@@ -161,11 +164,10 @@ def _one_stream(file: BinaryIO, at: int, stop: int) -> bool:
     )
     place = tail.rfind(MARK)
     try:
-        pages = page_in(first, 0), page_in(tail, place) if place >= 0 else None
+        begin, end = page_in(first, 0), page_in(tail, place) if place >= 0 else None
     except ContainerError:
         return False
-    if None in pages:
+    if begin is None or end is None:
         return False
-    begin, end = pages
     whole = place + end.size == len(tail)
     return whole and end.serial == begin.serial and bool(end.flags & LAST)

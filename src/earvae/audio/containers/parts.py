@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 class ContainerError(ValueError):
-    """Audio that a file announces is not there, or not whole. The message does not name the file."""
+    """What is announced is not there, or not whole. The message does not name the file."""
 
 
 @dataclass(frozen=True, slots=True)
