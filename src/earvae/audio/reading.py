@@ -108,7 +108,7 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
     for part in parts:
         with _opened(path, part) as sound:
             kinds.add((sound.samplerate, sound.channels))
-            known = 0 <= sound.frames < 2**60  # streams say "the largest number"
+            known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
     if len(kinds) > 1:
