@@ -99,10 +99,11 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
         except OSError as error:
             raise AudioFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not parts:
-        parts = [Part(0, status.st_size)]
-        with _opened(path, parts[0]) as sound:
-            if " (should be " in sound.extra_info:  # libsndfile's log, of sizes that do not fit
-                raise AudioFileError(f"{path}: cut off: its header does not fit its size; {REMEDY}")
+        with _opened(path, Part(0, status.st_size)) as sound:
+            raise AudioFileError(
+                f"{path}: is {sound.format}, of which nobody here can tell whether it is whole; "
+                "convert it to WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
+            )
     counted: list[Part] = []
     kinds: set[tuple[int, int]] = set()
     for part in parts:
