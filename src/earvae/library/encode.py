@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from earvae import json_files
 from earvae.atomic import Staging
+from earvae.errors import EarvaeError
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
@@ -328,12 +331,14 @@ def _write_summary(
     folder: Path, settings: Settings, counts: dict[str, int], rank: Rank, staging: Staging
 ) -> None:
     """The whole library's counts and what each rank of this run reported."""
-    ranks = []
-    for number in range(rank.world):
-        try:
-            ranks.append(json.loads(_rank_file(folder, Rank(number, rank.world)).read_bytes()))
-        except (OSError, ValueError):
-            continue  # finished its blocks, and writes this in a moment
+    ending = _rank_file(folder, rank).name.removeprefix(str(rank.rank))
+    found = {}
+    for path in (folder / HIDDEN / "ranks").iterdir():  # there may be fewer than ranks
+        number = path.name.removesuffix(ending)
+        if path.name.endswith(ending) and number.isdecimal():
+            with suppress(EarvaeError):  # it finished its blocks, and writes this in a moment
+                found[int(number)] = json_files.read(path)
+    ranks = [found[number] for number in sorted(found)]
     values = {
         "files": counts["files"],
         "encoded": counts["files"] - counts["failed"],
