@@ -56,7 +56,7 @@ class Owned:
                 )
         wanted = dict.fromkeys([*self._before, *names] if not written else names)
         if new := [name for name in wanted if name not in written]:
-            with writing(self.path):
+            with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.path.parent.mkdir(exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ class Owned:
 
         Raises WriteError.
         """
-        with writing(self.path):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_WAITING, 0o666)
         try:
