@@ -47,24 +47,38 @@ def _refuse(kind: str, wrong: Mapping[tuple[str | int, ...], str]) -> None:
 
 # --------------------------------------------------------------------------- models
 
+# Bounds far beyond any model that makes sense: a file cannot ask for a loop without end or for an
+# array that no machine holds. What they allow together is bounded where a model is built.
+SampleRate = Annotated[int, Field(ge=1_000, le=1_000_000)]  # Hz
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Blocks = Annotated[int, Field(ge=0, le=256)]
+Frames = Annotated[int, Field(ge=1, le=4_095)]
+LONGEST_HOP = 65_536  # samples
+Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
+HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
+Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
+Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
+Expansion = Annotated[int, Field(ge=1, le=256)]
+Classes = Annotated[int, Field(ge=1, le=4_096)]
+
 
 class TransformerConfig(Config):
     """The rotary transformer in front of the paper's decoder (docs/paper.md)."""
 
-    depth: int = Field(2, ge=1)
-    head_channels: int = Field(32, ge=2, description="channels per attention head")
+    depth: Blocks = Field(2, ge=1)
+    head_channels: HeadChannels = Field(32, description="channels per attention head")
 
 
 class OobleckConfig(Config):
     """The paper's convolutional architecture (147.83 M parameters with these defaults)."""
 
     architecture: Literal["oobleck"] = "oobleck"
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
-    audio_channels: int = Field(2, ge=1)
-    latent_channels: int = Field(64, ge=1)
-    channels: int = Field(128, ge=1, description="width of the first block")
-    multiples: tuple[int, ...] = (1, 2, 4, 8, 16)
-    strides: tuple[int, ...] = (2, 4, 4, 4, 8)
+    sample_rate: SampleRate = Field(44_100, description="Hz")
+    audio_channels: Channels = 2
+    latent_channels: Channels = 64
+    channels: Channels = Field(128, description="width of the first block")
+    multiples: Multiples = (1, 2, 4, 8, 16)
+    strides: Strides = (2, 4, 4, 4, 8)
     transformer: TransformerConfig | None = TransformerConfig()
     shared_snake: bool = Field(
         True,
@@ -74,6 +88,7 @@ class OobleckConfig(Config):
     std_floor: float = Field(
         0.0,
         ge=0,
+        le=1,
         description="added to the posterior's std, in place of the floor of its variance; 1e-4 in "
         "Stable Audio's layout",
     )
@@ -85,8 +100,13 @@ class OobleckConfig(Config):
                 f"multiples ({len(self.multiples)}) and strides ({len(self.strides)}) "
                 "differ in length"
             )
-        if min(self.strides) < 2:
+        if not self.strides or min(self.strides) < 2:
             raise ValueError("strides must be at least 2: the published padding assumes it")
+        if self.hop_length > LONGEST_HOP:
+            raise ValueError(
+                f"strides: a latent frame would be {self.hop_length} samples, more than "
+                f"{LONGEST_HOP}"
+            )
         if self.transformer and self.latent_channels % self.transformer.head_channels:
             raise ValueError("transformer.head_channels must divide latent_channels")
         return self
@@ -118,30 +138,29 @@ class SpectralConfig(Config):
 
     architecture: Literal["spectral"] = "spectral"
     std_floor: ClassVar[float] = 0.0
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
-    latent_channels: int = Field(64, ge=2)
-    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
-    linear_channels: int = Field(
-        54, ge=1, description="latents that hold the fixed linear code of the low band"
+    latent_channels: Channels = Field(64, ge=2)
+    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: Hop = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    linear_channels: Channels = Field(
+        54, description="latents that hold the fixed linear code of the low band"
     )
-    linear_classes: int = Field(
-        144, ge=1, description="bases that the linear code chooses from; two latents say which"
+    linear_classes: Classes = Field(
+        144, description="bases that the linear code chooses from; two latents say which"
     )
-    linear_subspace: int = Field(
+    linear_subspace: Channels = Field(
         330,
-        ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
     class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
-    width: int = Field(384, ge=8, description="channels of the blocks")
-    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
-    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
-    encoder_blocks: int = Field(3, ge=0)
-    decoder_blocks: int = Field(7, ge=0)
-    level_frames: int = Field(
-        9, ge=1, description="latent frames the local level is averaged over; odd"
+    width: Channels = Field(384, ge=8, description="channels of the blocks")
+    expansion: Expansion = Field(3, description="hidden width of a block over its width")
+    kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
+    encoder_blocks: Blocks = 3
+    decoder_blocks: Blocks = 7
+    level_frames: Frames = Field(
+        9, description="latent frames the local level is averaged over; odd"
     )
 
     @model_validator(mode="after")
@@ -173,16 +192,16 @@ class CompactConfig(Config):
 
     architecture: Literal["compact"] = "compact"
     std_floor: ClassVar[float] = 0.0
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
-    latent_channels: int = Field(64, ge=1)
-    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
-    width: int = Field(512, ge=8, description="channels of the blocks")
-    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
-    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
-    encoder_blocks: int = Field(3, ge=0)
-    decoder_blocks: int = Field(5, ge=0)
+    latent_channels: Channels = 64
+    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: Hop = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    width: Channels = Field(512, ge=8, description="channels of the blocks")
+    expansion: Expansion = Field(3, description="hidden width of a block over its width")
+    kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
+    encoder_blocks: Blocks = 3
+    decoder_blocks: Blocks = 5
 
     @model_validator(mode="after")
     def _check(self) -> CompactConfig:
