@@ -14,7 +14,7 @@ from earvae.evaluation.figures import FIGURES
 
 SOURCE = Path(earvae.__file__).parent
 FLOORS = [
-    {"errors", "atomic", "tar"},
+    {"errors", "atomic", "regular", "tar"},
     {
         "config",
         "config_files",
