@@ -13,7 +13,7 @@ import torch
 from lightning_fabric.loggers import CSVLogger
 
 from earvae.config import ConfigError, TrainConfig
-from earvae.errors import WriteError
+from earvae.errors import EarvaeError, WriteError
 from earvae.training import log
 from earvae.training import state as training_state
 from earvae.training import train as training
@@ -195,8 +195,9 @@ def test_figures_that_are_not_finite_are_valid_json(recipe, tmp_path, monkeypatc
 @pytest.mark.parametrize("content", [b"", b"this is not a checkpoint", b"PK\x03\x04 nor is this"])
 def test_a_damaged_checkpoint_is_named(recipe, tmp_path, content):
     (tmp_path / training_state.CHECKPOINT).write_bytes(content)
-    with pytest.raises(ConfigError, match="checkpoint.pt: not a checkpoint of earvae"):
+    with pytest.raises(EarvaeError, match="checkpoint.pt: not ") as caught:
         start(recipe, tmp_path)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
@@ -205,7 +206,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({"config": Payload()}, tmp_path / training_state.CHECKPOINT)
-    with pytest.raises(ConfigError, match="not a checkpoint of earvae"):
+    with pytest.raises(EarvaeError, match="checkpoint.pt: .*it refers to code"):
         start(recipe, tmp_path)
     assert not (tmp_path / "executed").exists()
 
@@ -265,6 +266,8 @@ def test_the_state_that_failed_to_save_is_told_on_every_rank(tmp_path, monkeypat
             return value
 
     class Counted:
+        step = 1
+
         def gather_counts(self, _):
             pass
 
