@@ -202,7 +202,7 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
         with suppress(OSError):  # a full disk: only the message would miss it
             file.truncate()
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        atomic.remove_partials(run_dir)
+        atomic.sweep(run_dir)
         yield
 
 
