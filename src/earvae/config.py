@@ -377,7 +377,7 @@ class SourceConfig(Config):
 class DataConfig(Config):
     """Random crops of one or several sources of audio files."""
 
-    sources: tuple[SourceConfig, ...]
+    sources: tuple[SourceConfig, ...] = Field(max_length=1_000)
     crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
     batch_size: int = Field(8, ge=1, description="crops per device and forward pass")
     workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
@@ -611,7 +611,7 @@ class TrainConfig(Config):
         description="none = that of `initial_weights`; without these, the compact model's defaults",
     )
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    stages: tuple[StageConfig, ...]
+    stages: tuple[StageConfig, ...] = Field(max_length=100)
     validation: DataConfig | None = Field(
         None, description="fixed crops to measure on; none = no validation"
     )
@@ -737,3 +737,5 @@ def _validated(kind: Any, values: Any, documents: Sequence[Document]) -> Any:
     except ValidationError as error:
         shared = SHARED if kind is TrainConfig else ()
         raise ConfigError("\n".join(problems(kind, error, values, documents, shared))) from None
+    except RecursionError:
+        raise ConfigError(f"{documents[0].name}: is nested too deep") from None
