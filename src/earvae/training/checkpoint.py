@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from earvae import json_files
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
-from earvae.errors import WeightsError
+from earvae.errors import WeightsError, about
 from earvae.model import pretrained
 from earvae.model.vae import EarVAE
 from earvae.model.weight_files import unpickled
@@ -88,7 +88,8 @@ def read(run_dir: Path) -> Checkpoint | None:
     if not os.path.lexists(path):
         return None
     check_regular(path)
-    values = unpickled(path)
+    with about(path):
+        values = unpickled(path)
     if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
         raise ConfigError(f"{path}: is not the checkpoint of a run; use another run folder")
     text = json_files.parse(values["config"], f"{path}: its configuration")

@@ -235,8 +235,8 @@ def refuse_not_finite(content: Mapping, step: int, run_dir: Path) -> None:
     """
     if bad := not_finite(content):
         raise TrainingError(
-            f"after step {step}: {bad} is not finite; nothing was saved, {run_dir} keeps what it "
-            "had. Lower the learning rate, or look at the weights it started from"
+            f"{run_dir}: after step {step}, {bad} is not finite; nothing was saved, and what was "
+            "there stays. Lower the learning rate, or look at the weights it started from"
         )
 
 
