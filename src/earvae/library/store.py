@@ -183,14 +183,8 @@ class Store:
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             return []
         shards = {shard for _, shard in self._indexed() if shard and SHARD_PATTERN.fullmatch(shard)}
-        return [
-            INDEX,
-            FAILURES,
-            SUMMARY,
-            STATISTICS_NAME,
-            *shards,
-            *map(SHARD.format, self._recorded()),
-        ]
+        shards.update(map(SHARD.format, self._recorded()))
+        return [INDEX, FAILURES, SUMMARY, STATISTICS_NAME, *shards]
 
     def _indexed(self) -> Iterator[tuple[str, str | None]]:
         """Source and shard of every entry of the index, as far as it can be read."""
