@@ -106,13 +106,8 @@ def test_out_of_memory_ends_the_process_and_its_workers_with_one_line(recipe, tm
     assert time.monotonic() - began < 10
     assert process.returncode == 1
     assert "Traceback" not in errors
-    assert (
-        errors.strip()
-        .splitlines()[-1]
-        .startswith(
-            f"error: {tmp_path / 'run'}: stage warm-up, after step 2: out of memory (CUDA out of memory."
-        )
-    )
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'run'}: stage warm-up, after step 2: out of memory")
     assert workers and all_ended(workers)
     assert state_of(tmp_path / "run")["step"] == 2
 
