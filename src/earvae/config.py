@@ -344,9 +344,12 @@ class AugmentationConfig(Config):
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
     equaliser_db: float = Field(
-        0.0, ge=0, description="a random curve, of this many dB (standard deviation) every octave"
+        0.0,
+        ge=0,
+        le=20,
+        description="a random curve, of this many dB (standard deviation) every octave",
     )
-    width_db: tuple[float, float] = Field(
+    width_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
     )
     limit: float = Field(

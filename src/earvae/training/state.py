@@ -189,9 +189,10 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     with open(number, "r+b", buffering=0) as file:
         check_regular(path)
+        os.register_at_fork(after_in_child=file.close)  # or a decoding process would hold it, too
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             holder = file.read(HOLDER_BYTES).decode("utf-8", "replace")
             raise ConfigError(
                 f"{run_dir}: another process trains in this folder ({holder}); wait for it, or "
