@@ -140,10 +140,11 @@ def test_info_prints_the_metadata(tiny, capsys):
     [
         (lambda p: write(p, 100, rate=48_000), "out.wav", "is at 48000 Hz, the model at 44100"),
         (lambda p: write(p, 0), "out.wav", "no audio samples"),
-        (lambda p: p.write_bytes(b"not sound"), "out.wav", "cannot be read"),
+        (lambda p: p.write_bytes(b"not sound"), "out.wav", "not an audio file"),
         (lambda p: None, "out.wav", "no such file"),
-        (lambda p: write(p, 100), "out.flac", "integer formats cut off"),
-        (lambda p: write(p, 100), "absent/out.wav", "cannot be written"),
+        (lambda p: write(p, 100), "out.flac", "--clip rescale, clamp or none"),
+        (lambda p: write(p, 100), "out.mp3", "use one of .wav"),
+        (lambda p: write(p, 100), "in.wav/out.wav", "cannot be written"),
         (
             lambda p: soundfile.write(p, np.zeros((9, 3)), 44_100),
             "out.wav",

@@ -15,7 +15,6 @@ import numpy as np
 import soundfile
 
 from earvae.audio.channels import downmix_matrix, to_stereo
-from earvae.audio.resampling import resample
 from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
@@ -155,6 +154,8 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     For short files; ``AudioSource`` streams. Mono is duplicated. Raises AudioFileError.
     """
     import torch  # the rest of this module does without
+
+    from earvae.audio.resampling import resample
 
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)

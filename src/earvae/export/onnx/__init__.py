@@ -22,7 +22,6 @@ nodes, a module for each architecture its layers.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
@@ -32,6 +31,7 @@ from earvae.export import runner
 from earvae.export.onnx import oobleck, spectral
 from earvae.export.onnx.graph import Graph
 from earvae.export.onnx.oobleck import UnsupportedLayerError
+from earvae.export.standalone import standalone
 from earvae.model.vae import EarVAE
 
 __all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx"]
@@ -69,7 +69,7 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     with atomic.files(folder) as temporary:
         for name, model in models.items():
             onnx.save(model, temporary / name)
-        shutil.copyfile(runner.__file__, temporary / "runner.py")
+        (temporary / "runner.py").write_text(standalone(runner.__name__), encoding="utf-8")
     if vae.transformers is None:
         (folder / "transformer.onnx").unlink(missing_ok=True)
     return [folder / name for name in (*models, "runner.py")]
