@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, visible
 
 SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
@@ -177,7 +177,7 @@ def identity(path: str | Path) -> object:
 
 def printable(name: str | Path) -> str:
     """A name that any JSON reader and any terminal take, also where it is not valid Unicode."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return visible(str(name))
 
 
 def _of_folder(
