@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -33,24 +34,27 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from earvae import atomic
+from earvae import atomic, json_files
 from earvae.audio.channels import to_mono, to_stereo
-from earvae.audio.reading import AudioSource
+from earvae.audio.reading import RATES, AudioSource
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
 from earvae.errors import EarvaeError
-from earvae.regular import check_regular, open_regular, read_regular
+from earvae.latents.file import FORMAT as LATENT_FORMAT
+from earvae.latents.file import SUFFIX as LATENT_SUFFIX
+from earvae.latents.file import VERSION as LATENT_FORMAT_VERSION
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.latents.statistics import Moments, Statistics, beside
+from earvae.regular import check_regular, open_regular
 from earvae.tracks import identity
 
 FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
 CHUNK_FRAMES = 430  # about ten seconds
-LARGEST = 2**31  # a count in a graph's metadata that is larger is damage
+LARGEST = 2**40  # a count that is larger is damage
+HEADER_LIMIT = 2**24  # bytes of JSON in a file of latents
 
-LATENT_FORMAT = "earvae-latents"
-LATENT_FORMAT_VERSION = "1"
-LATENT_SUFFIX = ".safetensors"
-STATISTICS_NAME = "latent_stats.json"
-HEADER_LIMIT = 2**24  # bytes of JSON
+
+COUNTS = ("sample_rate", "hop_length", "channels", "samples", "original_rate", "original_samples")
 
 
 class RunnerError(EarvaeError):
@@ -272,14 +276,10 @@ def _processors() -> int:
 def count(values: Mapping[str, str], name: str, path: str | Path, least: int = 1) -> int:
     """The whole number that metadata hold under ``name``. Raises RunnerError: none, or one that
     makes no sense."""
-    try:
-        number = int(values[name])
-        if not least <= number < LARGEST:
-            raise ValueError
-    except (KeyError, ValueError):
-        found = values.get(name, "missing")
-        raise RunnerError(f"{path}: its {name} is {found:.20}, which makes no sense") from None
-    return number
+    found = values.get(name, "missing")
+    if not re.fullmatch("-?[0-9]{1,13}", found) or not least <= int(found) < LARGEST:
+        raise RunnerError(f"{path}: its metadata make no sense ({name}: {found:.20})")
+    return int(found)
 
 
 # --------------------------------------------------------------------------- latent files
@@ -312,20 +312,21 @@ def read_latents(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(size - 8, HEADER_LIMIT):
                 raise ValueError("its header does not fit")
-            header = json.loads(file.read(length))
+            header = json_files.parse(file.read(length), "its header")
             properties = {str(name): str(value) for name, value in header["__metadata__"].items()}
             tensor = header["latents"]
             kind = np.dtype({"F32": "<f4", "F16": "<f2"}[tensor["dtype"]])
             (channels, frames), (begin, end) = tensor["shape"], tensor["data_offsets"]
-            if any(type(number) is not int for number in (channels, frames, begin, end)):
+            last = max(each["data_offsets"][1] for each in header.values() if "dtype" in each)
+            if any(type(number) is not int for number in (channels, frames, begin, end, last)):
                 raise TypeError("a size is no whole number")
-            if not (0 <= begin < end <= size - 8 - length and min(channels, frames) > 0):
+            if not (0 <= begin < end <= last == size - 8 - length and min(channels, frames) > 0):
                 raise ValueError("its latents are not there")
             if channels * frames * kind.itemsize != end - begin:
                 raise ValueError("its latents have another size")
             file.seek(8 + length + begin)
             latents = np.frombuffer(file.read(end - begin), kind).reshape(channels, frames)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise RunnerError(f"{path}: not a file of latents, or damaged") from None
     if properties.get("format") != LATENT_FORMAT:
         raise RunnerError(f"{path}: not latents of `earvae encode` (no format={LATENT_FORMAT})")
@@ -339,12 +340,18 @@ def read_latents(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
     return latents.astype(np.float32), properties
 
 
-def statistics_beside(path: str | Path) -> Path | None:
-    """The ``latent_stats.json`` of `earvae stats` in a file's folder or the nearest one above."""
-    for folder in Path(path).absolute().parents:
-        if (folder / STATISTICS_NAME).is_file():
-            return folder / STATISTICS_NAME
-    return None
+def read_statistics(path: str | Path) -> Statistics:
+    """The statistics in a ``latent_stats.json``. Raises EarvaeError: none, or changed since."""
+    values = json_files.read(path)
+    try:
+        mean, squares = np.array(values["mean"], float), np.array(values["squares"], float)
+        moments = Moments(int(values["count"]), mean, squares)
+        found = Statistics(values["model"], values["latents"], 0, moments)
+        if mean.ndim != 1 or mean.shape != squares.shape or found.digest != values["digest"]:
+            raise ValueError("numbers of something else")
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        raise RunnerError(f"{path}: not statistics that `earvae stats` wrote") from None
+    return found
 
 
 def denormalised(
@@ -355,23 +362,15 @@ def denormalised(
     Raises EarvaeError for another file, another number of channels, or, with a ``digest``, other
     statistics than those that normalised.
     """
-    try:
-        values = json.loads(read_regular(statistics, HEADER_LIMIT))
-        mean, std = np.array(values["mean"], float), np.array(values["std"], float)
-        found, shapes = values["digest"], {mean.shape, std.shape}
-        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
-            raise ValueError("numbers that make no sense")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise RunnerError(f"{statistics}: not statistics that `earvae stats` wrote") from None
-    if shapes != {latents.shape[:1]}:
-        raise RunnerError(f"{statistics}: is not of {latents.shape[0]} channels")
-    if digest not in (None, found):
+    found = read_statistics(statistics)
+    if len(found.mean) != len(latents):
+        raise RunnerError(f"{statistics}: is not of {len(latents)} channels")
+    if digest not in (None, found.digest):
         raise RunnerError(
-            f"{statistics}: are statistics {found}, the latents were normalised by {digest}; "
-            "name the right ones with --denormalise"
+            f"{statistics}: are statistics {found.digest}, the latents were normalised by "
+            f"{digest}; name the right ones with --denormalise"
         )
-    scale = np.where(std > 0, std, 1.0)
-    return (latents * scale[:, None] + mean[:, None]).astype(np.float32)
+    return found.denormalise(latents)
 
 
 # --------------------------------------------------------------------------- command line
@@ -483,26 +482,30 @@ def decode_file(
             f"{source}: was encoded by model {made_by}, this is model {model.model}; "
             "decode anyway with --force"
         )
-    samples, channels, hop_length, original_rate = (
-        count(properties, name, source)
-        for name in ("samples", "channels", "hop_length", "original_rate")
-    )
-    if channels > 2 or hop_length != model.hop_length:
+    told = {name: count(properties, name, source) for name in COUNTS}
+    samples, rate, channels = told["samples"], told["original_rate"], told["channels"]
+    if (told["sample_rate"], told["hop_length"]) != (model.sample_rate, model.hop_length):
         raise RunnerError(
-            f"{source}: says {channels} channels and {hop_length} samples a frame; this model has "
-            f"{model.audio_channels} and {model.hop_length}"
+            f"{source}: holds {told['sample_rate']} Hz and {told['hop_length']} samples a frame, "
+            f"the model has {model.sample_rate} and {model.hop_length}"
         )
+    # Rates and lengths say the same, but for a sample that was rounded at either rate.
+    apart = samples * rate - told["original_samples"] * model.sample_rate
+    if channels > 2 or rate not in RATES or abs(apart) > rate + model.sample_rate:
+        raise RunnerError(f"{source}: its metadata make no sense; encode it again")
     needed = model.frames_for(samples)
     if "segment" in properties and latents.shape[1] == needed - 1:
         latents = np.concatenate([latents, latents[:, -1:]], axis=1)  # as `earvae decode` does
-    if latents.shape[0] != model.latent_channels or latents.shape[1] < needed:
+    padded = "frames" in properties  # an entry of a library, which may be longer than its audio
+    most = count(properties, "frames", source) if padded else needed + 1
+    if len(latents) != model.latent_channels or not needed <= latents.shape[1] <= most:
         raise RunnerError(
-            f"{source}: holds latents {list(latents.shape)}; {samples} samples of this model are "
-            f"[{model.latent_channels}, {needed}]"
+            f"{source}: holds {len(latents)} channels and {latents.shape[1]} frames; {samples} "
+            f"samples of this model are {model.latent_channels} and {needed}; encode it again"
         )
     digest = properties.get("normalised")
     if digest is not None and statistics is None:
-        statistics = statistics_beside(source)
+        statistics = beside(Path(source))
         if statistics is None:
             raise RunnerError(
                 f"{source}: is normalised, and there is no {STATISTICS_NAME} beside it; name that "
@@ -512,8 +515,8 @@ def decode_file(
         latents = denormalised(latents, statistics, None if force else digest)
     channels = 2 if stereo else channels
     line = _decode_into(target, model, latents[None], samples, chunk_frames, channels, output)
-    if original_rate != model.sample_rate:
-        line += f" (at the model's {model.sample_rate} Hz; the original had {original_rate})"
+    if rate != model.sample_rate:
+        line += f" (at the model's {model.sample_rate} Hz; the original had {rate})"
     return line
 
 
