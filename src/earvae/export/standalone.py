@@ -6,11 +6,16 @@ every statement stays as it is.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
+import dis
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from textwrap import indent
+from types import CodeType
 
 import earvae
 
@@ -33,25 +38,25 @@ class _Statement:
 
     @property
     def defines(self) -> set[str]:
+        if isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__":
+            return set()  # at the head of the program
         if isinstance(self.node, ast.Import | ast.ImportFrom):
             return {alias.asname or alias.name.split(".")[0] for alias in self.node.names}
         if isinstance(self.node, ast.FunctionDef | ast.ClassDef):
             return {self.node.name}
-        return {each.id for each in self._all(ast.Name) if isinstance(each.ctx, ast.Store)}
+        names = (each for each in ast.walk(self.node) if isinstance(each, ast.Name))
+        return {each.id for each in names if isinstance(each.ctx, ast.Store)}
 
-    @property
+    @cached_property
     def uses(self) -> set[tuple[str, str]]:
-        """Names, each with the attribute that is asked of it, or ""."""
-        dotted = {(a.value.id, a.attr) for a in self._all(ast.Attribute)
-                  if isinstance(a.value, ast.Name)}  # fmt: skip
-        return dotted | {(each.id, "") for each in self._all(ast.Name)}
+        """Names of the module, each with the attribute that is asked of it, or "" for itself.
+        Annotations are only text, and do not count."""
+        flags = __future__.annotations.compiler_flag
+        return set(_used(compile(ast.Module([self.node], []), "", "exec", flags)))
 
     @property
     def from_package(self) -> bool:
         return isinstance(self.node, ast.ImportFrom) and _is_ours(self.node.module or "")
-
-    def _all(self, kind: type[ast.AST]) -> list:
-        return [node for node in ast.walk(self.node) if isinstance(node, kind)]
 
 
 @dataclass
@@ -62,6 +67,12 @@ class _Module:
     statements: list[_Statement] = field(default_factory=list)
     taken: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Local names of what comes from the package: whose it is, and its name there or ""."""
+
+    def names(self, taken: bool = True) -> set[str]:
+        """All that it defines and, with ``taken``, imports."""
+        kinds = () if taken else (ast.Import, ast.ImportFrom)
+        own = (each.defines for each in self.statements if not isinstance(each.node, kinds))
+        return set().union(*own)
 
     @property
     def label(self) -> str:
@@ -127,24 +138,38 @@ def _want(module: _Module, statement: _Statement, modules: dict[str, _Module]) -
 
 def _want_name(module: _Module, name: str, attribute: str, modules: dict[str, _Module]) -> None:
     for statement in module.statements:
-        if name not in statement.defines or _for_types(statement.node):
+        if name not in statement.defines:
             continue
         if not statement.from_package:
             _want(module, statement, modules)
             continue
         assert isinstance(statement.node, ast.ImportFrom)
-        alias = next(a for a in statement.node.names if name == (a.asname or a.name))
-        source, whole = statement.node.module or "", f"{statement.node.module}.{alias.name}"
-        if _path(whole).is_file():
-            module.taken[name] = whole, ""
-            inner, wanted = _load(whole, modules), attribute
+        alias = next(each for each in statement.node.names if name == (each.asname or each.name))
+        source = statement.node.module or ""
+        if _path(f"{source}.{alias.name}").is_file():
+            inner = _load(f"{source}.{alias.name}", modules)
+            module.taken[name] = inner.name, ""
+            wanted = [attribute] if attribute else sorted(inner.names(taken=False))
         else:
+            inner = _load(source, modules)
             module.taken[name] = source, alias.name
-            inner, wanted = _load(source, modules), alias.name
-        if wanted:
-            if not any(wanted in each.defines for each in inner.statements):
-                raise KeyError(f"{inner.name} defines no {wanted}")
-            _want_name(inner, wanted, "", modules)
+            wanted = [alias.name]
+        for each in wanted:
+            if each not in inner.names():
+                raise KeyError(f"{inner.name} defines no {each}")
+            _want_name(inner, each, "", modules)
+
+
+def _used(code: CodeType) -> Iterator[tuple[str, str]]:
+    """What code takes from its module: names, with the attribute that is asked of each or ""."""
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            asked = after is not None and after.opname in ("LOAD_ATTR", "LOAD_METHOD")
+            yield step.argval, after.argval if asked else ""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
 
 
 def _sort(module: _Module, modules: dict[str, _Module], order: list[_Module]) -> None:
@@ -163,7 +188,3 @@ def _path(name: str) -> Path:
 
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == PACKAGE
-
-
-def _for_types(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
