@@ -24,7 +24,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,13 +37,14 @@ from earvae import atomic, json_files
 from earvae.audio.channels import to_mono, to_stereo
 from earvae.audio.reading import RATES, AudioSource
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, named
 from earvae.latents.file import FORMAT as LATENT_FORMAT
 from earvae.latents.file import SUFFIX as LATENT_SUFFIX
 from earvae.latents.file import VERSION as LATENT_FORMAT_VERSION
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Moments, Statistics, beside
 from earvae.regular import check_regular, open_regular
+from earvae.signals import heed
 from earvae.tracks import identity
 
 FORMAT = "earvae-onnx"
@@ -571,10 +571,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         print(_done(given))
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         if given.debug:
             raise
-        print(f"error: {_line(given, error)}", file=sys.stderr)
+        about = given.model if given.verb == "info" else given.source
+        print(f"error: {named(about, error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -595,16 +599,6 @@ def _done(given: argparse.Namespace) -> str:
     return decode_file(model, source, target, output, chunk, *options)
 
 
-def _line(given: argparse.Namespace, error: Exception) -> str:
-    """One line about an error."""
-    if isinstance(error, EarvaeError):
-        return str(error)
-    name = given.model if given.verb == "info" else given.source
-    if isinstance(error, MemoryError):
-        return f"{name}: out of memory; use a smaller --chunk-seconds"
-    return f"{name}: {_first_line(error)} (a fault in this program; --debug shows the traceback)"
-
-
 def _at_least(least: float) -> Callable[[str], float]:
     """Numbers of a command line, of the kind of ``least`` and not below it."""
 
@@ -617,15 +611,6 @@ def _at_least(least: float) -> Callable[[str], float]:
     return number
 
 
-def _leave(number: int, _frame: object) -> None:
-    """End through every clean-up, so that nothing unfinished stays; a second one ends at once."""
-    signal.signal(number, signal.SIG_DFL)
-    print("error: interrupted; nothing was written", file=sys.stderr)
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if signal.getsignal(getattr(signal, name, 0)) not in (None, signal.SIG_IGN):
-            signal.signal(getattr(signal, name), _leave)
+    heed()
     sys.exit(main())

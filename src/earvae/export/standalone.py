@@ -17,10 +17,8 @@ from pathlib import Path
 from textwrap import indent
 from types import CodeType
 
-import earvae
-
-PACKAGE = earvae.__name__
-SOURCE = Path(earvae.__file__).parent
+PACKAGE = __name__.split(".")[0]
+SOURCE = Path(__file__).parents[1]  # its files
 NAMESPACE = '''\
 def _module(define):
     """The names that a module of earvae defines; below stand those that this program uses."""
