@@ -91,7 +91,8 @@ def find(
     Folders are searched in the order of their names, files before folders; links to folders are
     followed, each real folder once. Hidden files and folders are left out, and so are results of
     evaluations, and the folder ``leave_out`` (where results go) below another.
-    A manifest line is a JSON object with ``file`` (relative to the manifest) and perhaps ``split``, ``duration``, ``rate`` and ``channels``.
+    A manifest line is a JSON object with ``file`` (relative to the manifest) and perhaps ``split``,
+    ``duration``, ``rate`` and ``channels``.
 
     ``split`` takes a part: lines of a manifest that say so, or of a folder ``train`` or
     ``validation`` (:func:`held_out`). Files of latents are found in the same way, by their own

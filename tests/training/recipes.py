@@ -7,8 +7,8 @@ import torch
 
 from earvae.config import TrainConfig
 from earvae.training import train as training
+from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.set_up import initial_model
-from earvae.training.state import CHECKPOINT
 
 MODEL = {
     "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,

@@ -66,10 +66,9 @@ def stats(
     with progress_bar(len(paths), "measuring") as update:
         try:
             found, normalised = measure(paths, lambda files: update(advance=files), problems.append)
-        except LatentsError as error:
+        except LatentsError:  # nothing is left
             if not problems:
                 raise
-            problems.append(str(error))
     if problems:  # statistics of a part would pass for those of the whole
         typer.echo("nothing was written; mend these, or remove them, and measure again", err=True)
         finish(problems, 0)

@@ -30,12 +30,11 @@ from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
 from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
 from earvae.library.settings import HIDDEN, Settings, claim
-from earvae.library.store import Block, Record, Store
+from earvae.library.store import SUMMARY, Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.tracks import printable
 
-SUMMARY = "summary.json"
 UNWRITTEN_FRAMES = 100_000  # of results that may wait for the writer: 50 MB of 64 channels
 
 Progress = Callable[[int], None]
@@ -120,15 +119,16 @@ def encode_library(
     how often, nor on the number of ranks (of equal device and threads). ``vae`` may be one of
     :func:`earvae.engine.accelerate`; ``settings`` name its engine and precision.
 
-    Raises LibraryError for other settings than before without ``replace``, WriteError for a folder
-    that cannot be written.
+    Raises LibraryError for other settings than before without ``replace``, and as
+    :meth:`Store.claim`; WriteError for a folder that cannot be written or holds what is not ours.
     """
     staging = Staging(folder / HIDDEN / "staging")
     try:
+        store = Store(folder, settings, staging)
+        store.claim(library, replace)
         claim(folder, settings, staging, replace)
         if statistics is not None:
             staging.write(folder / STATISTICS_NAME, statistics.to_json())
-        store = Store(folder, settings, staging)
         run = _Run(vae, library, store, geometry, rank, statistics, progress)
         run.everything(workers)
         own = _rank_file(folder, rank)

@@ -45,7 +45,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise WeightsError(f"{path}: not a readable safetensors file: {error}") from None
-    content = _unpickled(path)
+    content = unpickled(path)
     while isinstance(content, Mapping):
         nested = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not nested:
@@ -77,7 +77,11 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:SHOWN]) + more if names else "none"
 
 
-def _unpickled(path: Path) -> Any:
+def unpickled(path: Path) -> Any:
+    """What a PyTorch file holds, on the CPU; nothing in it is executed.
+
+    Raises WeightsError for another or a damaged file, OSError for one that may not be read.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
