@@ -5,6 +5,7 @@ and nothing holds more than a few blocks at a time.
 """
 
 from earvae.audio.channels import downmix_matrix, to_mono, to_stereo
+from earvae.audio.containers import Part
 from earvae.audio.reading import (
     BLOCK_SAMPLES,
     RATES,
@@ -38,6 +39,7 @@ __all__ = [
     "Layout",
     "OutputFormat",
     "OutputFormatError",
+    "Part",
     "Written",
     "downmix_matrix",
     "inspect",

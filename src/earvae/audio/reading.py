@@ -107,7 +107,7 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
     for part in parts:
         with _opened(path, part) as sound:
             kinds.add((sound.samplerate, sound.channels))
-            known = 0 <= sound.frames < 2**60  # streams say "the largest number"
+            known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
     if len(kinds) > 1:
@@ -130,6 +130,8 @@ class AudioSource:
 
     Attributes:
         info: what the file says of itself.
+        layout: its streams; once the blocks have been read to the end, of as many samples as
+            there are.
         rate: Hz.
         channels: of the blocks, 1 or 2.
         samples: per channel, as decoded; None until the blocks have been read to the end.
@@ -140,8 +142,8 @@ class AudioSource:
 
     def __init__(self, path: str | Path, downmix: bool = False) -> None:
         self.path = Path(path)
-        self._layout = layout_of(self.path)
-        self.info = self._layout.info
+        self.layout = layout_of(self.path)
+        self.info = self.layout.info
         self.samples: int | None = None
         self.rate = self.info.rate
         self.channels = min(self.info.channels, 2)
@@ -170,18 +172,22 @@ class AudioSource:
         damaged, ends before it says, holds NaN or infinity, or holds nothing.
         """
         samples = 0
-        for part in self._layout.parts:
-            with _opened(self.path, part, self._layout.state) as file:
+        parts: list[Part] = []
+        for part in self.layout.parts:
+            before = samples
+            with _opened(self.path, part, self.layout.state) as file:
                 for block in self._decoded(file, part, samples, block_samples):
                     samples += len(block)
                     if self._matrix is not None:
                         block = block @ self._matrix.T
                     yield np.ascontiguousarray(block.T)
+            parts.append(replace(part, samples=samples - before))
         if samples == 0:
             raise AudioFileError(f"{self.path}: holds no audio samples")
         if self.samples not in (None, samples):
             raise AudioFileError(f"{self.path}: {CHANGED}")
         self.samples = samples
+        self.layout = replace(self.layout, parts=tuple(parts))
 
     def _decoded(
         self, file: Stream, part: Part, before: int, block_samples: int

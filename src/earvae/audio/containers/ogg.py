@@ -108,22 +108,40 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
     begin = at
     running: dict[int, Page] = {}  # the last page of each stream that has not ended
     begun = False  # whether other than first pages have come
-    for place, page in _pages(file, at, stop):
+    longest = 0  # samples that a packet may hold; 0: not known here
+    believable = True
+    for place, page in pages(file, at, stop):
         if page.flags & FIRST and begun:
             _all_ended(running)
-            found.append(Part(begin, place))
-            begin, begun = place, False
+            found.append(Part(begin, place, believable=believable))
+            begin, begun, believable = place, False, True
+        if page.flags & FIRST:
+            longest = _longest_packet(page.body)
         begun |= not page.flags & FIRST
         before = running.get(page.serial)
         # A stream that was joined late has its headers, and then pages of a high number.
         if before and before.granule > 0 and page.sequence != before.sequence + 1 & 0xFFFF_FFFF:
             raise ContainerError(f"damaged: pages are missing before byte {place}")
+        follows = before and (before.granule > 0 or page.flags & LAST)
+        if longest and follows and page.granule != NO_PACKET_ENDS:
+            # A page may end before its last packet does, but not behind it.
+            most = (sum(length < 255 for length in page.segments) + 1) * longest
+            believable &= page.granule <= before.granule + most
+        if page.granule == NO_PACKET_ENDS and before:
+            page = replace(page, granule=before.granule)
         running[page.serial] = page
         at = place + page.size
         if page.flags & LAST:
             del running[page.serial]
     _all_ended(running)
-    return [*found, Part(begin, at)], at
+    return [*found, Part(begin, at, believable=believable)], at
+
+
+def _longest_packet(identification: bytes) -> int:
+    """Samples that a packet of this stream holds at most; 0 if that is not known here."""
+    if identification[:7] == b"\x01vorbis" and len(identification) > 28:
+        return 1 << max(0, (identification[28] >> 4) - 1)
+    return 5760 if identification[:8] == b"OpusHead" else 0
 
 
 def _all_ended(running: dict[int, Page]) -> None:
@@ -134,8 +152,11 @@ def _all_ended(running: dict[int, Page]) -> None:
         )
 
 
-def _pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
-    """The pages from ``at`` on and where they begin, until something else comes."""
+def pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
+    """The pages from ``at`` on and where they begin, until something else comes.
+
+    Raises ContainerError where one is damaged or cut off.
+    """
     data, begin = b"", at
     while at < stop:
         if begin + len(data) - at < LARGEST_PAGE and begin + len(data) < stop:
@@ -161,11 +182,10 @@ def _one_stream(file: BinaryIO, at: int, stop: int) -> bool:
     )
     place = tail.rfind(MARK)
     try:
-        pages = page_in(first, 0), page_in(tail, place) if place >= 0 else None
+        begin, end = page_in(first, 0), page_in(tail, place) if place >= 0 else None
     except ContainerError:
         return False
-    if None in pages:
+    if begin is None or end is None:
         return False
-    begin, end = pages
     whole = place + end.size == len(tail)
     return whole and end.serial == begin.serial and bool(end.flags & LAST)

@@ -9,21 +9,22 @@ from typing import BinaryIO
 
 
 class ContainerError(ValueError):
-    """Audio that a file announces is not there, or not whole. The message does not name the file."""
+    """What is announced is not there, or not whole. The message does not name the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """Bytes ``start`` to ``stop`` of a file behind ``head``: a sound file of its own.
 
-    ``head`` stands in for a header that says too little. ``samples`` per channel, None where only
-    decoding tells.
+    ``head`` stands in for a header that says too little. ``samples`` per channel, None where
+    libsndfile or only decoding tells; ``believable``: whether the stream's own count can be true.
     """
 
     start: int
     stop: int
     head: bytes = b""
     samples: int | None = None
+    believable: bool = True
 
 
 class PartFile(io.RawIOBase):
