@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -330,12 +331,14 @@ def _write_summary(
     folder: Path, settings: Settings, counts: dict[str, int], rank: Rank, staging: Staging
 ) -> None:
     """The whole library's counts and what each rank of this run reported."""
-    ranks = []
-    for number in range(rank.world):
-        try:
-            ranks.append(json_files.read(_rank_file(folder, Rank(number, rank.world))))
-        except EarvaeError:
-            continue  # finished its blocks, and writes this in a moment
+    ending = _rank_file(folder, rank).name.removeprefix(str(rank.rank))
+    found = {}
+    for path in (folder / HIDDEN / "ranks").iterdir():  # there may be fewer than ranks
+        number = path.name.removesuffix(ending)
+        if path.name.endswith(ending) and number.isdecimal():
+            with suppress(EarvaeError):  # it finished its blocks, and writes this in a moment
+                found[int(number)] = json_files.read(path)
+    ranks = [found[number] for number in sorted(found)]
     values = {
         "files": counts["files"],
         "encoded": counts["files"] - counts["failed"],

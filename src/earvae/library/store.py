@@ -466,7 +466,8 @@ class Store:
         if found.digest != block.digest(self.settings.digest):
             return None
         ours = [printable(item.name) for item in block.items]
-        if ours != [one.source for one in found.items]:
+        shard = self.sharded and any(one.lines for one in found.items)
+        if ours != [one.source for one in found.items] or shard != (found.shard > 0):
             return None
         for item, one in zip(block.items, found.items, strict=True):
             places = self._places(block, item, len(one.lines))
