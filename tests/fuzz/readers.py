@@ -539,7 +539,8 @@ def _read_results(path: Path) -> None:
         write(found)
     for codec in found.codecs:
         found.kbps(codec)
-    pages.build(path.parent)
+    with contextlib.suppress(AudioFileError):  # there is no audio: pages need it last
+        pages.build(path.parent)
 
 
 READERS = (
