@@ -135,6 +135,7 @@ class Job:
     finished: Callable[[Path], Contents]
     result: Callable[[Path], Contents]
     check: Callable[[Path, dict], list[str]] = lambda out, memory: []
+    status: int = 1  # of an undisturbed end: there are bad files
 
 
 def files_of(out: Path, *patterns: str) -> Contents:
@@ -146,6 +147,19 @@ def files_of(out: Path, *patterns: str) -> Contents:
             hidden = any(part.startswith(".") or part in NOT_COMPARED for part in name.parts)
             if path.is_file() and not hidden:
                 found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def sounds_of(out: Path) -> Contents:
+    """Digests of the samples of an evaluation's sound files (float WAV tells when it was made)."""
+    found: Contents = {}
+    for path in sorted(out.glob("audio/**/*.wav")):
+        if not path.name.startswith("."):
+            try:
+                audio, rate = soundfile.read(path)
+                found[str(path.relative_to(out))] = rate, hashlib.sha256(audio).hexdigest()
+            except soundfile.SoundFileError as error:
+                found[str(path.relative_to(out))] = str(error)
     return found
 
 
@@ -182,7 +196,7 @@ def trained(out: Path) -> Contents:
 
 def evaluated(out: Path) -> Contents:
     """Figures and audio of a finished evaluation."""
-    found = files_of(out, "audio/**/*", "results.csv", "report/index.html")
+    found = files_of(out, "results.csv", "report/index.html") | sounds_of(out)
     return found | {"results": json.loads((out / "results.json").read_text())}
 
 
@@ -213,6 +227,12 @@ stages:
 """
     )
 
+    few = work / "few.jsonl"
+    lines = [{"file": f"music/{name}"} for name in ("a/00.wav", "b/01.flac", "a/02.ogg")]
+    bad = sorted(os.fsencode(path).decode(errors="replace") for path in music.glob("bad/*"))
+    lines += [{"file": name} for name in bad] + [{"file": "\ud800"}, {"file": 3}, {}]
+    few.write_text("\ufeff" + "".join(f"{json.dumps(line)}\n" for line in lines) + "[" * 9999)
+
     def library(*options: str) -> Callable[[Path], list[str]]:
         how = [*options, "--weights", str(model), "--block-files", "4", "--batch-seconds", "0.5"]
         return lambda out: ["library", str(music), "-o", str(out), *how]
@@ -240,12 +260,13 @@ stages:
             lambda out: {},
             trained,
             whole_checkpoint,
+            status=0,
         ),
         Job(
             "evaluate",
-            lambda out: ["evaluate", str(music), "-o", str(out), "--codec", "identity", "--codec",
+            lambda out: ["evaluate", str(few), "-o", str(out), "--codec", "identity", "--codec",
                          f"mine=earvae:{model}", "--seconds", "0.3", "--device", "cpu"],
-            lambda out: files_of(out, "audio/**/*.wav"),
+            sounds_of,
             evaluated,
         ),
     ]  # fmt: skip
@@ -421,7 +442,7 @@ class Soak:
         reference = self.work / "reference"
         shutil.rmtree(reference, ignore_errors=True)
         alone = start(job.arguments(reference), Trouble("alone"), self.work, True)
-        self._judge(job, Trouble("alone"), alone, alone)
+        self._judge(job, Trouble("alone"), alone)
         try:
             expected, lasting = job.result(reference), job.finished(reference)
         except Exception as error:
@@ -438,22 +459,22 @@ class Soak:
                     ended = start(job.arguments(out), trouble, self.work, forked)
                 self.counts["starts"] += 1
                 self.counts[trouble.name] += 1
-                self._judge(job, trouble, ended, alone)
+                self._judge(job, trouble, ended)
                 present = job.finished(out)
                 for name, digest in done.items():
                     if present.get(name) != digest:
                         what = "is gone" if name not in present else "has changed"
-                        self._fault(job, trouble, f"{name}, which was finished, {what}", ended)
+                        self._fault(job, trouble, f"a finished file {what}", ended, name)
                 for name, digest in present.items():
                     if lasting.get(name) != digest:
-                        self._fault(job, trouble, f"{name} is not whole, or not right", ended)
+                        self._fault(job, trouble, "a file is not whole, or not right", ended, name)
                 self.counts["finished files checked"] += len(present)
                 done = present
                 for fault in job.check(out, memory):
                     self._fault(job, trouble, fault, ended)
                 if (now := snapshot(self.work / "music")) != music:
                     changed = sorted(k for k in now | music if now.get(k) != music.get(k))
-                    self._fault(job, trouble, f"music has changed: {changed[:3]}", ended)
+                    self._fault(job, trouble, "music has changed", ended, changed)
                     music = now
             self._compare(job, out, expected, ended)
         disk.rmdir()
@@ -473,15 +494,13 @@ class Soak:
         )
         return Trouble(number.name, (number,), delay)
 
-    def _judge(self, job: Job, trouble: Trouble, ended: Ended, alone: Ended) -> None:
+    def _judge(self, job: Job, trouble: Trouble, ended: Ended) -> None:
         """How it ended, and what it told."""
-        wanted = {alone.status}
+        wanted = {job.status}
         if trouble.room is not None or trouble.size is not None:
             wanted |= {0, 1}
         for number in trouble.signals:
             wanted |= KILLED.get(number) or ENDED[number]
-        if trouble.name == "alone":
-            wanted = {0, 1}
         if ended.late:
             self._fault(job, trouble, "hangs", ended)
         elif ended.status not in wanted:
@@ -499,20 +518,26 @@ class Soak:
             return
         differ = [k for k in {**expected, **result} if expected.get(k) != result.get(k)]
         if differ:
-            self._fault(job, alone, f"differs from an undisturbed run: {differ[:3]}", ended)
+            self._fault(job, alone, "differs from an undisturbed run", ended, differ[:3])
         left = [path for path in out.rglob(".earvae-*.partial")]
         left += list((out / ".earvae" / "staging").glob("*"))
         if left:
-            self._fault(job, alone, f"left over: {[path.name for path in left[:3]]}", ended)
+            names = [str(path.relative_to(out)) for path in left[:3]]
+            self._fault(job, alone, "something is left over", ended, names)
         self.counts["results compared"] += 1
 
-    def _fault(self, job: Job, trouble: Trouble, what: str, ended: Ended) -> None:
-        line = f"{job.name}, {trouble.name}: {what}"
-        self.faults[line] += 1
-        if self.faults[line] == 1:
-            told = [line for line in ended.output.splitlines() if line.strip()][-4:]
-            after = f"{ended.seconds:.1f} s, delay {trouble.delay:.2f}, status {ended.status}"
-            print(f"FAULT {line} ({after})", *told, sep="\n    ", flush=True)
+    def _fault(
+        self, job: Job, trouble: Trouble, what: str, ended: Ended, which: object = ""
+    ) -> None:
+        """Count a fault, and print it with what was told if it is the first of its kind."""
+        kind = f"{job.name}, {trouble.name}: {what}"
+        self.faults[kind] += 1
+        if self.faults[kind] == 1:
+            told = [line[:300] for line in ended.output.splitlines() if line.strip()][-4:]
+            how = (
+                f"status {ended.status}, signal after {trouble.delay:.2f} of {ended.seconds:.2f} s"
+            )
+            print(f"FAULT {kind} {which} ({how})", *told, sep="\n    ", flush=True)
 
 
 def snapshot(folder: Path) -> dict[str, object]:
