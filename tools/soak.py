@@ -64,7 +64,7 @@ from earvae import EarVAE  # noqa: E402
 from earvae.config import CompactConfig  # noqa: E402
 
 PATIENCE = 60.0  # seconds after a signal; training may take 30 for its step and for saving each
-LONGEST = 300.0  # seconds of a start that is left alone
+LONGEST = 180.0  # seconds of a start that is left alone
 STARTS = 12  # of a turn, the last one left alone
 DISK = 24 << 20  # bytes of the disk that fills up
 KILLED = {signal.SIGKILL: {-9}}
