@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -49,22 +50,35 @@ def reported(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def run(*arguments: object, debug: bool = False, **options: object) -> None:
-        if debug:
-            LOG.addHandler(logging.StreamHandler())
-            LOG.setLevel(logging.DEBUG)
-        try:
-            verb(*arguments, **options)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise  # no failure, or one that is told already
-        except Exception as error:
-            where = ", ".join(_paths(options)) or f"earvae {verb.__name__}"
-            one_line(str(named(where, error)))
+        with _tracebacks() if debug else nullcontext():
+            try:
+                verb(*arguments, **options)
+            except (typer.Exit, typer.Abort, BrokenPipeError):
+                raise  # no failure, or one that is told already
+            except Exception as error:
+                where = ", ".join(_paths(options)) or f"earvae {verb.__name__}"
+                one_line(str(named(where, error)))
 
-    own = inspect.signature(verb)
-    more = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False)
+    own = inspect.signature(verb, eval_str=True)
+    more = inspect.Parameter(
+        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DEBUG
+    )
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), more])
     run.__annotations__ = verb.__annotations__ | {"debug": DEBUG}
     return run
+
+
+@contextmanager
+def _tracebacks() -> Iterator[None]:
+    """What LOG holds goes to standard error."""
+    handler, level = logging.StreamHandler(), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
 
 
 def _error(message: str) -> None:
