@@ -54,7 +54,7 @@ SampleRate = Annotated[int, Field(ge=1_000, le=1_000_000)]  # Hz
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Blocks = Annotated[int, Field(ge=0, le=256)]
 Frames = Annotated[int, Field(ge=1, le=4_095)]
-LONGEST_HOP = 65_536  # samples
+LONGEST_HOP = 32_768  # samples
 Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
 Block = Annotated[int, Field(le=4_096)]  # samples; the transform has its square in numbers
 HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
@@ -134,7 +134,7 @@ class OobleckConfig(Config):
 
     @property
     def numbers(self) -> int:
-        """About how many numbers a model saves, at most some twice as many as it does."""
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
         return config_sizes.oobleck(self)
 
     @property
@@ -198,7 +198,7 @@ class SpectralConfig(Config):
 
     @property
     def numbers(self) -> int:
-        """About how many numbers a model saves, at most some twice as many as it does."""
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
         return config_sizes.spectral(self)
 
     @property
@@ -239,7 +239,7 @@ class CompactConfig(Config):
 
     @property
     def numbers(self) -> int:
-        """About how many numbers a model saves, at most some twice as many as it does."""
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
         return config_sizes.compact(self)
 
 

@@ -1,6 +1,7 @@
 """How large a model is, by its configuration alone: known before anything is allocated.
 
-Counts of the numbers that a model saves: never fewer than it does, and at most some twice as many.
+Counts of the numbers that a model saves: never fewer than it does, and at most three times as
+many.
 """
 
 from __future__ import annotations
@@ -46,6 +47,6 @@ def spectral(config: SpectralConfig) -> int:
 def _blocks_and_ends(config: CompactConfig | SpectralConfig) -> int:
     features, latent, width = 2 * config.hop_length, config.latent_channels, config.width
     block = 2 * config.expansion * width**2 + (config.kernel + config.expansion + 6) * width
-    # As if a frame had as many levels as it has features; it has fewer.
-    ends = 4 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
+    # As if a frame had as many levels as features; it has fewer, in up to three layers.
+    ends = 5 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
     return (config.encoder_blocks + config.decoder_blocks) * block + ends
