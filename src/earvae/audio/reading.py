@@ -14,7 +14,6 @@ import soundfile
 
 from earvae.audio.channels import downmix_matrix, to_stereo
 from earvae.audio.containers import ContainerError, Part, PartFile, survey
-from earvae.audio.resampling import resample
 from earvae.errors import EarvaeError
 from earvae.regular import open_regular
 
@@ -253,6 +252,8 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     For short files; ``AudioSource`` streams. Mono is duplicated. Raises AudioFileError.
     """
     import torch  # the rest of this module does without
+
+    from earvae.audio.resampling import resample
 
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)
