@@ -267,6 +267,15 @@ def test_non_finite_samples_are_located(tmp_path, bad):
         joined(AudioSource(path).blocks())
 
 
+def test_denormal_numbers_are_silence(tmp_path):
+    """They take a network, or a filter, twenty times as long as others."""
+    values = noise(2, 1_000)
+    values[:, 500:] *= np.float32(1e-40)
+    path = save(tmp_path / "tail.wav", values, subtype="FLOAT")
+    found = joined(AudioSource(path).blocks())
+    assert np.array_equal(found[:, :500], values[:, :500]) and not found[:, 500:].any()
+
+
 def test_read_audio_is_stereo_at_the_wanted_rate(tmp_path):
     path = save(tmp_path / "mono.wav", noise(1, 1_000), 22_050, subtype="FLOAT")
     found = audio.read_audio(path, 44_100)
