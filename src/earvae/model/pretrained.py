@@ -51,7 +51,7 @@ def load(
             )
         return found, state
     except ConfigError as error:
-        raise WeightsError(str(error)) from None
+        raise WeightsError("; ".join(str(error).splitlines())) from None
     except OSError as error:
         raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None
 
@@ -60,11 +60,21 @@ def _place(source: str | Path | None, revision: str | None, token: str | bool | 
     """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
     path = SHIPPED if source is None else Path(source).expanduser()
     if not path.exists():
-        if hub.is_id(str(source)):
-            return hub.download(str(source), revision, token)
-        raise WeightsError(
-            f"{source}: no such file or folder, and not a hub id of the form owner/name"
-        )
+        if (found := hub.split_id(str(source))) is None:
+            raise WeightsError(
+                f"{source}: no such file or folder, and not a hub id of the form owner/name or "
+                "owner/name@revision"
+            )
+        repository, pinned = found
+        owner = repository.split("/")[0]
+        if Path(owner).is_dir() and revision is None and pinned is None:
+            raise WeightsError(  # a stranger may own the name that one's own folder has
+                f"{source}: no such file or folder in {owner}, which is a folder here; "
+                f"{source}@main asks the hub all the same"
+            )
+        if revision and pinned and revision != pinned:
+            raise WeightsError(f"{source}: is of revision {pinned}, but {revision} was asked for")
+        return hub.download(repository, revision or pinned, token)
     if revision is not None:
         raise WeightsError(f"{path}: not of the hub, so it has no revision {revision}")
     return path

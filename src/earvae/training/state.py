@@ -25,6 +25,7 @@ from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.errors import EarvaeError, WriteError
 from earvae.model.vae import EarVAE
+from earvae.model.weight_files import unpickled
 from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
 from earvae.training.filters import DROP_REASONS
@@ -249,7 +250,7 @@ def load(run_dir: Path) -> dict | None:
     if not path.is_file():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = unpickled(path)
         if not {"config", "vae", "ema", "step"} <= saved.keys():
             raise KeyError("it lacks what a run saves")
         return saved
