@@ -17,7 +17,7 @@ from torch import Tensor
 
 from earvae import json_files
 from earvae.config import Config, Multiples, OobleckConfig, Strides, parse
-from earvae.errors import ConfigError, WeightsError
+from earvae.errors import WeightsError
 from earvae.json_files import JsonError
 from earvae.model.published import STABLE_AUDIO, two_activations, with_our_names
 from earvae.model.weight_files import read_json, read_metadata, read_tensors
@@ -162,5 +162,5 @@ def _noted_config(path: Path) -> OobleckConfig | None:
         return None
     try:
         return parse(OobleckConfig, json_files.parse(noted, f"{path}: {OUR_CONFIG}"), str(path))
-    except (JsonError, ConfigError) as error:
+    except JsonError as error:
         raise WeightsError(str(error)) from None
