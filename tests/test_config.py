@@ -88,6 +88,51 @@ def test_what_cannot_fit_together_is_refused(values, message):
         parse(ModelConfig, {"architecture": "oobleck"} | values, "test")
 
 
+ENDLESS, MUCH = float("inf"), 10**12
+
+
+@pytest.mark.parametrize(
+    ("block", "values"),
+    [
+        *(("optimiser", {"learning_rate": rate}) for rate in (ENDLESS, float("nan"), 1e30, -1, 0)),
+        *(("optimiser", {"betas": betas}) for betas in ([2, -1], [0.9, 1], [ENDLESS, 0])),
+        ("optimiser", {"weight_decay": 1e30}),
+        ("optimiser", {"gradient_clip": 1e30}),
+        ("optimiser", {"warmup_steps": MUCH}),
+        ("objective", {"weights": {"kl": 1e30}}),
+        ("objective", {"log_floor": 1e-300}),
+        ("objective", {"resolutions": [2**40]}),
+        ("balance", {"shares": {"waveform": 1e300, "magnitude_log": 1e300}}),
+        ("data", {"augmentation": {"gain_db": [0, 1e9]}}),
+        ("data", {"workers": MUCH}),
+        ("data", {"batch_size": MUCH}),
+        ("data", {"crop_samples": 1024 * MUCH}),
+        ("data", {"batch_size": 65_536, "crop_samples": 2**20}),
+        ("data", {"crops_per_fetch": 65_536, "crop_samples": 2**20}),
+        ("data", {"seed": 2**64}),
+        ("data", {"sources": [{"tracks": ""}]}),
+        ("stages", [{"name": "a", "steps": MUCH}]),
+        ("stages", [{"name": "\x1b[2J", "steps": 1}]),
+        ("stages", [{"name": "a", "steps": 1, "accumulate": 65_536}]),
+        ("discriminator", {"channels": MUCH}),
+        ("discriminator", {"dilations": [0]}),
+        ("seed", 2**64),
+        ("validation_items", MUCH),
+    ],
+)
+def test_what_would_poison_a_run_or_never_begin_is_refused(block, values):
+    recipe = {
+        "data": {"sources": [{"tracks": "music"}]},
+        "stages": [{"name": "a", "steps": 1}],
+    }
+    parse(TrainConfig, recipe, "recipe.yaml")
+    if isinstance(values, dict):
+        values = recipe.get(block, {}) | values
+    with pytest.raises(ConfigError, match="recipe.yaml: ") as caught:
+        parse(TrainConfig, recipe | {block: values}, "recipe.yaml")
+    assert "\x1b" not in str(caught.value)
+
+
 def test_the_paper_configuration_has_the_papers_hop():
     assert OobleckConfig().hop_length == 1024
     assert OobleckConfig(strides=(2, 2, 4, 6, 10), sample_rate=48_000).hop_length == 960

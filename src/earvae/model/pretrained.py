@@ -8,6 +8,7 @@ asks for far more than the tensors hold is refused before a model of it is built
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -97,15 +98,25 @@ def _read(
 def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Put ``state`` into a model of its configuration; a tensor with two names needs one of them.
 
-    Raises WeightsError for names that are missing or too many, other shapes, values that are not
-    finite, and two values of what is one tensor.
+    Raises what :func:`check` raises.
     """
-    expected = model.state_dict()
     first_names = saved.first_names(model)
     for name, first in first_names.items():
         for absent, present in ((name, first), (first, name)):
             if absent not in state and present in state:
                 state[absent] = state[present]
+    check(model, state, source)
+    model.load_state_dict(state)
+
+
+def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare ``state`` with a model of its configuration, which may lie on the meta device.
+
+    Raises WeightsError for names that are missing or too many, other shapes, values that are not
+    finite, and two values of what is one tensor.
+    """
+    expected = model.state_dict()
+    first_names = saved.first_names(model)
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     if missing or unexpected:
@@ -121,6 +132,8 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None
             )
         if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
+if tensor.is_meta or tensor.layout != torch.strided:
+            raise WeightsError(f"{source}: {name} does not hold all its values")
         if not tensor.to(own.dtype).isfinite().all():
             raise WeightsError(
                 f"{source}: {name} holds NaN or infinity, or values beyond {own.dtype}"
@@ -130,4 +143,3 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None
             raise WeightsError(
                 f"{source}: {first} and {name} differ, but are one tensor in two places"
             )
-    model.load_state_dict(state)
