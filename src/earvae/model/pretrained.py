@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.weight_files import some
+from earvae.model.weight_files import is_plain, some
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
@@ -132,7 +132,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> 
             )
         if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
-if tensor.is_meta or tensor.layout != torch.strided:
+        if not is_plain(tensor):
             raise WeightsError(f"{source}: {name} does not hold all its values")
         if not tensor.to(own.dtype).isfinite().all():
             raise WeightsError(
