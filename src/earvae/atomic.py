@@ -7,6 +7,7 @@ or the new, and perhaps a hidden ``.earvae-*.partial``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -16,8 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from earvae.errors import WriteError
+from earvae.errors import UnwritableName, WriteError
 
+OF_THE_NAME = frozenset(
+    (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+)
 FILE_MODE = 0o644  # less the umask's bits where the system applies it
 
 
@@ -95,7 +99,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+        kind = UnwritableName if error.errno in OF_THE_NAME else WriteError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def remove_partials(folder: Path) -> None:

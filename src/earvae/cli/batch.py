@@ -16,7 +16,7 @@ import typer
 
 from earvae import tracks
 from earvae.cli.errors import usage_error
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, about
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,8 @@ def plan(
                 print_left_out(found)
             for file in found.files:
                 below = Path(tracks.inside(file.name))
-                target = output / below.with_name(f"{below.stem}{ending}{new_suffix}")
+                stem = tracks.fitting(below.stem, ending + new_suffix)
+                target = output / below.with_name(f"{stem}{ending}{new_suffix}")
                 planned.jobs.append(Job(Path(file.path), target))
     _refuse_collisions(planned.jobs)
     return planned
@@ -99,11 +100,11 @@ def print_left_out(music: tracks.Music) -> None:
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     inputs = {tracks.identity(job.source): job.source for job in jobs}
-    sources: dict[Path, Path] = {}  # by target
+    sources: dict[str, Path] = {}  # by target
     for job in jobs:
         if (same := inputs.get(tracks.identity(job.target))) is not None:
             usage_error(f"{job.target}: is the input {same}; choose another output")
-        target = job.target.resolve()
+        target = os.path.realpath(job.target)
         if (first := sources.get(target)) is not None:
             if tracks.identity(first) == tracks.identity(job.source):
                 usage_error(f"{job.source}: is given twice")
@@ -123,14 +124,15 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
     failures = list(planned.failures)
     with tidy_when_terminated(), progress_bar(len(planned.jobs), "") as update:
         for number, job in enumerate(planned.jobs):
-            update(completed=number, description=job.source.name)
+            update(completed=number, description=tracks.printable(job.source.name))
 
             def progress(share: float, number: int = number) -> None:
                 update(completed=number + share)
 
             try:
-                with memory_explained(
-                    f"{job.source}: out of memory; use a smaller --chunk-seconds"
+                with (
+                    about(job.source),
+                    memory_explained(f"{job.source}: out of memory; use a smaller --chunk-seconds"),
                 ):
                     reports.append(work(job.source, job.target, progress=progress))
             except EarvaeError as error:
@@ -158,7 +160,7 @@ def print_table(reports: list[Report]) -> None:
             peak += f" ({report.clamped} clamped)"
         score = "–" if report.si_sdr is None else f"{report.si_sdr:.2f}"
         table.add_row(
-            Text(report.output.encode(errors="backslashreplace").decode()),
+            Text(tracks.printable(report.output)),
             str(report.samples),
             f"{report.duration:.2f}",
             f"{report.speed:.1f}",

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from earvae.atomic import Staging
+from earvae.errors import UnwritableName
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
 from earvae.library.entries import entries_of
-from earvae.library.items import Library
+from earvae.library.items import HIDDEN, Library
 from earvae.library.plan import Batch, Geometry, Solo, plan
 from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
 from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
-from earvae.library.settings import HIDDEN, Settings, claim
+from earvae.library.settings import Settings, claim
 from earvae.library.store import Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -290,10 +291,13 @@ class _Run:
         try:
             posterior = Posterior(parameters, self.vae.config.std_floor)
             entries = entries_of(item, facts, posterior, self.settings, self.statistics)
+            work.records[place] = self.store.write(work.block, item, facts.state, entries)
         except LatentsError as error:
             self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
             return
-        work.records[place] = self.store.write(work.block, item, facts.state, entries)
+        except UnwritableName as error:
+            self._fail(work, place, Failure(str(error), facts.state))
+            return
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
         self.progress(1)

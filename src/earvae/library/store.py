@@ -31,9 +31,9 @@ from earvae.atomic import Staging
 from earvae.audio import AudioFileError, sha256_of
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
-from earvae.library.items import Block, Item, Library
+from earvae.library.items import HIDDEN, Block, Item, Library
 from earvae.library.reader import Reader, State, state_of
-from earvae.library.settings import HIDDEN, Settings
+from earvae.library.settings import Settings
 from earvae.tracks import printable
 
 INDEX = "index.jsonl"
