@@ -14,7 +14,7 @@ from earvae.evaluation.figures import FIGURES
 
 SOURCE = Path(earvae.__file__).parent
 FLOORS = [
-    {"errors", "atomic", "regular", "tar", "json_files"},
+    {"errors", "atomic", "owned", "regular", "tar", "json_files"},
     {
         "config",
         "config_files",

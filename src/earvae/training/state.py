@@ -187,7 +187,7 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        atomic.remove_partials(run_dir)
+        atomic.sweep(run_dir)
         yield
 
 

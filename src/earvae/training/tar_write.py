@@ -211,7 +211,7 @@ def start_anew(folder: Path) -> None:
     """Make ``folder`` if there is none; without an index, a pack is not one. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    atomic.remove_partials(folder)
+    atomic.sweep(folder)
 
 
 @dataclass(frozen=True)
