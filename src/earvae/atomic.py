@@ -29,7 +29,8 @@ except ImportError:  # Windows
 from earvae.errors import UnwritableName, WriteError
 
 OF_THE_NAME = frozenset(
-    (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+    (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+    + (errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 )
 CONTENTS = ".earvae-contents"  # in a folder that was written as a whole: its files, a name a line
 

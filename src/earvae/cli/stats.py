@@ -83,14 +83,13 @@ def stats(
 
 
 def _table(found) -> None:
-    from rich.table import Table
+    from earvae.cli.batch import print_rows
 
-    from earvae.cli.batch import stdout
-
-    table = Table(title=f"{found.entries} entries, {found.moments.count} frames, {found.latents} "
-                        f"of model {found.model}")  # fmt: skip
-    for name in ("channel", "mean", "std"):
-        table.add_column(name, justify="right")
-    for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True)):
-        table.add_row(str(channel), f"{mean:.4f}", f"{std:.4f}")
-    stdout().print(table)
+    rows = [
+        [str(channel), f"{mean:.4f}", f"{std:.4f}"]
+        for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True))
+    ]
+    counts = f"{found.entries} entries, {found.moments.count} frames"
+    print_rows(
+        ["channel", "mean", "std"], rows, f"{counts}, {found.latents} of model {found.model}"
+    )
