@@ -14,7 +14,7 @@ from earvae.evaluation.figures import FIGURES
 
 SOURCE = Path(earvae.__file__).parent
 FLOORS = [
-    {"errors", "atomic", "owned", "regular", "tar", "json_files"},
+    {"errors", "atomic", "json_files", "owned", "regular", "tar"},
     {
         "config",
         "config_files",

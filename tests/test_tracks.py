@@ -102,7 +102,8 @@ def test_only_line_feeds_end_a_line_of_a_manifest(tmp_path):
     "line",
     ["nonsense", "[]", '"a"', "{}", '{"file": 3}', '{"file": ""}', '{"file": "a\\u0000"}',
      '{"file": "\\ud800.wav"}', "[" * 100_000, '{"file": "a/.."}', '{"file": "/"}',
-     '{"file": "a.wav", "duration": NaN}', "\udcff", '{"file": "' + "a" * 2**20 + '"}'],
+     '{"file": "a.wav", "duration": NaN}', "\udcff", '{"file": "' + "a" * 2**20 + '"}',
+     '{"file": "' + "a" * 256 + '"}'],
 )  # fmt: skip
 def test_a_bad_line_is_a_problem_of_its_own(tmp_path, line):
     text = '{"file": "a.wav"}\n' + line + '\n{"file": "b.wav"}\n'

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from earvae.model.parts import draws_noise
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
@@ -154,7 +155,8 @@ class FrameStream:
         held = torch.cat(self._held, dim=2)
         start, stop = self.done - self._first, self.done - self._first + count
         reach = min(stop + self.context, self._whole_frames - self._first)
-        output = self.network(held[..., : reach * self.step])
+        at_frame = (self._first,) if draws_noise(self.network) else ()
+        output = self.network(held[..., : reach * self.step], *at_frame)
         keep = max(0, stop - self.context)
         self._held = [held[..., keep * self.step :].clone()]  # not a view, which would keep all
         self._first += keep

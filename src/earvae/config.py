@@ -307,13 +307,19 @@ class AugmentationConfig(Config):
     bass_db: tuple[float, float] = Field(
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
+    equaliser_db: float = Field(
+        0.0, ge=0, description="a random curve, of this many dB (standard deviation) every octave"
+    )
+    width_db: tuple[float, float] = Field(
+        (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
+    )
     limit: float = Field(
         0.0, ge=0, le=1, description="probability of driving the crop loud into a soft limiter"
     )
 
     @model_validator(mode="after")
     def _check(self) -> AugmentationConfig:
-        for name in ("gain_db", "bass_db"):
+        for name in ("gain_db", "bass_db", "width_db"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: the first value must not exceed the second")

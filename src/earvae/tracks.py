@@ -18,6 +18,7 @@ from pathlib import Path
 from earvae import json_files
 from earvae.errors import EarvaeError, named, visible
 from earvae.json_files import JsonError
+from earvae.owned import EVALUATION, listed
 from earvae.regular import ReadError, open_regular
 
 SUFFIXES = frozenset(
@@ -93,9 +94,10 @@ def find(
     """The music of folders, of manifests (``.jsonl``), and files named by themselves, in order.
 
     Folders are searched in the order of their names, files before folders; links to folders are
-    followed, each real folder once. Hidden files and folders are left out, and so is the folder
-    ``leave_out`` (where results go). A manifest line is a JSON object with ``file`` (relative to
-    the manifest) and perhaps ``split``, ``duration``, ``rate`` and ``channels``.
+    followed, each real folder once. Hidden files and folders are left out, and so are results of
+    evaluations, and the folder ``leave_out`` (where results go) below another.
+    A manifest line is a JSON object with ``file`` (relative to the manifest) and perhaps ``split``,
+    ``duration``, ``rate`` and ``channels``.
 
     ``split`` takes a part: lines of a manifest that say so, or of a folder ``train`` or
     ``validation`` (:func:`held_out`). Files of latents are found in the same way, by their own
@@ -225,7 +227,7 @@ def _search(
         below = waiting.pop()
         place = os.path.join(folder, below)
         try:
-            if (same := identity(place)) in seen:
+            if (same := identity(place)) in seen and below:
                 if same != own:
                     music.left_out["a link to a folder that was searched already"].append(place)
                 continue
@@ -238,7 +240,10 @@ def _search(
             )
             continue
         folders = []
+        ours = _of_evaluations(entries, music)
         for entry in entries:
+            if entry.name in ours:
+                continue
             suffix = posixpath.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 if suffix in suffixes or _holds(entry.is_dir):
@@ -257,6 +262,17 @@ def _search(
                     f"{printable(entry.path)}: is a broken link, a pipe or a device, not a file"
                 )
         waiting += reversed(folders)
+
+
+def _of_evaluations(entries: list[os.DirEntry[str]], music: Music) -> frozenset[str]:
+    """Names in a folder that an evaluation has written there: the same music once more."""
+    for entry in entries:
+        if entry.name == EVALUATION:
+            try:
+                return listed(entry.path)
+            except ReadError as error:
+                music.problems.append(str(error))
+    return frozenset()
 
 
 def _is_folder(entry: Path) -> bool:
@@ -290,6 +306,8 @@ def _of_line(manifest: Path, line: bytes, place: str) -> MusicFile:
         raise JsonError(f"{place}: `file` is not the path of a file")
     if "\0" in file:
         raise JsonError(f"{place}: `file` holds a NUL character")
+    if max(len(os.fsencode(part)) for part in file.split("/")) > NAME_BYTES:
+        raise JsonError(f"{place}: `file` is longer than a name can be")
     path = os.path.join(manifest.parent, file)
     name = os.path.relpath(path, manifest.parent).replace(os.sep, "/")
     split, duration = entry.get("split"), entry.get("duration")

@@ -71,10 +71,19 @@ def test_names_that_are_not_ours_are_ignored():
     [
         ({"format": "x"}, "no format=earvae-latents"),
         ({"format_version": "2"}, "update earvae"),
-        ({"samples": None}, "have no samples"),
+        ({"samples": None}, r"samples: .*required"),
         ({"samples": "0"}, "make no sense"),
         ({"channels": "3"}, "make no sense"),
-        ({"hop_length": "many"}, "damaged"),
+        ({"hop_length": "many"}, "hop_length"),
+        ({"hop_length": "6_4"}, "hop_length"),
+        ({"original_rate": "1"}, "original_rate"),
+        ({"original_rate": str(2**40)}, "original_rate"),
+        ({"samples": "9" * 10_000}, "samples"),
+        ({"latents": "dream"}, "latents"),
+        ({"original_samples": "20000000"}, "150 samples at 44100 Hz are not 20000000"),
+        ({"samples": "64", "original_samples": "70"}, "holds 4 frames, its metadata say 64"),
+        ({"samples": "300", "original_samples": "327"}, "holds 4 frames, its metadata say 300"),
+        ({"frames": "4", "frames_valid": "2"}, "holds 4 frames, its metadata say 4 .* 2 of them"),
     ],
 )
 def test_metadata_that_cannot_be_used_are_one_line_that_names_the_file(tmp_path, change, message):

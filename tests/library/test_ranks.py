@@ -44,7 +44,10 @@ UNEVEN = array(4, 1, 9, 3), array(3, 1, 9, 5) | {"SLURM_ARRAY_TASK_ID": "4"}
 @pytest.mark.parametrize(
     "options,environment",
     [((2, 2), {}), ((-1, 2), {}), ((None, 2), {}), ((0, None), {}),
-     ((None, None), UNEVEN[0]), ((None, None), UNEVEN[1])],
+     ((None, None), UNEVEN[0]), ((None, None), UNEVEN[1]),
+     ((None, None), {"RANK": "x", "WORLD_SIZE": "2"}),
+     ((None, None), {"SLURM_STEP_ID": "0", "SLURM_PROCID": "a"}),
+     ((None, None), array(5, 0, 9, 10) | {"SLURM_ARRAY_TASK_ID": "-1"})],
 )  # fmt: skip
 def test_ranks_that_make_no_sense_are_refused(options, environment):
     with pytest.raises(LibraryError):

@@ -37,6 +37,8 @@ def linear_alone(vae: EarVAE) -> EarVAE:
         for layer in (vae.encoder.output, vae.decoder.shape):
             layer.weight.zero_()
             layer.bias.zero_()
+        vae.decoder.level.weight.zero_()
+        vae.decoder.level.bias.fill_(-1e4)  # nothing of the noise
     return vae
 
 
@@ -180,11 +182,12 @@ def test_a_level_is_read_as_a_logarithm_down_to_quiet():
 
 @torch.no_grad()
 def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
-    """The blocks' shape has no Side; Right's level is 6 natural units (52 dB) below Left's."""
+    """The blocks' shape has no Side, its noise none either; Right's level is 6 natural units (52 dB) below Left's."""
     decoder = vae.decoder
     for parameter in (decoder.linear.weight, decoder.level.weight, decoder.shape.weight[64:],
-                      decoder.shape.bias[64:]):  # fmt: skip
+                      decoder.shape.bias[64:], decoder.texture.weight):  # fmt: skip
         parameter.zero_()
+    decoder.texture.bias.chunk(2)[1].fill_(-1e4)
     left, right = decoder.level.bias.chunk(2)
     left.zero_()
     right.fill_(-12 * math.atanh(0.5))  # 12·tanh(−atanh(1/2)) = −6

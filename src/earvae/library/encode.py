@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from earvae import json_files
 from earvae.atomic import Staging
-from earvae.errors import UnwritableName
+from earvae.errors import EarvaeError, UnwritableName
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
@@ -335,8 +336,8 @@ def _write_summary(
     ranks = []
     for number in range(rank.world):
         try:
-            ranks.append(json.loads(_rank_file(folder, Rank(number, rank.world)).read_bytes()))
-        except (OSError, ValueError):
+            ranks.append(json_files.read(_rank_file(folder, Rank(number, rank.world))))
+        except EarvaeError:
             continue  # finished its blocks, and writes this in a moment
     values = {
         "files": counts["files"],

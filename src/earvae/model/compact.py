@@ -8,7 +8,8 @@ then trained like the rest.
 A frame is ``hop_length`` samples of both channels as MDCT blocks. The decoder's blocks give it as
 shape times level: the shape in Mid and Side, since most music stands in the middle; the level in
 Left and Right, by bands, as a logarithm. So a sound in the middle has one shape in both ears, and
-a sound at one side can be as quiet in the other ear as it was.
+a sound at one side can be as quiet in the other ear as it was. Noise is part of the shape, as much
+of it in each band of Mid and Side as the blocks say: what has no pitch need not have a pattern.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import Bands
 from earvae.model.layers import without_autocast
 from earvae.model.pca import principal_components
+from earvae.model.texture import StoredNoise
 from earvae.model.transform import FrameTransform, mid_side
 
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
+FIRST_TEXTURE = -1.0  # natural log of the noise over a shape of order one, at the start
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
 
@@ -71,10 +74,13 @@ class CompactEncoder(nn.Module):
 class CompactDecoder(nn.Module):
     """Latents to audio: a linear layer, plus what the blocks add.
 
-    ``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``, which may overshoot ±1.
+    ``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``, which may overshoot ±1. The noise
+    goes by ``first_frame``, the place of the first latent frame in its file: one for all, or int64
+    ``[batch]``.
     """
 
     tail_deficit = 0
+    draws_noise = True
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -88,21 +94,29 @@ class CompactDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.shape = nn.Linear(config.width, self.transform.features)
         self.level = nn.Linear(config.width, self.bands.levels)
+        self.noise = StoredNoise(self.transform.features)
+        self.texture = nn.Linear(config.width, self.bands.levels)
         with torch.no_grad():
             self.linear.weight.copy_(_lowest(self.transform, config).T)
             self.level.weight.mul_(0.1)
             self.level.bias.fill_(FIRST_LEVEL)
+            self.texture.weight.mul_(0.1)
+            self.texture.bias.fill_(FIRST_TEXTURE)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, first_frame: int | Tensor = 0) -> Tensor:
         latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
         x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.float()
-            level = LEVEL_RANGE * torch.tanh(self.level(x) / LEVEL_RANGE)
-            shape = mid_side(self.shape(x), -1)  # now Left and Right
-            own = mid_side(shape * self.bands.spread(level).exp(), -1)
+            noise = self.noise(first_frame, x.shape[1])
+            shape = self.shape(x) + self._gain(self.texture(x)) * noise  # of Mid and Side
+            own = mid_side(mid_side(shape, -1) * self._gain(self.level(x)), -1)
             return self.transform.inverse(self.linear(latents) + own)
+
+    def _gain(self, levels: Tensor) -> Tensor:
+        """Natural logs by band, ``[..., levels]``, to factors of coefficients, ``[..., 2·hop]``."""
+        return self.bands.spread(LEVEL_RANGE * torch.tanh(levels / LEVEL_RANGE)).exp()
 
 
 class EarBands(Bands):

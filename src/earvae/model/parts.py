@@ -24,12 +24,18 @@ class Parts(NamedTuple):
     - ``transformers``: latents ``[batch, latent, frames]`` to the same shape, all frames at once;
       None where the architecture has none.
     - ``decoder``: latents to audio ``[batch, 2, frames·hop − tail_deficit]``, which may overshoot
-      ±1; has ``context_frames`` and ``tail_deficit`` (samples).
+      ±1; has ``context_frames`` and ``tail_deficit`` (samples). One that adds noise takes the
+      place of the first frame in its file as well (:func:`draws_noise`).
     """
 
     encoder: nn.Module
     transformers: LatentTransformer | None
     decoder: nn.Module
+
+
+def draws_noise(network: nn.Module) -> bool:
+    """Whether what ``network`` makes depends on where in its file the first frame lies."""
+    return getattr(network, "draws_noise", False)
 
 
 def build(config: ModelConfig) -> Parts:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from earvae.config import ModelConfig
 from earvae.model import hub, pretrained, saved
-from earvae.model.parts import Parts, build
+from earvae.model.parts import Parts, build, draws_noise
 from earvae.model.posterior import Posterior
 
 
@@ -67,8 +67,11 @@ class EarVAE(nn.Module):
         audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
         return Posterior(self.encoder(audio), self.config.std_floor)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, first_frame: int | Tensor = 0) -> Tensor:
         """Audio ``[batch, 2, frames·hop_length]`` of ``[batch, latent, frames]`` latents.
+
+        ``first_frame`` is where they begin in their file, which a decoder that adds noise goes by
+        (``model/texture.py``): one number, or int64 ``[batch]``.
 
         With odd strides (the 48 kHz variant) the published decoder stops ``tail_deficit``
         samples short; those samples are zeros here. ``codec.py`` encodes far enough beyond the
@@ -81,17 +84,20 @@ class EarVAE(nn.Module):
             )
         if self.transformers is not None:
             latents = self.transformers(latents)
-        return F.pad(self.decoder(latents), (0, self.decoder.tail_deficit))
+        at_frame = (first_frame,) if draws_noise(self.decoder) else ()
+        return F.pad(self.decoder(latents, *at_frame), (0, self.decoder.tail_deficit))
 
-    def forward(self, audio: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
+    def forward(
+        self, audio: Tensor, noise: Tensor | None = None, first_frame: int | Tensor = 0
+    ) -> tuple[Tensor, Posterior]:
         """Reconstruction ``[batch, 2, samples]`` and posterior: what training needs.
 
         ``noise`` (standard normal, ``[batch, latent, frames]``) draws the latents from the
-        posterior; without it they are its mean.
+        posterior; without it they are its mean. ``first_frame`` is that of :meth:`decode`.
         """
         posterior = self.encode(audio)
         latents = posterior.mode() if noise is None else posterior.at(noise)
-        return self.decode(latents)[..., : audio.shape[2]], posterior
+        return self.decode(latents, first_frame)[..., : audio.shape[2]], posterior
 
     @property
     def identity(self) -> str:

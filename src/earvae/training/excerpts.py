@@ -35,12 +35,15 @@ from earvae.training.filters import TrackJudge, is_silent
 from earvae.training.ogg import NotPlainVorbis, VorbisFile
 from earvae.training.sources import Track
 from earvae.training.tar_write import (
+    INDEX,
+    JOURNAL,
     SHARD,
     Packed,
     Piece,
     add_track,
     encode,
     new_record,
+    owned_by_packs,
     shard_file,
     start_anew,
     write_index,
@@ -86,6 +89,7 @@ def pack_excerpts(
     filters: FilterConfig | None = None,
     codec: Codec = "vorbis",
     report: Callable[[str], None] = print,
+    replace: bool = False,
 ) -> PackedExcerpts:
     """Excerpts of at most ``seconds`` from ``tracks``: as many as fit into ``size`` bytes.
 
@@ -93,8 +97,9 @@ def pack_excerpts(
     ``size`` counts both. A copied excerpt begins and ends with a page and may be shorter by
     that. ``filters`` judge true peak and bandwidth of whole tracks, and silence of each excerpt.
 
-    Raises ConfigError where nothing fits, WriteError where ``folder`` cannot be written.
+    Raises ConfigError where nothing fits, WriteError as :meth:`Packer.pack`.
     """
+    owned = owned_by_packs(folder)
     cutter = _Cutter(tracks, filters or FilterConfig(), codec)
     slots = list(slots_of(tracks, seconds))
     short = len(tracks) - len({slot.track for slot in slots})
@@ -127,12 +132,13 @@ def pack_excerpts(
     chosen.sort(key=lambda excerpt: (excerpt[0], excerpt[1].first_frame))
     path = folder / SHARD.format(0)
     record = new_record(path)
-    with atomic.writing(folder):
-        start_anew(folder)
-    with shard_file(path, record) as shard:
-        for number, excerpts in groupby(chosen, key=itemgetter(0)):
-            add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
-    index = write_index(folder, [record], seconds)
+    owned.claim(INDEX, JOURNAL, SHARD.format(0))
+    with owned.alone(report), atomic.writing(folder):
+        start_anew(folder, tracks, replace)
+        with shard_file(path, record) as shard:
+            for number, excerpts in groupby(chosen, key=itemgetter(0)):
+                add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
+        index = write_index(folder, [record], seconds, owned)
     return PackedExcerpts(index, left_out, refused, short, cutter.silent)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from earvae.config import ADVERSARIAL, OptimiserConfig, StageConfig, TrainConfig
 from earvae.discriminator import Discriminator, Judgement, View
 from earvae.model.posterior import Posterior
+from earvae.model.texture import PERIOD
 from earvae.objective.adversarial import (
     DiscriminatorTerms,
     adversarial_loss,
@@ -25,6 +26,7 @@ from earvae.objective.adversarial import (
     feature_matching_loss,
 )
 from earvae.objective.perceptual import PerceptualLoss
+from earvae.training.augment import to_device
 from earvae.training.fsdp import whole
 from earvae.training.stages import Place
 from earvae.training.state import State
@@ -103,11 +105,11 @@ def one_pass(
     """
     stage, audio = place.stage, batch["audio"]
     state.note_batch(batch)
-    noise, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
+    noise, first_frame, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
     figures: dict[str, Tensor] = {}
     with fabric.no_backward_sync(state.module, enabled=turn < stage.accumulate - 1):
         with torch.set_grad_enabled(place.trains_generator):
-            fake, posterior = state.module(audio, noise)  # [batch, 2, samples]
+            fake, posterior = state.module(audio, noise, first_frame)  # [batch, 2, samples]
         figures |= latent_figures(posterior)
         real: list[Judgement] = []
         if stage.adversarial:
@@ -139,21 +141,23 @@ def one_pass(
 
 def _draws(
     fabric: Fabric, config: TrainConfig, state: State, stage: StageConfig, turn: int, audio: Tensor
-) -> tuple[Tensor, View | None, torch.Generator]:
-    """The randomness of one forward pass: posterior noise, the discriminator's view, and what
-    draws the objective's resolutions. The last two are the same in all passes of a step, on all
-    ranks.
+) -> tuple[Tensor, Tensor, View | None, torch.Generator]:
+    """The randomness of one forward pass: posterior noise, the place in a file that each crop is
+    taken to begin at (int64 ``[batch]``), the discriminator's view, and what draws the objective's
+    resolutions. The last two are the same in all passes of a step, on all ranks.
     """
     first = (turn * fabric.world_size + fabric.global_rank) * stage.data.batch_size
     items = slice(first, first + len(audio))
     frames = -(-audio.shape[2] // config.model.hop_length)
     shape = (stage.crops(fabric.world_size), config.model.latent_channels, frames)
     noise = posterior_noise(config.seed, state.step, items, shape, audio.device)
+    places = step_generator(config.seed, state.step, 3)
+    first_frame = to_device(torch.randint(PERIOD, shape[:1], generator=places)[items], audio.device)
     view = None
     if stage.adversarial:
         chance = step_generator(config.seed, state.step, 2)
         view = state.discriminator.draw(audio.shape[2], chance)
-    return noise, view, step_generator(config.seed, state.step, 1)
+    return noise, first_frame, view, step_generator(config.seed, state.step, 1)
 
 
 def discriminator_pass(
