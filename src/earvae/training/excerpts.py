@@ -28,11 +28,13 @@ import numpy as np
 import soundfile
 
 from earvae import atomic
+from earvae.audio import AudioSource
+from earvae.audio.containers import ContainerError
 from earvae.config import ConfigError, FilterConfig
 from earvae.tracks import printable
-from earvae.training.crops import read_samples
+from earvae.training.crops import BROKEN, read_samples
 from earvae.training.filters import TrackJudge, is_silent
-from earvae.training.ogg import NotPlainVorbis, VorbisFile
+from earvae.training.ogg import VorbisFile
 from earvae.training.sources import Track
 from earvae.training.tar_write import (
     INDEX,
@@ -202,8 +204,8 @@ class _Cutter:
                     return copy
             data = encode_vorbis(audio, track.rate)
             return Piece(".ogg", data, slot.start, len(audio), rounded=True)
-        except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
-            self.left_out[number] = f"{track.name}: {error}"
+        except BROKEN as error:
+            self.left_out[number] = f"{track.name}: {str(error).removeprefix(f'{track.name}: ')}"
             return None
 
     def _judge(self, number: int) -> None:
@@ -212,9 +214,8 @@ class _Cutter:
             return
         track = self.tracks[number]
         judge = TrackJudge(self.filters, track.rate)
-        with track.open() as file:
-            for block in file.blocks(262_144, dtype="float32", always_2d=True):
-                judge.add(block.T)
+        for block in AudioSource(track.path).blocks():
+            judge.add(block)
         if reason := judge.refusal():
             self.refused[number] = f"{track.name}: {reason}"
 
@@ -237,7 +238,7 @@ def copied(track: Track, slot: Slot) -> Piece | None:
             return None
         data = file.excerpt(first, last, origin=start)
         exact = np.array_equal(_decoded(data), read_samples(track, start, ends[last]))
-    except (NotPlainVorbis, soundfile.SoundFileError):
+    except (ContainerError, soundfile.SoundFileError):
         return None
     return Piece(".ogg", data, start, frames, rounded=False, copied=True) if exact else None
 
