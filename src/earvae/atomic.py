@@ -45,7 +45,7 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _partial(within or path.parent) as temporary:
             yield temporary
             os.replace(temporary, path)
@@ -113,6 +113,17 @@ def refuse_strangers(path: Path) -> None:
             f"{strange}: was not written by earvae, and {path.name} is written anew as a whole; "
             "move it away, or use another folder"
         )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if need be. Not recursive: names of music may lie a
+    thousand folders deep. Raises OSError."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -188,7 +199,7 @@ class Staging:
 def _partial(folder: Path, is_folder: bool = False) -> Iterator[Path]:
     """A new file or folder in ``folder``, which is made, locked; at the end it is removed, if it
     is still there under this name. What killed calls left in ``folder`` is removed first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _sweep_once(folder)
     lock = None
     while True:

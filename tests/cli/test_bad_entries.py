@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,18 @@ def test_a_manifest_with_bad_lines_is_encoded_but_for_these(tmp_path, earvae, mu
     result = earvae("library", tmp_path / "m.jsonl", "-o", tmp_path / "out")
     assert result.exit_code == 1 and result.stderr.count("error: ") == 3
     assert (tmp_path / "out" / "a.safetensors").exists()
+
+
+def test_music_a_thousand_folders_deep_is_encoded(tmp_path, earvae, music):
+    music(tmp_path / "in" / "a.wav", samples=3000)
+    place = os.open(tmp_path / "in", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=place)
+        below = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.link(tmp_path / "in" / "a.wav", "deep.wav", dst_dir_fd=place)
+    os.close(place)
+    result = earvae("library", tmp_path / "in", "-o", tmp_path / "out")
+    subprocess.run(["rm", "-r", tmp_path / "in", tmp_path / "out"], check=True)  # pytest recurses
+    assert result.exit_code == 0 and "2 entries of 2 files" in result.stdout

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from earvae import json_files
 from earvae.atomic import Staging
-from earvae.errors import EarvaeError, UnwritableName
+from earvae.errors import EarvaeError, UnwritableName, WriteError, about
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
@@ -290,14 +290,15 @@ class _Run:
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
         item = work.block.items[place]
         try:
-            posterior = Posterior(parameters, self.vae.config.std_floor)
-            entries = entries_of(item, facts, posterior, self.settings, self.statistics)
-            work.records[place] = self.store.write(work.block, item, facts.state, entries)
-        except LatentsError as error:
-            self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
-            return
-        except UnwritableName as error:
-            self._fail(work, place, Failure(str(error), facts.state))
+            with about(item.path):
+                posterior = Posterior(parameters, self.vae.config.std_floor)
+                entries = entries_of(item, facts, posterior, self.settings, self.statistics)
+                work.records[place] = self.store.write(work.block, item, facts.state, entries)
+        except EarvaeError as error:
+            if isinstance(error, WriteError) and not isinstance(error, UnwritableName):
+                raise  # no place for the next file either
+            line = f"{item.path}: {error}" if isinstance(error, LatentsError) else str(error)
+            self._fail(work, place, Failure(line, facts.state))
             return
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
