@@ -201,22 +201,24 @@ def _partial(folder: Path, is_folder: bool = False) -> Iterator[Path]:
     is still there under this name. What killed calls left in ``folder`` is removed first."""
     make_folder(folder)
     _sweep_once(folder)
-    lock = None
-    while True:
-        path = folder / f".earvae-{secrets.token_hex(8)}.partial"
-        path.mkdir() if is_folder else path.open("xb").close()
-        try:
-            lock = _locked(path)
-            if os.path.lexists(path):
-                break
-        except (BlockingIOError, FileNotFoundError):
-            pass  # swept in the moment before it was locked: again
-        if lock is not None:
-            os.close(lock)
+    path = lock = None
     try:
+        while True:
+            path = folder / f".earvae-{secrets.token_hex(8)}.partial"
+            path.mkdir() if is_folder else path.open("xb").close()
+            try:
+                lock = _locked(path)
+                if os.path.lexists(path):
+                    break
+            except (BlockingIOError, FileNotFoundError):
+                pass  # swept in the moment before it was locked: again
+            if lock is not None:
+                os.close(lock)
+                lock = None
         yield path
-    finally:
-        _remove(path)
+    finally:  # also of a signal that came just when it was made
+        if path is not None:
+            _remove(path)
         if lock is not None:
             os.close(lock)
 

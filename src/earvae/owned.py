@@ -21,6 +21,7 @@ from earvae.errors import WriteError
 from earvae.regular import read_regular
 
 EVALUATION = ".earvae-evaluation"  # names of lists, one a kind of result
+EXPORT = ".earvae-export"
 PACK = ".earvae-pack"
 RUN = ".earvae-run"
 MOST_BYTES = 100_000_000  # of a list

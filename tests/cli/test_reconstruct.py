@@ -14,7 +14,7 @@ import soundfile
 
 from earvae import codec
 from earvae.audio import read_audio
-from earvae.cli.signals import heed
+from earvae.signals import heed
 from tests.small import GOLDEN, load, spectral
 
 

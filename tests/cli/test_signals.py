@@ -9,7 +9,7 @@ import pytest
 
 HANGS = """
 import sys, threading, time
-from earvae.cli.signals import heed
+from earvae.signals import heed
 heed()
 threading.Thread(target=time.sleep, args=(60,)).start()
 try:
@@ -47,7 +47,7 @@ def test_the_second_signal_ends_what_hangs(first):
 
 def test_what_is_ignored_stays_ignored():
     child = started(
-        "import signal, time\nfrom earvae.cli.signals import heed\nheed()\n"
+        "import signal, time\nfrom earvae.signals import heed\nheed()\n"
         "print(flush=True)\ntime.sleep(1)\nprint('done')",
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
@@ -58,7 +58,7 @@ def test_what_is_ignored_stays_ignored():
 
 def test_signals_of_forked_processes_are_their_own():
     child = started(
-        "import os, signal, time\nfrom earvae.cli.signals import heed\nheed()\n"
+        "import os, signal, time\nfrom earvae.signals import heed\nheed()\n"
         "for _ in range(2):\n"
         "    other = os.fork()\n"
         "    if not other:\n        print(flush=True)\n        time.sleep(60)\n"

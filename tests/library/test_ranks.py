@@ -25,6 +25,8 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
         (STEP, 3, 8),
         (STEP | {"SLURM_STEP_NUM_TASKS": "4"}, 3, 4),  # a step of part of the allocation
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, 0, 1),  # the batch script itself, not srun
+        ({"SLURM_ARRAY_TASK_ID": "4294967294"}, 0, 1),  # no array
+        ({"RANK": "0", "WORLD_SIZE": ""}, 0, 1),
         (array(5, 0, 9, 10), 5, 10),
         (array(1, 1, 10, 10), 0, 10),
         (array(14, 10, 18, 5), 2, 5),  # --array=10-18:2

@@ -182,7 +182,8 @@ def test_a_level_is_read_as_a_logarithm_down_to_quiet():
 
 @torch.no_grad()
 def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
-    """The blocks' shape has no Side, its noise none either; Right's level is 6 natural units (52 dB) below Left's."""
+    """The blocks' shape has no Side, its noise none either; Right's level is
+    6 natural units (52 dB) below Left's."""
     decoder = vae.decoder
     for parameter in (decoder.linear.weight, decoder.level.weight, decoder.shape.weight[64:],
                       decoder.shape.bias[64:], decoder.texture.weight):  # fmt: skip

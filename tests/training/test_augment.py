@@ -7,8 +7,10 @@ import torch
 from earvae.config import AugmentationConfig
 from earvae.training.augment import (
     AUGMENTATIONS,
+    OCTAVES,
     bass_shelf,
     draw_changes,
+    equalise,
     make_changes,
     soft_limit,
 )
@@ -37,6 +39,7 @@ def test_augmentation_is_off_by_default():
         ({"swap_channels": 1.0}, "swap_channels", lambda a: a[::-1]),
         ({"flip_polarity": 1.0}, "flip_polarity", lambda a: -a),
         ({"mono": 1.0}, "mono", lambda a: np.stack([(a[0] + a[1]) / 2] * 2)),
+        ({"width_db": (-6.0206, -6.0206)}, "width", lambda a: 0.75 * a + 0.25 * a[::-1]),
     ],
 )
 def test_each_augmentation_does_what_its_name_says_and_is_reported(options, name, expected):
@@ -47,9 +50,14 @@ def test_each_augmentation_does_what_its_name_says_and_is_reported(options, name
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [({"bass_db": (3, 3)}, "bass"), ({"limit": 1.0}, "limit")]
+    ("options", "name"),
+    [
+        ({"bass_db": (3, 3)}, "bass"),
+        ({"equaliser_db": 3.0}, "equaliser"),
+        ({"limit": 1.0}, "limit"),
+    ],
 )
-def test_the_bass_shelf_and_the_limiter_are_reported(options, name):
+def test_shelf_equaliser_and_limiter_are_reported(options, name):
     audio = noise(0.1).T
     out, applied = changed(audio, **options)
     assert not np.allclose(out, audio)
@@ -67,10 +75,27 @@ def test_the_bass_shelf_lifts_the_bass_and_leaves_the_treble():
         np.testing.assert_allclose(out, gain * cosine, atol=tolerance)  # no phase shift either
 
 
+def test_the_equaliser_has_its_gains_at_octaves_and_the_mean_of_two_between_them():
+    time = np.arange(RATE) / RATE
+    gains = torch.zeros(1, len(OCTAVES))
+    gains[0, 5:7] = torch.tensor([6.0, -4.0])  # at 1 and 2 kHz
+    for frequency, expected_db in ((500, 0), (1000, 6), (2000, -4), (2000 * 2**0.5, -2), (8000, 0)):
+        cosine = torch.from_numpy(np.cos(2 * np.pi * round(frequency) * time)).float()
+        out = equalise(cosine.expand(1, 2, -1), gains, RATE)
+        np.testing.assert_allclose(out[0, 1], 10 ** (expected_db / 20) * cosine, atol=2e-3)
+
+
 def test_changes_of_a_batch_are_those_of_each_item():
     audio = torch.from_numpy(np.stack([noise(0.1, seed=n).T for n in range(8)]))
     config = AugmentationConfig(
-        gain_db=(-12, 6), swap_channels=0.5, flip_polarity=0.5, mono=0.3, bass_db=(-3, 9), limit=0.4
+        gain_db=(-12, 6),
+        swap_channels=0.5,
+        flip_polarity=0.5,
+        mono=0.3,
+        bass_db=(-3, 9),
+        limit=0.4,
+        equaliser_db=3,
+        width_db=(-6, 3),
     )
     random = np.random.default_rng(0)
     changes = [draw_changes(config, random) for _ in audio]

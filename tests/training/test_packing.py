@@ -1,5 +1,6 @@
 """Shards hold the music exactly, are the same every time, and survive what breaks on the way."""
 
+import contextlib
 import http.server
 import io
 import json
@@ -415,6 +416,32 @@ def test_a_folder_of_shards_says_what_to_name_instead(packed):
         list_tracks(SourceConfig(tracks=str(packed)))
 
 
+def test_samples_that_cannot_be_are_left_out_and_the_others_are_used(copied):
+    index = index_of(copied)
+    own = index["samples"]
+    lies = [
+        {"rate": 0}, {"rate": 10**9}, {"rate": "x"}, {"frames": None}, {"frames": 0},
+        {"frames": 10**18}, {"frames": own[0]["frames"] * 3}, {"channels": 0}, {"frames": -5},
+        {"offset": -1}, {"size": 0}, {"size": 10**18}, {"shard": 99}, {"shard": -1}, {"crc32": "x"},
+    ]  # fmt: skip
+    odd = [own[0] | lie for lie in lies] + [5, None, {}]
+    (copied / "index.json").write_text(json.dumps(index | {"samples": odd + own}))
+    data = dataset(copied / "index.json")
+    assert len(data.tracks) == len(own)
+    (line,) = data.left_out
+    assert "index.json: sample 0: `rate`" in line and f"{len(odd) - 1} more" in line
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "a\0b", "", 5])
+def test_shards_lie_beside_their_index(copied, name):
+    index = index_of(copied)
+    index["shards"][0]["file"] = name
+    (copied / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="index.json: ") as caught:
+        dataset(copied / "index.json")
+    assert "\n" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------ over the network
 
 
@@ -493,6 +520,39 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(copied, served):
     data = dataset(f"{url}/index.json")
     handler.failures = 3
     assert same(items(dataset(copied / "index.json"), 0, 4), items(data, 0, 4))
+
+
+class Flood(http.server.BaseHTTPRequestHandler):
+    """Answers any range with far more than was asked for; counts what was taken."""
+
+    sent = 0
+    status = 206
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                self.wfile.write(bytes(1 << 20))
+                Flood.sent += 1 << 20
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 206])
+def test_no_more_is_taken_of_an_answer_than_was_asked_for(served, monkeypatch, status):
+    url, _ = served
+    monkeypatch.setattr(Flood, "sent", 0)
+    monkeypatch.setattr(Flood, "status", status)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flood)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/shard.tar"
+    with pytest.raises(OSError, match="gave more bytes|parts of files"):
+        tar_read.fetch(url, 0, 4096)
+    server.shutdown()
+    server.server_close()
+    assert Flood.sent < 100 << 20
 
 
 def test_a_server_that_stays_busy_is_counted_as_broken(served):

@@ -14,7 +14,6 @@ import soundfile
 
 from earvae.audio.channels import downmix_matrix, to_stereo
 from earvae.audio.containers import ContainerError, Part, PartFile, survey
-from earvae.audio.resampling import resample
 from earvae.errors import EarvaeError
 from earvae.regular import open_regular
 
@@ -108,7 +107,7 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
     for part in parts:
         with _opened(path, part) as sound:
             kinds.add((sound.samplerate, sound.channels))
-            known = 0 <= sound.frames < 2**60  # streams say "the largest number"
+            known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
     if len(kinds) > 1:
@@ -252,6 +251,8 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     For short files; ``AudioSource`` streams. Mono is duplicated. Raises AudioFileError.
     """
     import torch  # the rest of this module does without
+
+    from earvae.audio.resampling import resample
 
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)

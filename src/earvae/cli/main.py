@@ -21,7 +21,7 @@ from earvae.cli.library import library
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.renamed import OPTIONS, register
-from earvae.cli.signals import heed
+from earvae.signals import heed
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train

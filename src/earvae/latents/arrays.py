@@ -92,13 +92,11 @@ class Safetensors:
 def of_npy(file: IO[bytes], size: int) -> Array:
     """The array of a ``.npy`` file of ``size`` bytes. Raises ValueError: no such file, a type that
     is not floating point, a size that is not the file's."""
-    version = npy.read_magic(file)
-    if version == (1, 0):
-        shape, by_columns, kind = npy.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, by_columns, kind = npy.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"is of version {version} of .npy")
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        shape, by_columns, kind = readers[npy.read_magic(file)](file)
+    except Exception as error:  # its text is parsed as Python is, with all that this raises
+        raise ValueError(f"its header is no header of .npy: {error}") from None
     if kind.kind != "f" or kind.itemsize > 8:
         raise ValueError(f"holds {kind}, not floating point")
     if (told := file.tell() + _bytes(shape, kind)) != size:

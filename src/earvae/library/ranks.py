@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from earvae.library.items import LibraryError
 
+NO_VALUE = 2**32 - 2  # and the number after it: what SLURM calls a task of no array
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -66,9 +68,8 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int:
 
 def _array(environment: Mapping[str, str]) -> tuple[int, int]:
     """Index and size of a SLURM array; (0, 1) where there is none."""
-    if "SLURM_ARRAY_TASK_ID" not in environment:
+    if (own := _number(environment, "SLURM_ARRAY_TASK_ID", NO_VALUE)) >= NO_VALUE:
         return 0, 1
-    own = _number(environment, "SLURM_ARRAY_TASK_ID")
     first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
     last = _number(environment, "SLURM_ARRAY_TASK_MAX", own)
     count = _number(environment, "SLURM_ARRAY_TASK_COUNT", last - first + 1)

@@ -87,7 +87,7 @@ def make_changes(audio: Tensor, changes: Sequence[Changes], sample_rate: int) ->
         audio = bass_shelf(audio, bass, sample_rate)
     if any(c.equaliser_db for c in changes):
         flat = (0.0,) * len(OCTAVES)
-        curves = torch.tensor([c.equaliser_db or flat for c in changes])
+        curves = torch.tensor([c.equaliser_db or flat for c in changes], dtype=torch.float32)
         audio = equalise(audio, to_device(curves, audio.device), sample_rate)
     if any(factor != 1 for factor in rows[5]):
         middle = audio.mean(dim=1, keepdim=True)

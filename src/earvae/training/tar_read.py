@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import time
 import zlib
 from dataclasses import dataclass
@@ -257,8 +258,9 @@ def _beside(location: str, name: str) -> str:
 
 
 def size_of(path: str | Path) -> int:
-    """Bytes of a file; 0 if there is none."""
+    """Bytes of a regular file; 0 if there is none."""
     try:
-        return os.stat(path).st_size
-    except OSError:
+        status = os.stat(path)
+    except (OSError, ValueError):
         return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

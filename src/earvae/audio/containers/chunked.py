@@ -18,6 +18,7 @@ UNKNOWN_32 = (range(0x7FFF_EF00, 0x8000_0001), range(0xFFFF_0000, 0x1_0000_0000)
 UNKNOWN_64 = 2**62
 SLACK = 64  # bytes; headers that count a few too many, their own perhaps, are forgiven
 LARGEST = 2**32 - 2**16  # bytes that a RIFF header can count
+LARGEST_HEAD = 1 << 24  # bytes of a header that are copied to correct it
 MOST_CHUNKS = 100_000
 
 
@@ -101,6 +102,12 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
         if fmt is not None and fmt.size < 1000:
             content = bytes_at(file, fmt.start, fmt.size)
             return [_wave(form, content, chunk, stop) for chunk in data], end
+    if not as_it_is and len(data) == 1 and data[0].start - at <= LARGEST_HEAD:
+        head = bytearray(bytes_at(file, at, data[0].start - at))
+        form.header.pack_into(
+            head, len(head) - form.header.size, form.data, data[0].size + form.counted
+        )
+        return [Part(data[0].start, data[0].start + data[0].size, bytes(head))], end
     return [Part(at, end)], end
 
 

@@ -39,6 +39,8 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
         if following < stop:
             last = before_tags(file, first, following)
             ends = _samples_to(file, first, last, head)
+    if ends is None and (near := _last_begun(file, first, last, head)) is not None:
+        ends = near if near < total else None  # else the decoder finds out whether it is whole
     if ends is None or ends == total:
         return [Part(at, last, samples=total or None)], following
     if ends < total:
@@ -93,6 +95,20 @@ def _samples_to(file: BinaryIO, first: int, stop: int, head: bytes) -> int | Non
             continue
         if _whole(data[at:], [end - at for end in ends]):
             return samples
+    return None
+
+
+def _last_begun(file: BinaryIO, first: int, stop: int, head: bytes) -> int | None:
+    """Samples up to where the last frame of a whole one and its follower would end."""
+    begin = max(first, stop - TAIL)
+    data = bytes_at(file, begin, stop - begin)
+    next_at = next_end = None
+    for at in _syncs(data):
+        if (samples := _frame(data[at : at + 16], head)) is None:
+            continue
+        if next_at is not None and _whole(data[at:next_at], [next_at - at]):
+            return next_end
+        next_at, next_end = at, samples
     return None
 
 

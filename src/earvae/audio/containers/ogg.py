@@ -108,22 +108,37 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
     begin = at
     running: dict[int, Page] = {}  # the last page of each stream that has not ended
     begun = False  # whether other than first pages have come
+    longest = 0  # samples that a packet may hold; 0: not known here
+    believable = True
     for place, page in pages(file, at, stop):
         if page.flags & FIRST and begun:
             _all_ended(running)
-            found.append(Part(begin, place))
-            begin, begun = place, False
+            found.append(Part(begin, place, believable=believable))
+            begin, begun, believable = place, False, True
+        if page.flags & FIRST:
+            longest = _longest_packet(page.body)
         begun |= not page.flags & FIRST
         before = running.get(page.serial)
         # A stream that was joined late has its headers, and then pages of a high number.
         if before and before.granule > 0 and page.sequence != before.sequence + 1 & 0xFFFF_FFFF:
             raise ContainerError(f"damaged: pages are missing before byte {place}")
+        if before and (before.granule > 0 or page.flags & LAST):
+            believable &= _can_be(page, before, longest)
+        if page.granule == NO_PACKET_ENDS and before:
+            page = replace(page, granule=before.granule)
         running[page.serial] = page
         at = place + page.size
         if page.flags & LAST:
             del running[page.serial]
     _all_ended(running)
-    return [*found, Part(begin, at)], at
+    return [*found, Part(begin, at, believable=believable)], at
+
+
+def _longest_packet(identification: bytes) -> int:
+    """Samples that a packet of this stream holds at most; 0 if that is not known here."""
+    if identification[:7] == b"\x01vorbis" and len(identification) > 28:
+        return 1 << max(0, (identification[28] >> 4) - 1)
+    return 5760 if identification[:8] == b"OpusHead" else 0
 
 
 def _all_ended(running: dict[int, Page]) -> None:
@@ -157,17 +172,26 @@ def pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
         at += page.size
 
 
+def _can_be(page: Page, before: Page, longest: int) -> bool:
+    """Whether a page may end where it says. (Not behind its last packet, perhaps before.)"""
+    most = (sum(length < 255 for length in page.segments) + 1) * longest
+    return not longest or page.granule <= before.granule + most
+
+
 def _one_stream(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether the last page ends the stream that the first one begins, by these two alone."""
-    first, tail = (
-        bytes_at(file, place, LARGEST_PAGE) for place in (at, max(at, stop - LARGEST_PAGE))
-    )
+    """Whether the last page ends the stream that the first one begins, by a few pages alone."""
+    tail_at = max(at, stop - 2 * LARGEST_PAGE)
+    first, tail = bytes_at(file, at, LARGEST_PAGE), bytes_at(file, tail_at, stop - tail_at)
     place = tail.rfind(MARK)
+    before = tail.rfind(MARK, 0, max(0, place))
+    if before < 0:
+        return False
     try:
-        begin, end = page_in(first, 0), page_in(tail, place) if place >= 0 else None
+        pages = [page_in(first, 0), page_in(tail, before), page_in(tail, place)]
     except ContainerError:
         return False
-    if begin is None or end is None:
+    if any(page is None or page.serial != pages[0].serial for page in pages):
         return False
-    whole = place + end.size == len(tail)
-    return whole and end.serial == begin.serial and bool(end.flags & LAST)
+    begin, previous, end = pages
+    whole = place + end.size == len(tail) and end.flags & LAST
+    return bool(whole) and _can_be(end, previous, _longest_packet(begin.body))

@@ -16,14 +16,15 @@ class ContainerError(ValueError):
 class Part:
     """Bytes ``start`` to ``stop`` of a file behind ``head``: a sound file of its own.
 
-    ``head`` stands in for a header that says too little. ``samples`` per channel, None where only
-    decoding tells.
+    ``head`` stands in for a header that says too little. ``samples`` per channel, None where
+    libsndfile or only decoding tells; ``believable``: whether the stream's own count can be true.
     """
 
     start: int
     stop: int
     head: bytes = b""
     samples: int | None = None
+    believable: bool = True
 
 
 class PartFile(io.RawIOBase):
