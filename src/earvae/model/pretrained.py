@@ -122,7 +122,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> 
             )
         if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
-if tensor.is_meta or tensor.layout != torch.strided:
+        if tensor.is_meta or tensor.layout != torch.strided:
             raise WeightsError(f"{source}: {name} does not hold all its values")
         if not tensor.to(own.dtype).isfinite().all():
             raise WeightsError(
