@@ -60,17 +60,6 @@ def test_blocks_are_the_file(tmp_path, how, block):
     assert source.samples == len(whole) == 70_001
 
 
-def test_what_is_decoded_counts_not_the_header(tmp_path):
-    """A cut MP3 still announces its full length; 2.5 MPEG frames may be lost at the cut."""
-    path = save(tmp_path / "cut.mp3", tone(200_000, 44_100), format="MP3")
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    source = AudioSource(path)
-    decoded = joined(source.blocks()).shape[1]
-    assert source.info.header_samples == 200_000
-    assert source.samples == decoded < 110_000
-
-
 def test_a_six_channel_file_is_refused_with_the_option_named(tmp_path):
     path = save(tmp_path / "surround.wav", noise(6, 100))
     with pytest.raises(AudioFileError, match=r"surround.wav.*6 channels.*--downmix"):
@@ -174,7 +163,7 @@ def test_a_rate_that_no_music_has_is_a_damaged_header(tmp_path):
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(AudioFileError, match="pipe.*save it to a file"):
+    with pytest.raises(AudioFileError, match="pipe.*save it to a regular file"):
         AudioSource(tmp_path / "pipe")
 
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, visible
+from earvae.owned import EVALUATION, listed
+from earvae.regular import ReadError
 
 SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
@@ -87,9 +89,10 @@ def find(
     """The music of folders, of manifests (``.jsonl``), and files named by themselves, in order.
 
     Folders are searched in the order of their names, files before folders; links to folders are
-    followed, each real folder once. Hidden files and folders are left out, and so is the folder
-    ``leave_out`` (where results go). A manifest line is a JSON object with ``file`` (relative to
-    the manifest) and perhaps ``split``, ``duration``, ``rate`` and ``channels``.
+    followed, each real folder once. Hidden files and folders are left out, and so are results of
+    evaluations, and the folder ``leave_out`` (where results go) below another.
+    A manifest line is a JSON object with ``file`` (relative to the manifest) and perhaps ``split``,
+    ``duration``, ``rate`` and ``channels``.
 
     ``split`` takes a part: lines of a manifest that say so, or of a folder ``train`` or
     ``validation`` (:func:`held_out`). Files of latents are found in the same way, by their own
@@ -177,7 +180,7 @@ def identity(path: str | Path) -> object:
 
 def printable(name: str | Path) -> str:
     """A name that any JSON reader and any terminal take, also where it is not valid Unicode."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return visible(str(name))
 
 
 def _of_folder(
@@ -210,7 +213,7 @@ def _search(
         below = waiting.pop()
         place = os.path.join(folder, below)
         try:
-            if (same := identity(place)) in seen:
+            if (same := identity(place)) in seen and below:
                 if same != own:
                     music.left_out["a link to a folder that was searched already"].append(place)
                 continue
@@ -223,7 +226,10 @@ def _search(
             )
             continue
         folders = []
+        ours = _of_evaluations(entries, music)
         for entry in entries:
+            if entry.name in ours:
+                continue
             suffix = posixpath.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 if suffix in suffixes or _holds(entry.is_dir):
@@ -242,6 +248,17 @@ def _search(
                     f"{printable(entry.path)}: is a broken link, a pipe or a device, not a file"
                 )
         waiting += reversed(folders)
+
+
+def _of_evaluations(entries: list[os.DirEntry[str]], music: Music) -> frozenset[str]:
+    """Names in a folder that an evaluation has written there: the same music once more."""
+    for entry in entries:
+        if entry.name == EVALUATION:
+            try:
+                return listed(entry.path)
+            except ReadError as error:
+                music.problems.append(str(error))
+    return frozenset()
 
 
 def _of_line(manifest: Path, line: str) -> MusicFile:

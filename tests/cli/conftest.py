@@ -78,11 +78,12 @@ def use_model(monkeypatch):
 
 @pytest.fixture
 def earvae():
-    """Run the command; its result, after checking that nothing but exit codes came out."""
+    """Run the command; its result, after checking that it met no fault of its own."""
 
     def run(*arguments):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+        assert "a fault in earvae" not in result.stderr, result.stderr
         return result
 
     return run

@@ -19,6 +19,7 @@ import soundfile
 pytest.importorskip("jinja2", reason="the report needs the eval extra")
 pytest.importorskip("matplotlib", reason="the report needs the eval extra")
 
+from earvae.errors import WriteError
 from earvae.evaluation import figures, report
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
@@ -185,10 +186,13 @@ def test_static_files_name_no_address_and_fetch_nothing():
 def test_report_is_replaced_as_a_whole(tmp_path):
     out = write_example(tmp_path)
     index = report.build(out)
-    (index.parent / "old.txt").write_text("left over")
-    assert report.build(out) == index
-    assert not (index.parent / "old.txt").exists()
+    before = index.stat().st_ino
+    assert report.build(out) == index and index.stat().st_ino != before
     assert sorted(path.name for path in out.iterdir()) == ["audio", "report", "results.json"]
+    (index.parent / "notes.txt").write_text("somebody's")
+    with pytest.raises(WriteError, match="notes.txt"):
+        report.build(out)
+    assert (index.parent / "notes.txt").read_text() == "somebody's"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,7 +119,7 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
     """
     reports: list[Report] = []
     failures = list(planned.failures)
-    with tidy_when_terminated(), progress_bar(len(planned.jobs), "") as update:
+    with progress_bar(len(planned.jobs), "") as update:
         for number, job in enumerate(planned.jobs):
             update(completed=number, description=job.source.name)
 
@@ -204,20 +202,6 @@ def memory_explained(advice: str) -> Iterator[None]:
         if not short and "allocate memory" not in str(error):
             raise
         raise EarvaeError(advice) from None
-
-
-@contextmanager
-def tidy_when_terminated() -> Iterator[None]:
-    """SIGTERM leaves as Ctrl-C does, through every clean-up, so that no temporary file stays."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def stdout() -> Console:

@@ -74,6 +74,7 @@ def evaluate(
     from earvae import tracks
     from earvae.cli import batch
     from earvae.evaluation import tables
+    from earvae.evaluation.evaluate import claimed
     from earvae.evaluation.evaluate import evaluate as run
     from earvae.evaluation.excerpts import Span, evenly, references
 
@@ -89,21 +90,19 @@ def evaluate(
     found = evenly(references(music.files), most)
     if not found:
         finish(failures or [f"{source}: holds nothing but reconstructions"], 0)
-    with (
-        batch.tidy_when_terminated(),
-        batch.progress_bar(len(found) * len(systems), "") as update,
-    ):
-        results, more = run(
-            found,
-            systems,
-            output,
-            span,
-            lambda done, doing: update(completed=done, description=doing[-50:]),
-        )
-    failures += more
-    tables.write_all(results, output)
-    print_table(f"mean over {len(results.tracks)} tracks", *tables.compact_table(results))
-    page = _page(output) if results.tracks else None
+    with claimed(output).alone(lambda line: typer.echo(line, err=True)):
+        with batch.progress_bar(len(found) * len(systems), "") as update:
+            results, more = run(
+                found,
+                systems,
+                output,
+                span,
+                lambda done, doing: update(completed=done, description=doing[-50:]),
+            )
+        failures += more
+        tables.write_all(results, output)
+        print_table(f"mean over {len(results.tracks)} tracks", *tables.compact_table(results))
+        page = _page(output) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.errors import one_line
+from earvae.cli.errors import finish
 
 
 def stats(
@@ -53,7 +53,7 @@ def stats(
     from earvae import atomic, tracks
     from earvae.cli.batch import progress_bar
     from earvae.latents import file
-    from earvae.latents.statistics import NAME, measure
+    from earvae.latents.statistics import NAME, LatentsError, measure
     from earvae.library.ranks import find_rank
 
     target = output
@@ -61,11 +61,17 @@ def stats(
         target = inputs[0] / NAME
     own = find_rank(rank, world_size)
     latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
-    if latents.problems:
-        one_line("; ".join(latents.problems))
+    problems = latents.problems
     paths = [Path(found.path) for found in latents.files][own.rank :: own.world]
     with progress_bar(len(paths), "measuring") as update:
-        found, normalised = measure(paths, lambda files: update(advance=files))
+        try:
+            found, normalised = measure(paths, lambda files: update(advance=files), problems.append)
+        except LatentsError:  # nothing is left
+            if not problems:
+                raise
+    if problems:  # statistics of a part would pass for those of the whole
+        typer.echo("nothing was written; mend these, or remove them, and measure again", err=True)
+        finish(problems, 0)
     if target is not None and own.world > 1:
         target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
     if target is not None and not normalised:
@@ -84,11 +90,12 @@ def stats(
 
 def _table(found) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from earvae.cli.batch import stdout
 
-    table = Table(title=f"{found.entries} entries, {found.moments.count} frames, {found.latents} "
-                        f"of model {found.model}")  # fmt: skip
+    title = f"{found.entries} entries, {found.moments.count} frames, {found.latents} of model "
+    table = Table(title=Text(title + found.model))  # a name of any file, and no markup
     for name in ("channel", "mean", "std"):
         table.add_column(name, justify="right")
     for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True)):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from earvae.cli.errors import one_line, usage_error
-from earvae.errors import EarvaeError
 
 if TYPE_CHECKING:
     from earvae.config import TrainConfig
@@ -93,7 +91,6 @@ def train(
             min=0.1,
         ),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of failures.")] = False,
 ) -> None:
     """Train a model on your music, from scratch or from given weights.
 
@@ -131,23 +128,18 @@ def train(
         one_line(f"training needs the package {error.name}: pip install 'earvae[train]'")
     if threads:
         torch.set_num_threads(threads)
-    try:
-        status = training.train(
-            _chosen(path, data, weights, minutes),
-            run,
-            precision=precision,
-            accelerator=device,
-            devices=int(devices) if devices.isdigit() else devices,
-            nodes=nodes,
-            strategy=strategy,
-            loggers=[CSVLogger(run, name="csv", version="")] if log == "csv" else None,
-            minutes=minutes,
-            started=started,
-        )
-    except EarvaeError:
-        if debug:
-            traceback.print_exc()
-        raise
+    status = training.train(
+        _chosen(path, data, weights, minutes),
+        run,
+        precision=precision,
+        accelerator=device,
+        devices=int(devices) if devices.isdigit() else devices,
+        nodes=nodes,
+        strategy=strategy,
+        loggers=[CSVLogger(run, name="csv", version="")] if log == "csv" else None,
+        minutes=minutes,
+        started=started,
+    )
     raise typer.Exit(status)
 
 

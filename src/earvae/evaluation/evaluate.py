@@ -26,12 +26,36 @@ from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
 from earvae.evaluation.systems.system import System, UnusableSystem
+from earvae.owned import EVALUATION, Owned
 from earvae.tracks import printable
 
 Progress = Callable[[int, str], None]
 """Called with the number of results that are there, and with what is being done."""
 
+WRITTEN = (
+    *("results.json", "results.csv", "results.md", "evaluation_results.json"),
+    *("audio", "cache", "report"),
+)
+"""Names in OUT."""
+
 Row = TypeVar("Row", bound=BaseModel)
+
+
+def claimed(out: Path) -> Owned:
+    """The folder of an evaluation, with what it writes there listed as its own.
+
+    Raises WriteError if something else has one of those names, or added to the report, or where
+    OUT cannot be written.
+    """
+    try:
+        Results.read(out / "results.json")
+        before = WRITTEN
+    except EarvaeError:
+        before = ()
+    owned = Owned(out, EVALUATION, before)
+    owned.claim(*WRITTEN)
+    atomic.refuse_strangers(out / "report")
+    return owned
 
 
 def evaluate(
@@ -45,12 +69,9 @@ def evaluate(
 
     Writes ``OUT/audio/<slug>/reference.wav`` and ``<system>.wav`` (float, aligned, of equal
     length). A track or a system that fails becomes a line and the others go on. Raises WriteError
-    or AudioFileError where OUT cannot be written.
+    or AudioFileError where OUT cannot be written, or holds what is not ours (:func:`claimed`).
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{out}: cannot be written: {error.strerror}") from None
+    claimed(out)
     failures: list[str] = []
     references: list[Reference] = []
     results: list[Result] = []

@@ -2,11 +2,13 @@
 
 A form of weights is a function that gives a configuration and tensors under our names, or None for
 a path that is not of its form; ``_read`` asks them one after another. ``fill`` then puts the
-tensors into a new model, and checks names, shapes and values alike for all.
+tensors into a new model, and checks names, shapes and values alike for all. A configuration that
+asks for far more than the tensors hold is refused before a model of it is built.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +18,10 @@ from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
 from earvae.model.weight_files import some
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
+SMALL = 2**22  # numbers that are no matter
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -37,6 +43,12 @@ def load(
         if sample_rate not in (None, found.sample_rate):
             raise WeightsError(
                 f"{path}: says {found.sample_rate} Hz, but {sample_rate} Hz was asked for"
+            )
+        held = sum(tensor.numel() for tensor in state.values())
+        if found.numbers > ROUGHLY * held + SMALL:
+            raise WeightsError(
+                f"{path}: its configuration asks for about {found.numbers} numbers, but its "
+                f"weights hold {held}; they do not belong together"
             )
         return found, state
     except ConfigError as error:
@@ -76,15 +88,25 @@ def _read(
 def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Put ``state`` into a model of its configuration; a tensor with two names needs one of them.
 
-    Raises WeightsError for names that are missing or too many, other shapes, values that are not
-    finite, and two values of what is one tensor.
+    Raises what :func:`check` raises.
     """
-    expected = model.state_dict()
     first_names = saved.first_names(model)
     for name, first in first_names.items():
         for absent, present in ((name, first), (first, name)):
             if absent not in state and present in state:
                 state[absent] = state[present]
+    check(model, state, source)
+    model.load_state_dict(state)
+
+
+def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare ``state`` with a model of its configuration, which may lie on the meta device.
+
+    Raises WeightsError for names that are missing or too many, other shapes, values that are not
+    finite, and two values of what is one tensor.
+    """
+    expected = model.state_dict()
+    first_names = saved.first_names(model)
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     if missing or unexpected:
@@ -98,13 +120,16 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str | Path) -> None
             raise WeightsError(
                 f"{source}: {name} is {list(tensor.shape)} instead of {list(own.shape)}"
             )
-        if not tensor.is_floating_point():
+        if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
-        if not tensor.isfinite().all():
-            raise WeightsError(f"{source}: {name} holds NaN or infinity")
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise WeightsError(f"{source}: {name} does not hold all its values")
+        if not tensor.to(own.dtype).isfinite().all():
+            raise WeightsError(
+                f"{source}: {name} holds NaN or infinity, or values beyond {own.dtype}"
+            )
         first = first_names[name]
         if first != name and not torch.equal(tensor, state[first]):
             raise WeightsError(
                 f"{source}: {first} and {name} differ, but are one tensor in two places"
             )
-    model.load_state_dict(state)

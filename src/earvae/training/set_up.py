@@ -20,10 +20,12 @@ from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
+from earvae.training import checkpoint
+from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.crops import CropDataset
 from earvae.training.fsdp import from_first_rank
 from earvae.training.loader import make_batches
-from earvae.training.state import CHECKPOINT, EMA, State, load, refuse_other_config
+from earvae.training.state import EMA, State, refuse_other_config
 
 
 def with_model(config: TrainConfig) -> TrainConfig:
@@ -43,7 +45,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     there.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    saved = load(run_dir)
+    saved = checkpoint.read(run_dir)
     if saved is None:
         vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
     else:
@@ -64,7 +66,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
             discriminator.to(memory_format=torch.channels_last)
         state.discriminator_optimiser = adamw(discriminator)
     if saved is not None:
-        state.load_state_dict(saved)
+        state.load(saved)
         fabric.print(f"going on after step {state.step}")
     for part in (vae.encoder, vae.decoder):
         if isinstance(part, Stack):
@@ -133,10 +135,10 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
     torch.manual_seed(config.seed + 1)
     discriminator = Discriminator(config.discriminator)
     if config.initial_weights and (Path(config.initial_weights) / CHECKPOINT).is_file():
-        saved = load(Path(config.initial_weights))
-        if "discriminator" in saved:
+        saved = checkpoint.read(Path(config.initial_weights))
+        if saved.discriminator is not None:
             try:
-                discriminator.load_state_dict(saved["discriminator"])
+                discriminator.load_state_dict(saved.discriminator)
             except RuntimeError:
                 raise ConfigError(
                     f"{config.initial_weights}: its discriminator is not the one under "

@@ -63,13 +63,13 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
     """Make ``out/report`` of ``out/results.json`` and ``out/audio``; return its index.html.
 
     The report holds copies of everything that it shows and appears whole or not at all; an
-    earlier one is replaced. ``progress`` is called with each track's name.
+    earlier one is replaced, but for one that something was added to, or that is not ours.
+    ``progress`` is called with each track's name.
     Raises ResultsError: no results, or results that cannot be understood; WriteError.
     """
     out = Path(out)
     results = Results.read(out / "results.json")
     with atomic.folder(out / "report") as partial:
-        partial.chmod(0o755)
         pages = [_track_page(results, track, out / "audio") for track in results.tracks]
         for page in pages:
             if progress:
