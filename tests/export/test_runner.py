@@ -19,6 +19,7 @@ from earvae import codec, files  # noqa: E402
 from earvae.audio import output_format  # noqa: E402
 from earvae.export import runner as runner_module  # noqa: E402
 from earvae.latents import file as latent_file  # noqa: E402
+from earvae.latents import metadata as latent_metadata  # noqa: E402
 from earvae.latents import statistics as latent_statistics  # noqa: E402
 
 WITHOUT_TORCH = """
@@ -107,7 +108,7 @@ def test_each_decodes_what_the_other_encoded(tiny, tmp_path, channels, half):
 def test_what_the_runner_knows_by_itself_is_what_the_package_has():
     """It is one file that imports nothing of ours, so the constants stand there a second time."""
     known = (runner_module.LATENT_FORMAT, runner_module.LATENT_FORMAT_VERSION)
-    assert known == (latent_file.FORMAT, latent_file.VERSION)
+    assert known == (latent_metadata.FORMAT, latent_metadata.VERSION)
     assert runner_module.LATENT_SUFFIX == latent_file.SUFFIX
     assert runner_module.STATISTICS_NAME == latent_statistics.NAME
     assert runner_module.CHUNK_FRAMES == codec.CHUNK_FRAMES
