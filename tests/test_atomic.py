@@ -44,15 +44,63 @@ def test_several_files_replace_their_namesakes_only(tmp_path):
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "report"
-    target.mkdir()
-    (target / "old").touch()
+    with atomic.folder(target) as temporary:
+        (temporary / "old").touch()
     with pytest.raises(KeyError), atomic.folder(target) as temporary:
         (temporary / "half").touch()
         raise KeyError
-    assert left(target) == ["old"] and left(tmp_path) == ["report"]
+    assert left(target) == [atomic.CONTENTS, "old"] and left(tmp_path) == ["report"]
     with atomic.folder(target) as temporary:
-        (temporary / "new").touch()
-    assert left(target) == ["new"] and left(tmp_path) == ["report"]
+        (temporary / "media").mkdir()
+        (temporary / "media" / "new").touch()
+    assert left(target) == [atomic.CONTENTS, "media"] and left(tmp_path) == ["report"]
+    assert (target / atomic.CONTENTS).read_text() == "media/new\n"
+
+
+@pytest.mark.parametrize("what", ["their folder", "added to ours", "file", "link"])
+def test_a_folder_that_holds_anything_of_others_is_never_replaced(tmp_path, what):
+    target, theirs = tmp_path / "report", tmp_path / "theirs"
+    theirs.mkdir()
+    if what == "their folder":
+        target.mkdir()
+        (target / "thesis.txt").touch()
+    elif what == "added to ours":
+        with atomic.folder(target) as temporary:
+            (temporary / "index.html").touch()
+        (target / "media").mkdir()
+        (target / "media" / "thesis.txt").touch()
+    elif what == "file":
+        target.touch()
+    else:
+        target.symlink_to(theirs)
+    before = sorted(tmp_path.glob("**/*"))
+    with pytest.raises(WriteError, match="was not written by earvae"):
+        with atomic.folder(target):
+            pytest.fail("it must be refused before anything is made")
+    assert sorted(tmp_path.glob("**/*")) == before
+
+
+def test_what_appears_in_a_folder_while_it_is_made_anew_stays(tmp_path):
+    target = tmp_path / "report"
+    with pytest.raises(WriteError, match="late.txt"), atomic.folder(target):
+        target.mkdir()
+        (target / "late.txt").touch()
+    assert left(target) == ["late.txt"] and left(tmp_path) == ["report"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_new_files_are_as_open_as_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        atomic.write(tmp_path / "a", "")
+        with atomic.files(tmp_path) as temporary:
+            (temporary / "b").touch(0o600)  # as libraries do
+        with atomic.folder(tmp_path / "c") as temporary:
+            (temporary / "d").touch()
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b", "c", "c/d")]
+    assert modes == [0o666 & ~umask, 0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
 
 
 @pytest.mark.parametrize(
@@ -75,23 +123,48 @@ def test_longest_names_can_be_written(tmp_path):
     assert left(tmp_path) == ["x" * 255]
 
 
-def test_staging_removes_what_a_killed_process_left_and_nothing_of_others(tmp_path):
+def begun(tmp_path, what):
+    """A process that has begun to write and goes on until it is killed."""
     code = (
         "import sys, time, pathlib\nfrom earvae import atomic\n"
-        "place = atomic.Staging(pathlib.Path(sys.argv[1]) / 'staging')\n"
-        "with place.file(pathlib.Path(sys.argv[1]) / 'a') as file:\n"
-        "    print(flush=True); time.sleep(60)\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        f"with {what} as place:\n    print(flush=True); time.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
     child.stdout.readline()
+    return child
+
+
+WAYS = ["atomic.file(folder / 'a')", "atomic.files(folder)", "atomic.folder(folder / 'a')"]
+
+
+@pytest.mark.parametrize("what", WAYS)
+def test_what_a_killed_process_left_is_swept_and_what_is_being_written_stays(tmp_path, what):
+    child = begun(tmp_path, what)
+    (partial,) = left(tmp_path)
+    atomic.sweep(tmp_path)
+    assert left(tmp_path) == [partial]
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    (tmp_path / ".earvae-notes.txt").touch()  # others' hidden files
+    (tmp_path / ".earvae-link.partial").symlink_to(tmp_path / "precious")
+    atomic.write(tmp_path / "b", "whole")  # the first writing there sweeps
+    assert left(tmp_path) == [".earvae-link.partial", ".earvae-notes.txt", "b"]
+
+
+def test_staging_removes_what_a_killed_process_left_and_nothing_that_is_in_use(tmp_path):
+    staging = "atomic.Staging(folder / 'staging').file(folder / 'a')"
+    killed, alive = begun(tmp_path, staging), begun(tmp_path, staging)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     (tmp_path / "staging" / "notes.txt").touch()
-    (tmp_path / "staging" / "other-host-1-ab").mkdir()
-    assert len(left(tmp_path / "staging")) == 3
+    (tmp_path / "staging" / "host-1-ab").mkdir()  # of an earlier version
+    assert len(left(tmp_path / "staging")) == 4
     place = atomic.Staging(tmp_path / "staging")
-    assert left(tmp_path / "staging") == ["notes.txt", "other-host-1-ab"]
+    assert len(left(tmp_path / "staging")) == 2
     place.write(tmp_path / "a", "whole")
     place.close()
-    assert (tmp_path / "a").read_text() == "whole"
-    assert left(tmp_path / "staging") == ["notes.txt", "other-host-1-ab"]
+    os.kill(alive.pid, signal.SIGKILL)
+    alive.wait()
+    atomic.Staging(tmp_path / "staging").close()
+    assert (tmp_path / "a").read_text() == "whole" and left(tmp_path / "staging") == ["notes.txt"]

@@ -50,12 +50,12 @@ def test_yaml_and_json_say_the_same(tmp_path):
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ConfigError, match="a.json: not valid JSON"):
+    with pytest.raises(ConfigError, match="a.json: is not JSON"):
         read(TrainConfig, tmp_path / "a.json")
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="nowhere.yaml: no such file"):
         read(TrainConfig, tmp_path / "nowhere.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="b.yaml: is not text in UTF-8"):
@@ -86,6 +86,51 @@ def test_a_configuration_cannot_be_changed():
 def test_what_cannot_fit_together_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         parse(ModelConfig, {"architecture": "oobleck"} | values, "test")
+
+
+ENDLESS, MUCH = float("inf"), 10**12
+
+
+@pytest.mark.parametrize(
+    ("block", "values"),
+    [
+        *(("optimiser", {"learning_rate": rate}) for rate in (ENDLESS, float("nan"), 1e30, -1, 0)),
+        *(("optimiser", {"betas": betas}) for betas in ([2, -1], [0.9, 1], [ENDLESS, 0])),
+        ("optimiser", {"weight_decay": 1e30}),
+        ("optimiser", {"gradient_clip": 1e30}),
+        ("optimiser", {"warmup_steps": MUCH}),
+        ("objective", {"weights": {"kl": 1e30}}),
+        ("objective", {"log_floor": 1e-300}),
+        ("objective", {"resolutions": [2**40]}),
+        ("balance", {"shares": {"waveform": 1e300, "magnitude_log": 1e300}}),
+        ("data", {"augmentation": {"gain_db": [0, 1e9]}}),
+        ("data", {"workers": MUCH}),
+        ("data", {"batch_size": MUCH}),
+        ("data", {"crop_samples": 1024 * MUCH}),
+        ("data", {"batch_size": 65_536, "crop_samples": 2**20}),
+        ("data", {"crops_per_fetch": 65_536, "crop_samples": 2**20}),
+        ("data", {"seed": 2**64}),
+        ("data", {"sources": [{"tracks": ""}]}),
+        ("stages", [{"name": "a", "steps": MUCH}]),
+        ("stages", [{"name": "\x1b[2J", "steps": 1}]),
+        ("stages", [{"name": "a", "steps": 1, "accumulate": 65_536}]),
+        ("discriminator", {"channels": MUCH}),
+        ("discriminator", {"dilations": [0]}),
+        ("seed", 2**64),
+        ("validation_items", MUCH),
+    ],
+)
+def test_what_would_poison_a_run_or_never_begin_is_refused(block, values):
+    recipe = {
+        "data": {"sources": [{"tracks": "music"}]},
+        "stages": [{"name": "a", "steps": 1}],
+    }
+    parse(TrainConfig, recipe, "recipe.yaml")
+    if isinstance(values, dict):
+        values = recipe.get(block, {}) | values
+    with pytest.raises(ConfigError, match="recipe.yaml: ") as caught:
+        parse(TrainConfig, recipe | {block: values}, "recipe.yaml")
+    assert "\x1b" not in str(caught.value)
 
 
 def test_the_paper_configuration_has_the_papers_hop():

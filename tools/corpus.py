@@ -253,7 +253,7 @@ def build(
     named and left out; CorpusError is raised if none is left.
     """
     root.mkdir(parents=True, exist_ok=True)
-    atomic.remove_partials(root)
+    atomic.sweep(root)
     debs = debs or root / "debs"
     tracks: dict[str, Track] = {}
     dropped: Counter[str] = Counter()

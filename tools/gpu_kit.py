@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from earvae.training.state import CHECKPOINT
+from earvae.training.checkpoint import CHECKPOINT
 
 PIECE = 15_000_000  # bytes
 

@@ -3,22 +3,36 @@
 What is written lies beside its target (or in a staging place of the same file system) under a
 name of its own, and is renamed at the end. Killed at any moment, a program leaves the old content
 or the new, and perhaps a hidden ``.earvae-*.partial``.
+
+A partial is locked for as long as somebody writes it. So whoever finds one that is not removes it:
+the system lets go of a lock when its process dies, on whatever machine or in whatever container.
+Where the file system has no locks, partials stay.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 import secrets
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from pathlib import Path
 
-from earvae.errors import WriteError
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
-FILE_MODE = 0o644  # less the umask's bits where the system applies it
+from earvae.errors import UnwritableName, WriteError
+
+OF_THE_NAME = frozenset(
+    (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+    + (errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+)
+CONTENTS = ".earvae-contents"  # in a folder that was written as a whole: its files, a name a line
 
 
 @contextmanager
@@ -30,16 +44,11 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
     ``path``.
     """
     path = Path(path)
-    temporary = _partial(within or path.parent)
     with writing(path):
-        try:
-            for folder in {path.parent, temporary.parent}:
-                folder.mkdir(parents=True, exist_ok=True)
-            temporary.open("xb").close()
+        make_folder(path.parent)
+        with _partial(within or path.parent) as temporary:
             yield temporary
             os.replace(temporary, path)
-        finally:
-            _remove(temporary)
 
 
 def write(path: str | Path, data: bytes | str, within: Path | None = None) -> None:
@@ -57,36 +66,64 @@ def files(folder: str | Path) -> Iterator[Path]:
     Raises WriteError.
     """
     folder = Path(folder)
-    temporary = _partial(folder)
-    with writing(folder):
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            for path in sorted(temporary.iterdir()):
-                path.chmod(FILE_MODE)
-                os.replace(path, folder / path.name)
-        finally:
-            _remove(temporary)
+    with writing(folder), _partial(folder, is_folder=True) as temporary:
+        yield temporary
+        probe = temporary / CONTENTS
+        probe.touch()  # libraries may make private files; these are as open as any other new one
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        probe.unlink()
+        for path in sorted(temporary.iterdir()):
+            path.chmod(mode)
+            os.replace(path, folder / path.name)
 
 
 @contextmanager
 def folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, renamed to it at the end; a folder there is replaced.
+    """A temporary folder beside ``path``, renamed to it at the end; an earlier one is replaced.
 
-    The caller knows that what lies there is its own to replace. Raises WriteError.
+    It lists its files in ``CONTENTS``. What lies at ``path`` is replaced only if it is such a
+    folder and nothing was added to it. Between two renames nothing is there. Raises WriteError,
+    as :func:`refuse_strangers`.
     """
     path = Path(path)
-    temporary, before = _partial(path.parent), _partial(path.parent)
-    with writing(path):
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            if path.is_dir():
-                os.replace(path, before)
+    with writing(path), _partial(path.parent, is_folder=True) as temporary:
+        refuse_strangers(path)
+        yield temporary
+        (temporary / CONTENTS).write_text("".join(f"{name}\n" for name in _files_in(temporary)))
+        refuse_strangers(path)
+        if not path.exists():
             os.replace(temporary, path)
-        finally:
-            _remove(temporary)
-            _remove(before)
+            return
+        with _partial(path.parent, is_folder=True) as before:
+            os.replace(path, before / path.name)
+            os.replace(temporary, path)
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise WriteError if there is something at ``path`` that :func:`folder` did not put there."""
+    listed: set[str] = set()
+    if path.is_dir() and not path.is_symlink():
+        if (path / CONTENTS).is_file():
+            listed = {*(path / CONTENTS).read_text(errors="replace").splitlines(), CONTENTS}
+        strange = next((path / name for name in _files_in(path) if name not in listed), None)
+    else:
+        strange = path if os.path.lexists(path) else None
+    if strange is not None:
+        raise WriteError(
+            f"{strange}: was not written by earvae, and {path.name} is written anew as a whole; "
+            "move it away, or use another folder"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if need be. Not recursive: names of music may lie a
+    thousand folders deep. Raises OSError."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -95,69 +132,135 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+        kind = UnwritableName if error.errno in OF_THE_NAME else WriteError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what killed calls left in a folder that nothing else writes to."""
-    for path in folder.glob(".earvae-*.partial"):
-        _remove(path)
+def sweep(folder: Path, everything: bool = False) -> None:
+    """Remove the partials in ``folder`` that nobody is writing any more.
+
+    With ``everything``, all its folders are taken for partials, whatever their names; single files
+    and links of other names stay in any case.
+    """
+    try:
+        found = list(folder.iterdir())
+    except OSError:
+        return  # none yet, or not ours to look into
+    for path in found:
+        ours = path.name.startswith(".earvae-") and path.name.endswith(".partial")
+        if path.is_symlink() or not (ours or (everything and path.is_dir())):
+            continue
+        try:
+            lock = _locked(path)
+        except OSError:
+            continue  # somebody writes it, or it is gone
+        if lock is not None:
+            _remove(path)
+            os.close(lock)
 
 
 class Staging:
     """A folder in which one process writes files before they get their names.
 
     Every process has one of its own below ``parent``, so that two that are started by mistake
-    cannot spoil each other's files. What a killed process of this machine left is removed.
+    cannot spoil each other's files. What killed processes left there is removed.
     """
 
     def __init__(self, parent: Path) -> None:
-        self.folder = parent / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        _remove_left_behind(parent)
+        self._open = ExitStack()
+        self._parent = parent
+        sweep(parent, everything=True)
 
-    def file(self, path: Path):
+    @cached_property
+    def folder(self) -> Path:
+        """The place, made when the first file is written. Raises OSError."""
+        return self._open.enter_context(_partial(self._parent, is_folder=True))
+
+    @contextmanager
+    def file(self, path: Path) -> Iterator[Path]:
         """As :func:`file`, staged here."""
-        return file(path, self.folder)
+        with writing(path):
+            place = self.folder
+        with file(path, place) as temporary:
+            yield temporary
 
     def write(self, path: Path, data: bytes | str) -> None:
         """As :func:`write`, staged here."""
-        write(path, data, self.folder)
+        with writing(path):
+            place = self.folder
+        write(path, data, place)
 
     def close(self) -> None:
         """Remove the place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._open.close()
 
 
-def _partial(folder: Path) -> Path:
-    return folder / f".earvae-{secrets.token_hex(8)}.partial"
+@contextmanager
+def _partial(folder: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A new file or folder in ``folder``, which is made, locked; at the end it is removed, if it
+    is still there under this name. What killed calls left in ``folder`` is removed first."""
+    make_folder(folder)
+    _sweep_once(folder)
+    path = lock = None
+    try:
+        while True:
+            path = folder / f".earvae-{secrets.token_hex(8)}.partial"
+            path.mkdir() if is_folder else path.open("xb").close()
+            try:
+                lock = _locked(path)
+                if os.path.lexists(path):
+                    break
+            except (BlockingIOError, FileNotFoundError):
+                pass  # swept in the moment before it was locked: again
+            if lock is not None:
+                os.close(lock)
+                lock = None
+        yield path
+    finally:  # also of a signal that came just when it was made
+        if path is not None:
+            _remove(path)
+        if lock is not None:
+            os.close(lock)
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    """Sweep a folder at this process's first writing there; more would cost time for nothing."""
+    sweep(folder)
+
+
+def _locked(path: str | Path) -> int | None:
+    """A descriptor that holds a lock on a file or folder while it is open; None without locks.
+
+    Raises BlockingIOError if another holds it, FileNotFoundError.
+    """
+    if fcntl is None:
+        return None
+    access = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR  # network disks want to write
+    number = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(number)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return number
+
+
+def _files_in(folder: Path) -> Iterable[str]:
+    """Names of all files below a folder, and of links, which are not followed."""
+    for path in sorted(folder.glob("**/*")):
+        if path.is_symlink() or not path.is_dir():
+            yield path.relative_to(folder).as_posix()
 
 
 def _remove(path: Path) -> None:
     """What is left of an attempt, if anything is; a second failure must not hide the first."""
     try:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     except OSError:
         pass
-
-
-def _remove_left_behind(parent: Path) -> None:
-    """Places of processes of this machine that are no more; names of another form stay."""
-    if not parent.is_dir():
-        return
-    for place in parent.iterdir():
-        name = re.fullmatch(r"(.*)-(\d{1,9})-[0-9a-f]{8}", place.name, re.DOTALL)
-        if name and name[1] == socket.gethostname() and not _alive(int(name[2])):
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # somebody else's, or no number of a process
-    return True

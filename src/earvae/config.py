@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from earvae import config_sizes
 from earvae.config_files import Document, load, merged
 from earvae.config_problems import problems
 from earvae.errors import ConfigError
@@ -47,24 +48,49 @@ def _refuse(kind: str, wrong: Mapping[tuple[str | int, ...], str]) -> None:
 
 # --------------------------------------------------------------------------- models
 
+# Bounds far beyond any model that makes sense: a file cannot ask for a loop without end or for an
+# array that no machine holds. ``MOST_NUMBERS`` bounds what they ask for together.
+SampleRate = Annotated[int, Field(ge=1_000, le=1_000_000)]  # Hz
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Blocks = Annotated[int, Field(ge=0, le=256)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Frames = Annotated[int, Field(ge=1, le=4_095)]
+LONGEST_HOP = 32_768  # samples
+Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
+Block = Annotated[int, Field(le=4_096)]  # samples; the transform has its square in numbers
+HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
+Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
+Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
+Expansion = Annotated[int, Field(ge=1, le=256)]
+Classes = Annotated[int, Field(ge=1, le=4_096)]
+MOST_NUMBERS = 2**32  # of a model: 17 GB; the paper's has 2**27
+
+
+def _refuse_giant(numbers: int) -> None:
+    if numbers > MOST_NUMBERS:
+        raise ValueError(
+            f"such a model would have {numbers / 1e9:.0f} billion parameters; make it smaller than "
+            f"{MOST_NUMBERS / 1e9:.1f} billion"
+        )
+
 
 class TransformerConfig(Config):
     """The rotary transformer in front of the paper's decoder (docs/paper.md)."""
 
-    depth: int = Field(2, ge=1)
-    head_channels: int = Field(32, ge=2, description="channels per attention head")
+    depth: Depth = 2
+    head_channels: HeadChannels = Field(32, description="channels per attention head")
 
 
 class OobleckConfig(Config):
     """The paper's convolutional architecture (147.83 M parameters with these defaults)."""
 
     architecture: Literal["oobleck"] = "oobleck"
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
-    audio_channels: int = Field(2, ge=1)
-    latent_channels: int = Field(64, ge=1)
-    channels: int = Field(128, ge=1, description="width of the first block")
-    multiples: tuple[int, ...] = (1, 2, 4, 8, 16)
-    strides: tuple[int, ...] = (2, 4, 4, 4, 8)
+    sample_rate: SampleRate = Field(44_100, description="Hz")
+    audio_channels: Channels = 2
+    latent_channels: Channels = 64
+    channels: Channels = Field(128, description="width of the first block")
+    multiples: Multiples = (1, 2, 4, 8, 16)
+    strides: Strides = (2, 4, 4, 4, 8)
     transformer: TransformerConfig | None = TransformerConfig()
     shared_snake: bool = Field(
         True,
@@ -74,6 +100,7 @@ class OobleckConfig(Config):
     std_floor: float = Field(
         0.0,
         ge=0,
+        le=1,
         description="added to the posterior's std, in place of the floor of its variance; 1e-4 in "
         "Stable Audio's layout",
     )
@@ -85,10 +112,16 @@ class OobleckConfig(Config):
                 f"multiples ({len(self.multiples)}) and strides ({len(self.strides)}) "
                 "differ in length"
             )
-        if min(self.strides) < 2:
+        if not self.strides or min(self.strides) < 2:
             raise ValueError("strides must be at least 2: the published padding assumes it")
+        if self.hop_length > LONGEST_HOP:
+            raise ValueError(
+                f"strides: a latent frame would be {self.hop_length} samples, more than "
+                f"{LONGEST_HOP}"
+            )
         if self.transformer and self.latent_channels % self.transformer.head_channels:
             raise ValueError("transformer.head_channels must divide latent_channels")
+        _refuse_giant(self.numbers)
         return self
 
     @model_serializer(mode="wrap")
@@ -99,6 +132,11 @@ class OobleckConfig(Config):
             if values.get(name) == OobleckConfig.model_fields[name].default:
                 del values[name]
         return values
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.oobleck(self)
 
     @property
     def hop_length(self) -> int:
@@ -118,30 +156,29 @@ class SpectralConfig(Config):
 
     architecture: Literal["spectral"] = "spectral"
     std_floor: ClassVar[float] = 0.0
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
-    latent_channels: int = Field(64, ge=2)
-    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
-    linear_channels: int = Field(
-        54, ge=1, description="latents that hold the fixed linear code of the low band"
+    latent_channels: Channels = Field(64, ge=2)
+    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    linear_channels: Channels = Field(
+        54, description="latents that hold the fixed linear code of the low band"
     )
-    linear_classes: int = Field(
-        144, ge=1, description="bases that the linear code chooses from; two latents say which"
+    linear_classes: Classes = Field(
+        144, description="bases that the linear code chooses from; two latents say which"
     )
-    linear_subspace: int = Field(
+    linear_subspace: Channels = Field(
         330,
-        ge=1,
         description="principal components of a frame that all bases lie in; at most all there are",
     )
     class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
-    width: int = Field(384, ge=8, description="channels of the blocks")
-    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
-    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
-    encoder_blocks: int = Field(3, ge=0)
-    decoder_blocks: int = Field(7, ge=0)
-    level_frames: int = Field(
-        9, ge=1, description="latent frames the local level is averaged over; odd"
+    width: Channels = Field(384, ge=8, description="channels of the blocks")
+    expansion: Expansion = Field(3, description="hidden width of a block over its width")
+    kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
+    encoder_blocks: Blocks = 3
+    decoder_blocks: Blocks = 7
+    level_frames: Frames = Field(
+        9, description="latent frames the local level is averaged over; odd"
     )
 
     @model_validator(mode="after")
@@ -157,7 +194,13 @@ class SpectralConfig(Config):
             raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
         if not self.kernel % 2 == self.level_frames % 2 == 1:
             raise ValueError("kernel and level_frames must be odd")
+        _refuse_giant(self.numbers)
         return self
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.spectral(self)
 
     @property
     def learned_channels(self) -> int:
@@ -173,16 +216,16 @@ class CompactConfig(Config):
 
     architecture: Literal["compact"] = "compact"
     std_floor: ClassVar[float] = 0.0
-    sample_rate: int = Field(44_100, gt=0, description="Hz")
+    sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
-    latent_channels: int = Field(64, ge=1)
-    hop_length: int = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: int = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
-    width: int = Field(512, ge=8, description="channels of the blocks")
-    expansion: int = Field(3, ge=1, description="hidden width of a block over its width")
-    kernel: int = Field(7, ge=1, description="frames that a block's convolution sees; odd")
-    encoder_blocks: int = Field(3, ge=0)
-    decoder_blocks: int = Field(5, ge=0)
+    latent_channels: Channels = 64
+    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
+    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    width: Channels = Field(512, ge=8, description="channels of the blocks")
+    expansion: Expansion = Field(3, description="hidden width of a block over its width")
+    kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
+    encoder_blocks: Blocks = 3
+    decoder_blocks: Blocks = 5
 
     @model_validator(mode="after")
     def _check(self) -> CompactConfig:
@@ -192,7 +235,13 @@ class CompactConfig(Config):
             raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
         if self.kernel % 2 == 0:
             raise ValueError("kernel must be odd")
+        _refuse_giant(self.numbers)
         return self
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.compact(self)
 
 
 ModelConfig = Annotated[
@@ -202,6 +251,23 @@ ModelConfig = Annotated[
 
 # --------------------------------------------------------------------------- objective
 
+# Bounds of what a recipe may ask for, far beyond any that makes sense: what overflows poisons the
+# weights, and what is endless never comes to its first step.
+Factor = Annotated[float, Field(ge=0, le=1e6)]
+Floor = Annotated[float, Field(ge=1e-12, le=1)]
+Decibels = Annotated[float, Field(ge=-200, le=60)]
+Hertz = Annotated[float, Field(gt=0, le=500_000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+MOST_STEPS = 10**9
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+AnySteps = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+Crops = Annotated[int, Field(ge=1, le=65_536)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LONGEST_WINDOW = 65_536  # samples
+Lengths = Annotated[tuple[int, ...], Field(min_length=1, max_length=32)]  # of windows
+LONGEST_CROP = 2**26  # samples
+MOST_SAMPLES = 2**31  # that are held at once, and of all crops of a step
+
 
 class ObjectiveWeights(Config):
     """Factor of each named term in the sum; a term of weight 0 is not computed.
@@ -210,25 +276,23 @@ class ObjectiveWeights(Config):
     not in gradient, so equal weights do not mean equal shares (docs/objective.md).
     """
 
-    magnitude_linear: float = Field(1.0, ge=0)
-    magnitude_log: float = Field(1.0, ge=0)
-    magnitude_mel: float = Field(0.0, ge=0, description="not in the paper; log mel magnitudes")
-    correlation_intra: float = Field(1.0, ge=0)
-    correlation_inter: float = Field(1.0, ge=0)
-    instantaneous_frequency: float = Field(0.5, ge=0)
-    group_delay: float = Field(0.5, ge=0)
-    waveform: float = Field(
-        0.0, ge=0, description="not in the paper; time domain, unweighted audio"
-    )
-    kl: float = Field(1e-6, ge=0)
+    magnitude_linear: Factor = 1.0
+    magnitude_log: Factor = 1.0
+    magnitude_mel: Factor = Field(0.0, description="not in the paper; log mel magnitudes")
+    correlation_intra: Factor = 1.0
+    correlation_inter: Factor = 1.0
+    instantaneous_frequency: Factor = 0.5
+    group_delay: Factor = 0.5
+    waveform: Factor = Field(0.0, description="not in the paper; time domain, unweighted audio")
+    kl: Factor = 1e-6
 
 
 class ObjectiveConfig(Config):
     """The perceptual objective (docs/objective.md): what is compared, and how it counts."""
 
     weighting: Literal["k", "a", "none"] = Field("k", description="filter ahead of spectral terms")
-    resolutions: tuple[int, ...] = Field(
-        (4096, 2048, 1024, 512, 256, 128), min_length=1, description="window lengths, samples"
+    resolutions: Lengths = Field(
+        (4096, 2048, 1024, 512, 256, 128), description="window lengths, samples"
     )
     resolutions_per_step: int | None = Field(
         None, ge=1, description="in training, this many drawn at random each step; none = all"
@@ -245,11 +309,11 @@ class ObjectiveConfig(Config):
         description="wrap differences of phase derivatives into one turn; the released losses "
         "do not",
     )
-    log_floor: float = Field(
-        1e-5, gt=0, description="magnitude below which spectra are taken as silence; full scale = 1"
+    log_floor: Floor = Field(
+        1e-5, description="magnitude below which spectra are taken as silence; full scale = 1"
     )
-    level_floor: float = Field(
-        1e-4, gt=0, description="smallest level a term is normalised by; full scale = 1"
+    level_floor: Floor = Field(
+        1e-4, description="smallest level a term is normalised by; full scale = 1"
     )
     weights: ObjectiveWeights = Field(
         ObjectiveWeights(), description="null = the defaults, also of what is extended"
@@ -288,8 +352,10 @@ class ObjectiveConfig(Config):
 
 
 def _check_resolutions(lengths: Sequence[int], per_step: int | None) -> None:
-    if any(n < 16 or n % 4 for n in lengths):
-        raise ValueError("resolutions must be multiples of 4, at least 16")
+    if any(not 16 <= n <= LONGEST_WINDOW or n % 4 for n in lengths):
+        raise ValueError(
+            f"resolutions must be multiples of 4, at least 16, at most {LONGEST_WINDOW}"
+        )
     if per_step and per_step > len(lengths):
         raise ValueError("resolutions_per_step is larger than the number of resolutions")
 
@@ -300,17 +366,20 @@ def _check_resolutions(lengths: Sequence[int], per_step: int | None) -> None:
 class AugmentationConfig(Config):
     """Random changes of training crops, each off by default and each logged as a share."""
 
-    gain_db: tuple[float, float] = Field((0.0, 0.0), description="range of a random gain, dB")
+    gain_db: tuple[Decibels, Decibels] = Field((0.0, 0.0), description="range of a random gain, dB")
     swap_channels: float = Field(0.0, ge=0, le=1, description="probability")
     flip_polarity: float = Field(0.0, ge=0, le=1, description="probability, both channels")
     mono: float = Field(0.0, ge=0, le=1, description="probability of folding both channels down")
-    bass_db: tuple[float, float] = Field(
+    bass_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
     equaliser_db: float = Field(
-        0.0, ge=0, description="a random curve, of this many dB (standard deviation) every octave"
+        0.0,
+        ge=0,
+        le=20,
+        description="a random curve, of this many dB (standard deviation) every octave",
     )
-    width_db: tuple[float, float] = Field(
+    width_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
     )
     limit: float = Field(
@@ -334,14 +403,13 @@ class FilterConfig(Config):
     are judged over the whole track, as in the paper.
     """
 
-    silence_db: float = Field(-60.0, description="smallest peak, dB of full scale; ours")
-    true_peak_db: float | None = Field(
+    silence_db: Decibels = Field(-60.0, description="smallest peak, dB of full scale; ours")
+    true_peak_db: Decibels | None = Field(
         None,
         description="largest true peak, dBTP; the paper keeps mastering clips up to +1; none = any",
     )
-    bandwidth_hz: float | None = Field(
+    bandwidth_hz: Hertz | None = Field(
         None,
-        gt=0,
         description="frequency that the spectrum must reach, for instance 14000 against lossy or "
         "resampled copies; none = any",
     )
@@ -351,23 +419,30 @@ class SourceConfig(Config):
     """One place that crops are drawn from."""
 
     tracks: str = Field(
+        min_length=1,
         description="a folder, searched recursively; a .jsonl manifest; an audio file; or the "
-        "index.json, local or remote, that `earvae pack` wrote"
+        "index.json, local or remote, that `earvae pack` wrote",
     )
     split: str | None = Field(
         None,
         description="train or validation of a folder, or one of a manifest's; none = every track",
     )
-    weight: float = Field(1.0, gt=0, description="share of the crops, relative to other sources")
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="share of the crops, relative to other sources"
+    )
 
 
 class DataConfig(Config):
     """Random crops of one or several sources of audio files."""
 
-    sources: tuple[SourceConfig, ...]
-    crop_samples: int = Field(65_536, ge=1, description="samples at the model's rate")
-    batch_size: int = Field(8, ge=1, description="crops per device and forward pass")
-    workers: int = Field(1, ge=0, description="processes that decode; 0 = in the main process")
+    sources: tuple[SourceConfig, ...] = Field(max_length=1_000)
+    crop_samples: int = Field(
+        65_536, ge=1, le=LONGEST_CROP, description="samples at the model's rate"
+    )
+    batch_size: Crops = Field(8, description="crops per device and forward pass")
+    workers: int = Field(
+        1, ge=0, le=1_024, description="processes that decode; 0 = in the main process"
+    )
     cache: Literal["none", "ram", "device"] = Field(
         "none",
         description="where all tracks are held decoded, 4 bytes for each stereo sample, so that a "
@@ -379,13 +454,12 @@ class DataConfig(Config):
         "leave_out",
         description="what becomes of tracks shorter than a crop; `pad` = followed by silence",
     )
-    crops_per_fetch: int = Field(
+    crops_per_fetch: Crops = Field(
         1,
-        ge=1,
         description="neighbouring crops that are cut from one decoded stretch of this many crops' "
         "length: less decoding, but fewer tracks in a batch. Without a cache only",
     )
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     filters: FilterConfig = FilterConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -393,6 +467,9 @@ class DataConfig(Config):
     def _check(self) -> DataConfig:
         if not self.sources:
             raise ValueError("sources: at least one is needed")
+        for name in ("batch_size", "crops_per_fetch"):
+            if getattr(self, name) * self.crop_samples > MOST_SAMPLES:
+                raise ValueError(f"{name}: so many crops are more than {MOST_SAMPLES} samples")
         if self.cache != "none" and self.crops_per_fetch > 1:
             raise ValueError("crops_per_fetch: nothing is fetched from a cache; leave it out")
         return self
@@ -407,11 +484,11 @@ class DiscriminatorConfig(Config):
     signals: Literal["lr", "ms", "mslr"] = Field(
         "lr", description="channels whose complex spectra it sees, all at once"
     )
-    resolutions: tuple[int, ...] = Field(
-        (2048, 1024, 512, 256, 128), min_length=1, description="window lengths, samples"
+    resolutions: Lengths = Field((2048, 1024, 512, 256, 128), description="window lengths, samples")
+    channels: int = Field(32, ge=1, le=4_096, description="width of the layers")
+    dilations: tuple[Annotated[int, Field(ge=1, le=4_096)], ...] = Field(
+        (1, 2, 4), max_length=16, description="in time, one layer each"
     )
-    channels: int = Field(32, ge=1, description="width of the layers")
-    dilations: tuple[int, ...] = Field((1, 2, 4), description="in time, one layer each")
     compression: float = Field(
         1.0,
         gt=0,
@@ -430,14 +507,17 @@ class DiscriminatorConfig(Config):
         None, ge=1, description="this many drawn at random each step; none = all"
     )
     crop_samples: int | None = Field(
-        None, ge=1, description="it judges a random stretch of this length of each crop; none = all"
+        None,
+        ge=1,
+        le=LONGEST_CROP,
+        description="it judges a random stretch of this length of each crop; none = all",
     )
 
     @model_validator(mode="after")
     def _check(self) -> DiscriminatorConfig:
         _check_resolutions(self.resolutions, self.resolutions_per_step)
-        if self.tile and min(self.tile) < 1:
-            raise ValueError("tile: frames and bins must be at least 1")
+        if self.tile and not 1 <= min(self.tile) <= max(self.tile) <= LONGEST_WINDOW:
+            raise ValueError(f"tile: frames and bins must be at least 1, at most {LONGEST_WINDOW}")
         if self.tile and self.compression != 1:
             raise ValueError("tile and compression exclude each other: a tile is logarithmic")
         return self
@@ -449,24 +529,24 @@ class DiscriminatorConfig(Config):
 class OptimiserConfig(Config):
     """AdamW with linear warm-up and a half-cosine decay over the steps of a stage."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="peak; the paper's")
-    betas: tuple[float, float] = Field((0.5, 0.9), description="the paper's")
-    weight_decay: float = Field(0.01, ge=0, description="customary; the paper is silent")
-    warmup_steps: int = Field(200, ge=0, description="ours")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak; the paper's")
+    betas: tuple[Beta, Beta] = Field((0.5, 0.9), description="the paper's")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="customary; the paper is silent")
+    warmup_steps: AnySteps = Field(200, description="ours")
     final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the end; ours")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient; ours")
+    gradient_clip: float = Field(
+        1.0, gt=0, le=1e6, description="largest norm of the whole gradient; ours"
+    )
 
 
 class AdversarialConfig(Config):
     """The discriminator's part in a stage: least-squares GAN and feature matching."""
 
-    adversarial: float = Field(
-        1.0, ge=0, description="weight of the generator's adversarial term; ours"
-    )
-    feature_matching: float = Field(2.0, ge=0, description="weight; ours")
+    adversarial: Factor = Field(1.0, description="weight of the generator's adversarial term; ours")
+    feature_matching: Factor = Field(2.0, description="weight; ours")
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the discriminator's own")
-    discriminator_only_steps: int = Field(
-        0, ge=0, description="first steps of the stage, in which the generator stays as it is"
+    discriminator_only_steps: AnySteps = Field(
+        0, description="first steps of the stage, in which the generator stays as it is"
     )
 
 
@@ -484,13 +564,16 @@ class BalanceConfig(Config):
     not reach the reconstruction. Those of the discriminator wait for a stage that has one.
     """
 
-    shares: dict[str, float] = Field(
+    shares: dict[str, Annotated[float, Field(le=1e6)]] = Field(
         description="of each term, relative to each other; 0 turns one off that is shared"
     )
     total: float = Field(
-        1.0, gt=0, description="sum of the weighted norms, of one item's gradient by its audio"
+        1.0,
+        gt=0,
+        le=1e6,
+        description="sum of the weighted norms, of one item's gradient by its audio",
     )
-    every: int = Field(10, ge=1, description="steps between measurements")
+    every: Steps = Field(10, description="steps between measurements")
     memory: float = Field(
         0.9, ge=0, lt=1, description="of the moving average of norms, from one to the next"
     )
@@ -519,23 +602,27 @@ Part = Literal["encoder", "transformers", "decoder"]
 class StageConfig(Config):
     """One stage of a run. What it does not say is as the run's shared blocks say."""
 
-    name: str = Field(min_length=1)
-    steps: int = Field(ge=1, description="optimiser steps")
+    name: str = Field(min_length=1, max_length=100)
+    steps: Steps = Field(description="optimiser steps")
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()
     balance: BalanceConfig | None = Field(
         None, description="weights from shares of the gradient; none = the weights as they stand"
     )
-    shares_every: int = Field(
-        50, ge=0, description="steps between logs of the terms' shares of the gradient; 0 = never"
+    shares_every: AnySteps = Field(
+        50, description="steps between logs of the terms' shares of the gradient; 0 = never"
     )
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the generator's")
-    accumulate: int = Field(1, ge=1, description="forward passes whose gradients make one step")
+    accumulate: Crops = Field(1, description="forward passes whose gradients make one step")
     freeze: tuple[Part, ...] = Field((), description="parts of the model that stay as they are")
     adversarial: AdversarialConfig | None = Field(None, description="none = generator only")
 
     @model_validator(mode="after")
     def _check(self) -> StageConfig:
+        if not self.name.isprintable():
+            raise ValueError("name: holds what cannot be shown on a terminal")
+        if self.accumulate * self.data.batch_size * self.data.crop_samples > MOST_SAMPLES:
+            raise ValueError(f"accumulate: a step would take more than {MOST_SAMPLES} samples")
         if self.adversarial and self.adversarial.discriminator_only_steps > self.steps:
             raise ValueError("adversarial.discriminator_only_steps is larger than steps")
         if self.balance:
@@ -598,7 +685,7 @@ class TrainConfig(Config):
         description="none = that of `initial_weights`; without these, the compact model's defaults",
     )
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    stages: tuple[StageConfig, ...]
+    stages: tuple[StageConfig, ...] = Field(max_length=100)
     validation: DataConfig | None = Field(
         None, description="fixed crops to measure on; none = no validation"
     )
@@ -607,7 +694,7 @@ class TrainConfig(Config):
         description="what to start from: a run folder (with its discriminator, if it has one), or "
         "any source of EarVAE.from_pretrained, or `shipped`; none = from scratch",
     )
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="of the averaged weights, once there are enough; ours"
     )
@@ -622,21 +709,24 @@ class TrainConfig(Config):
     linear_code_crops: int = Field(
         1_500,
         ge=0,
+        le=10**7,
         description="training crops that a small model's linear start, or the spectral one's code, "
         "is fitted on; 0 = not fitted, the lowest bins stand in",
     )
-    linear_code_top_hz: float = Field(
+    linear_code_top_hz: Hertz = Field(
         4_000,
-        gt=0,
         description="the spectral model's linear code is exactly zero above this. It loses no "
         "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
     )
-    validation_items: int = Field(32, ge=1, description="validation crops to measure on")
-    log_every: int = Field(10, ge=1, description="steps")
-    validate_every: int = Field(500, ge=1, description="steps")
-    checkpoint_every: int = Field(250, ge=1, description="steps")
+    validation_items: int = Field(32, ge=1, le=10**7, description="validation crops to measure on")
+    log_every: Steps = Field(10, description="steps")
+    validate_every: Steps = Field(500, description="steps")
+    checkpoint_every: Steps = Field(250, description="steps")
     keep: int = Field(
-        1, ge=1, description="checkpoints; above 1, the last ones are kept under their step, too"
+        1,
+        ge=1,
+        le=10_000,
+        description="checkpoints; above 1, the last ones are kept under their step, too",
     )
     best_by: str | None = Field(
         None,
@@ -724,3 +814,5 @@ def _validated(kind: Any, values: Any, documents: Sequence[Document]) -> Any:
     except ValidationError as error:
         shared = SHARED if kind is TrainConfig else ()
         raise ConfigError("\n".join(problems(kind, error, values, documents, shared))) from None
+    except RecursionError:
+        raise ConfigError(f"{documents[0].name}: is nested too deep") from None

@@ -8,7 +8,8 @@ else (numbers, lists, null) replaces what the base says.
 
 from __future__ import annotations
 
-import json
+import math
+import os
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -17,11 +18,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from earvae import recipes
+from earvae import json_files, recipes
 from earvae.errors import ConfigError
+from earvae.json_files import JsonError
+from earvae.regular import ReadError, check_regular, read_regular
 
 EXTENDS = "extends"
 SUFFIXES = (".yaml", ".yml", ".json")
+LONGEST_JSON = 2**20  # bytes
+LONGEST_YAML = 2**17  # characters; its reader takes up to 40 µs for each
+MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -58,22 +64,26 @@ def load(path: str | Path) -> tuple[dict[str, Any], list[Document]]:
     """The values of a file over those of the files it extends, and these files, itself first.
 
     Raises ConfigError, in one line that names the file and where possible the line: a file that
-    cannot be read, is no YAML or JSON, or extends what is not there or extends it in turn.
+    cannot be read, is no YAML or JSON, is larger than its values can be, or extends what is not
+    there or extends it in turn.
     """
     documents: list[Document] = []
     chain: list[dict] = []
-    seen: list[Path] = []
+    seen: list[str] = []
     following: Path | None = Path(path)
     while following is not None:
-        seen.append(following.resolve())
+        seen.append(os.path.realpath(following))
         values, document = _read(following)
         documents.append(document)
         chain.append(values)
         following = _base(values, following, document)
-        if following is not None and following.resolve() in seen:
+        if following is not None and os.path.realpath(following) in seen:
             names = " extends ".join([*(one.name for one in documents), str(following)])
             raise ConfigError(f"{_place(document)}: {EXTENDS}: goes in a circle: {names}")
-    return reduce(merged, reversed(chain)), documents
+    try:
+        return reduce(merged, reversed(chain)), documents
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deep") from None
 
 
 def merged(base: Any, changes: Any) -> Any:
@@ -90,24 +100,67 @@ def merged(base: Any, changes: Any) -> Any:
     return base | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Document]:
+def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
+    """The values of a YAML text and the nodes that they were written as; ``name`` is its file's.
+
+    Raises ConfigError, before anything is multiplied: a text of more than ``LONGEST_YAML``
+    characters, or aliases that stand for more than ``MOST_VALUES`` values or for themselves.
+    """
+    if len(text) > LONGEST_YAML:
+        raise ConfigError(f"{name}: has more than {LONGEST_YAML} characters, too many for YAML")
+    loader = yaml.SafeLoader(text)
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
+        root = loader.get_single_node()
+        if _expanded(root, {}) > MOST_VALUES:
+            raise ConfigError(
+                f"{name}: its aliases stand for more than {MOST_VALUES} values, or for themselves"
+            )
+        return (None if root is None else loader.construct_document(root)), root
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from None
+        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deep") from None
+    except Exception as error:  # characters that may not be there; values unlike their tags
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"{name}: not valid YAML: {reason or type(error).__name__}") from None
+    finally:
+        loader.dispose()
+
+
+def _expanded(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many values a node stands for, aliases followed; infinity if one is within itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for item in inner for part in (item if isinstance(item, tuple) else [item]))
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Document]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:  # JSON that is no YAML
-        root = None
+        data = read_regular(path, LONGEST_JSON)
+        if path.suffix != ".json":
+            values, root = read_yaml(data.decode("utf-8-sig"), str(path))
+        else:
+            values = json_files.parse(data, str(path))
+            root = _nodes_of_json(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8") from None
+    except (ReadError, JsonError) as error:
+        raise ConfigError(str(error)) from None
     return values or {}, Document(str(path), root)
+
+
+def _nodes_of_json(text: str) -> yaml.Node | None:
+    """For the lines in messages alone: JSON is YAML, nearly."""
+    try:
+        return read_yaml(text, "")[1]
+    except ConfigError:
+        return None
 
 
 def _base(values: Any, path: Path, document: Document) -> Path | None:
@@ -124,8 +177,10 @@ def _base(values: Any, path: Path, document: Document) -> Path | None:
         except ConfigError as error:
             raise ConfigError(f"{place}: {EXTENDS}: {error}, and files by their path") from None
     base = path.parent / name
-    if not base.is_file():
-        raise ConfigError(f"{place}: {EXTENDS}: {base}: no such file")
+    try:
+        check_regular(base)
+    except ReadError as error:
+        raise ConfigError(f"{place}: {EXTENDS}: {error}") from None
     return base
 
 

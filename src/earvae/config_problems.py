@@ -17,6 +17,9 @@ from earvae.config_files import EXTENDS, Document
 
 Path = tuple[str | int, ...]
 
+MOST = 20
+"""Problems that are told; a file with more is of another kind."""
+
 ABSENT = ("missing", "whole_frames")
 """Types of problems whose key need not stand in the file."""
 
@@ -48,7 +51,9 @@ def problems(
         place = documents[number].name + (f":{line}" if line else "")
         key = ".".join(map(str, path)) or "(top level)"
         lines.append((number, line or 0, f"{place}: {key}: {message}"))
-    return [text for *_, text in sorted(lines, key=lambda numbered: numbered[:2])]
+    told = [text for *_, text in sorted(lines, key=lambda numbered: numbered[:2])]
+    rest = len(told) - MOST
+    return [*told[:MOST], f"{documents[0].name}: and {rest} more problems"] if rest > 0 else told
 
 
 # --------------------------------------------------------------------------- where

@@ -14,10 +14,10 @@ from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
 from earvae.training import step as stepping
 from earvae.training import train as training
+from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.loader import make_batches, open_crops
 from earvae.training.set_up import set_up
 from earvae.training.stages import locate
-from earvae.training.state import CHECKPOINT
 from tests.small import CLIPS
 
 COMPACT = {"architecture": "compact", "width": 64, "encoder_blocks": 1, "decoder_blocks": 1}

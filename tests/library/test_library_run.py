@@ -384,7 +384,12 @@ def test_files_that_come_and_go_leave_the_library_as_if_made_anew(tmp_path, enco
     for number in range(12):
         (source / f"{number:02d}.wav").unlink()
     write_music(source / "05b.wav", 4410, 50)
-    result = encode(source, out, **layout)
+    if "shard_items" in layout:
+        before = contents(out)
+        with pytest.raises(LibraryError, match="12 files that are not among these .*--replace"):
+            encode(source, out, **layout)
+        assert contents(out) == before
+    result = encode(source, out, **layout, replace=True)
     encode(source, tmp_path / "fresh", **layout)
     found, fresh = contents(out), contents(tmp_path / "fresh")
     if "shard_items" in layout:
@@ -484,3 +489,35 @@ def test_the_order_of_finishing_loads_does_not_matter(tmp_path, music, encode, m
     monkeypatch.setattr(Reader, "_row", late)
     encode(music, tmp_path / "many", workers=6)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+@pytest.mark.parametrize("name", ["shard-000000.tar", "index.jsonl", "summary.json"])
+def test_what_is_not_of_a_library_is_refused_by_name_and_stays(tmp_path, music, encode, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("somebody's")
+    for replace in (False, True):
+        with pytest.raises(WriteError, match=f"{name}: is there already"):
+            encode(music, out, shard_items=7, replace=replace)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("layout", [{}, {"payload": "npy"}, {"segment_frames": 20}], ids=str)
+def test_what_lies_where_latents_would_go_is_refused_by_name(tmp_path, encode, layout):
+    write_music(tmp_path / "in" / "a.wav", 4410, 0)
+    name = {"npy": "a.json"}.get(layout.get("payload"), "a.safetensors")
+    if "segment_frames" in layout:
+        name = "a-0000.safetensors"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("somebody's")
+    with pytest.raises(LibraryError, match=f"{name}: is there already, and not of a library"):
+        encode(tmp_path / "in", tmp_path / "out", **layout)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_shard_that_somebody_puts_beside_ours_stays(tmp_path, music, encode):
+    encode(music, tmp_path, shard_items=7)
+    (tmp_path / "shard-000070.tar").write_text("somebody's")
+    encode(music, tmp_path, shard_items=7, replace=True)
+    assert (tmp_path / "shard-000070.tar").read_text() == "somebody's"

@@ -10,6 +10,7 @@ from earvae.config import BalanceConfig, StageConfig
 from earvae.training import step
 from earvae.training import train as training
 from earvae.training.balance import Balance
+from earvae.training.checkpoint import Norms
 from tests.training.recipes import (
     ADVERSARIAL,
     assert_identical,
@@ -177,7 +178,8 @@ def test_a_saved_state_goes_on_where_it_was(fabric, tmp_path):
     whole = Balance(config, CPU)
     whole.note(fabric, gradients(waveform=3.0, magnitude_log=1.0))
     torch.save(whole.state_dict(), tmp_path / "balance.pt")
-    again = Balance(config, CPU, torch.load(tmp_path / "balance.pt", weights_only=True))
+    saved = torch.load(tmp_path / "balance.pt", weights_only=True)
+    again = Balance(config, CPU, Norms.model_validate(saved))
     assert_identical(again.weights(), whole.weights())
     for balance in (whole, again):
         balance.note(fabric, gradients(waveform=1.0, magnitude_log=7.0))
@@ -187,9 +189,12 @@ def test_a_saved_state_goes_on_where_it_was(fabric, tmp_path):
 def test_the_norms_of_another_stage_are_not_taken(fabric):
     first = Balance(stage(balance={"shares": SHARES}), CPU)
     first.note(fabric, gradients(waveform=3.0, magnitude_log=1.0))
-    second = Balance(stage(name="second", balance={"shares": SHARES}), CPU, first.state_dict())
+    saved = Norms.model_validate(first.state_dict())
+    second = Balance(stage(name="second", balance={"shares": SHARES}), CPU, saved)
     assert second.due(3) and second.weights()["waveform"] == 1.0
-    assert Balance(stage(), CPU, {}).norms == {}  # a checkpoint from before there were shares
+    assert (
+        Balance(stage(), CPU, Norms.model_validate({})).norms == {}
+    )  # a checkpoint from before there were shares
 
 
 # --------------------------------------------------------------------------- runs

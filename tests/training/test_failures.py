@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -13,12 +15,14 @@ import torch
 from lightning_fabric.loggers import CSVLogger
 
 from earvae.config import ConfigError, TrainConfig
-from earvae.errors import WriteError
+from earvae.errors import EarvaeError, WriteError
 from earvae.training import log
 from earvae.training import state as training_state
 from earvae.training import train as training
 from earvae.training.crops import CropDataset
 from tests.training.recipes import assert_identical, interrupt_at, of_steps, start, state_of
+
+ONE = SimpleNamespace(is_global_zero=True)  # what a lock asks of Fabric
 
 
 def poison(monkeypatch, steps) -> None:
@@ -153,7 +157,7 @@ def test_a_full_disk_at_the_end_keeps_the_last_good_checkpoint(recipe, tmp_path,
     with pytest.raises(WriteError, match="could not be written: .*No space left"):
         start(of_steps(recipe, 2), tmp_path)
     assert (tmp_path / training_state.CHECKPOINT).read_bytes() == before
-    assert not list(tmp_path.glob(".earvae*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(recipe, tmp_path, monkeypatch):
@@ -195,8 +199,9 @@ def test_figures_that_are_not_finite_are_valid_json(recipe, tmp_path, monkeypatc
 @pytest.mark.parametrize("content", [b"", b"this is not a checkpoint", b"PK\x03\x04 nor is this"])
 def test_a_damaged_checkpoint_is_named(recipe, tmp_path, content):
     (tmp_path / training_state.CHECKPOINT).write_bytes(content)
-    with pytest.raises(ConfigError, match="checkpoint.pt: not a checkpoint of earvae"):
+    with pytest.raises(EarvaeError, match="checkpoint.pt: not ") as caught:
         start(recipe, tmp_path)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
@@ -205,7 +210,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(recipe, tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({"config": Payload()}, tmp_path / training_state.CHECKPOINT)
-    with pytest.raises(ConfigError, match="not a checkpoint of earvae"):
+    with pytest.raises(EarvaeError, match="checkpoint.pt: .*it refers to code"):
         start(recipe, tmp_path)
     assert not (tmp_path / "executed").exists()
 
@@ -265,6 +270,8 @@ def test_the_state_that_failed_to_save_is_told_on_every_rank(tmp_path, monkeypat
             return value
 
     class Counted:
+        step = 1
+
         def gather_counts(self, _):
             pass
 
@@ -348,3 +355,100 @@ def test_what_a_later_stage_lacks_is_told_before_the_first_step(recipe, tmp_path
     with pytest.raises(ConfigError, match=r"nowhere: no such folder.*stage later"):
         start(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("place", [os.mkdir, os.mkfifo])
+def test_a_log_that_is_no_file_does_not_end_or_hold_up_the_run(recipe, tmp_path, capfd, place):
+    place(tmp_path / "log.jsonl")
+    (tmp_path / "logs").write_text("a file where TensorBoard wants a folder")
+    assert start(of_steps(recipe, 2) | {"validation": None}, tmp_path) == 0
+    assert "".join(capfd.readouterr()).count("logging failed") == 1
+
+
+def test_a_line_that_a_kill_has_torn_is_alone_in_being_lost(recipe, tmp_path):
+    recipe = recipe | {"validation": None}
+    start(of_steps(recipe, 1), tmp_path)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"step": 2, "lo')
+    start(of_steps(recipe, 2), tmp_path)
+    assert json.loads(path.read_text().splitlines()[-1])["step"] == 2
+
+
+def test_a_closed_pipe_does_not_end_the_run(recipe, tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        monkeypatch.setattr(sys, "stderr", nobody)
+        assert start(of_steps(recipe, 2) | {"validation": None}, tmp_path) == 0
+        monkeypatch.undo()
+    assert state_of(tmp_path)["step"] == 2
+
+
+def test_names_of_a_recipe_are_shown_as_they_are(recipe, tmp_path, monkeypatch):
+    """Also on a terminal, where the progress would take them for markup."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    stage = recipe["stages"][0] | {"name": "[/b]", "steps": 1}
+    assert start(recipe | {"stages": [stage], "validation": None}, tmp_path) == 0
+
+
+def test_the_best_weights_are_not_replaced_by_some_that_are_not_finite(
+    recipe, tmp_path, monkeypatch
+):
+    recipe = recipe | {"validate_every": 1, "best_by": "validation/si_sdr"}
+    figures = iter([1.0, 2.0])
+
+    def measured(_fabric, _log, _data, _items, vae, *_):
+        figure = next(figures)
+        if figure == 2.0:
+            with torch.no_grad():
+                vae.decoder.shape.weight[0, 0] = float("nan")
+        return {"validation/si_sdr": figure}
+
+    monkeypatch.setattr(training, "validate", measured)
+    with pytest.raises(training.TrainingError, match="ema.decoder.shape.weight is not finite"):
+        start(recipe, tmp_path)
+    assert json.loads((tmp_path / "best" / "best.json").read_text())["step"] == 1
+
+
+def hold_for_ever(folder, tell: int) -> None:
+    """In a process of its own: hold a run folder, and start a process that outlives this one."""
+    try:
+        os.setsid()
+        with training_state.alone(ONE, folder):
+            if os.fork():
+                os.write(tell, b"held")
+            signal.pause()
+    finally:
+        os._exit(1)
+
+
+def test_a_run_folder_is_held_by_one_process_and_not_by_those_that_a_dead_one_left(tmp_path):
+    told, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        hold_for_ever(tmp_path, tell)
+    try:
+        assert os.read(told, 4) == b"held"
+        with pytest.raises(ConfigError, match=f"another process .*process {holder} on "):
+            with training_state.alone(ONE, tmp_path):
+                pass
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        with training_state.alone(ONE, tmp_path):
+            pass
+    finally:
+        os.killpg(holder, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path, kind):
+    (tmp_path / "precious").write_text("kept")
+    lock = tmp_path / training_state.LOCK
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda at: at.symlink_to("precious")}
+    make[kind](lock)
+    with pytest.raises(EarvaeError, match=training_state.LOCK):
+        with training_state.alone(ONE, tmp_path):
+            pass
+    assert (tmp_path / "precious").read_text() == "kept"

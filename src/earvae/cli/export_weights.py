@@ -29,13 +29,13 @@ def export_weights(
     try:
         import torch
 
-        from earvae.training.state import CHECKPOINT, generator_of, load
+        from earvae.training import checkpoint
     except ModuleNotFoundError as error:
         one_line(f"reading a run needs the package {error.name}: pip install 'earvae[train]'")
-    saved = load(run)
+    saved = checkpoint.read(run)
     if saved is None:
-        one_line(f"{run}: no {CHECKPOINT} there; name the folder of a run")
-    vae = generator_of(saved, averaged=not raw)
+        one_line(f"{run}: no {checkpoint.CHECKPOINT} there; name the folder of a run")
+    vae = saved.generator(averaged=not raw)
     vae.save_pretrained(output, dtype=torch.float16 if half else None)
     which = "last" if raw else "averaged"
-    typer.echo(f"{output}: {which} weights after step {saved['step']}, model {vae.identity}")
+    typer.echo(f"{output}: {which} weights after step {saved.step}, model {vae.identity}")

@@ -12,6 +12,7 @@ The library is worked on in blocks of consecutive files. OUT holds::
     .earvae/ranks/          failures and speed of each rank
     .earvae/parts/          entries of shards that are not finished
     .earvae/staging/        files that are being written
+    .earvae/owned           names in OUT that are the library's to replace and remove
 
 A file is done if the record of its block, or else its own metadata, says that it was made from
 the same source with the same settings.
@@ -20,10 +21,11 @@ the same source with the same settings.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -37,14 +39,17 @@ from earvae.audio import AudioFileError, sha256_of
 from earvae.errors import EarvaeError
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
-from earvae.library.items import Block, Item, Library
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.library.items import HIDDEN, Block, Item, Library, LibraryError
 from earvae.library.reader import Reader, State, state_of
-from earvae.library.settings import HIDDEN, Settings
+from earvae.library.settings import FORMAT, RECORD, Settings
+from earvae.owned import Owned
 from earvae.regular import open_regular
 from earvae.tracks import printable
 
 INDEX = "index.jsonl"
 FAILURES = "failures.jsonl"
+SUMMARY = "summary.json"
 SHARD = "shard-{:06d}.tar"
 SHARD_PATTERN = re.compile(r"shard-\d{6,}\.tar")
 LISTED = (
@@ -115,6 +120,88 @@ class Store:
         self.sharded = settings.shard_items is not None
         self.suffix = file.NPY if settings.payload == "npy" else file.SUFFIX
         self.sidecar = self.sharded or settings.payload == "npy"
+        self.owned = Owned(folder, f"{HIDDEN}/owned", self._ours())
+
+    # ---------------------------------------------------------------- what is ours
+
+    def claim(self, library: Library, replace: bool) -> None:
+        """Take the names that this library needs in the folder, before anything is written.
+
+        Raises WriteError if something else has one of them, LibraryError for latents that are not
+        a library's, and, without ``replace``, for shards with files that this library lacks.
+        """
+        names = [INDEX, FAILURES, SUMMARY]
+        names += [STATISTICS_NAME] if self.settings.normalised else []
+        names += map(SHARD.format, range(library.blocks)) if self.sharded else []
+        self.owned.check(*names)
+        if not self.sharded and not (self.folder / RECORD).exists():
+            for number in range(library.blocks):
+                for item in library.block(number).items:
+                    self._refuse_strangers(item)
+        if self.sharded and not replace:
+            self._refuse_losses(library)
+        self.owned.claim(*names)
+
+    def _refuse_strangers(self, item: Item) -> None:
+        """Raise LibraryError if what a file becomes is there, and is not of a library."""
+        path = self._beside(item, 0 if self.settings.segment_frames else None, self.suffix)
+        there = [path, sidecar(path)] if self.sidecar else [path]
+        if there := [path for path in there if os.path.lexists(path)]:
+            try:
+                if file.inspect(path).metadata.settings is not None:
+                    return
+            except LatentsError:
+                pass
+            raise LibraryError(
+                f"{there[0]}: is there already, and not of a library; move it away, or use another "
+                "folder"
+            )
+
+    def _refuse_losses(self, library: Library) -> None:
+        """Raise LibraryError if shards hold files that this library lacks."""
+        held = [source for source, shard in self._indexed() if shard]
+        for number in self._recorded():
+            try:
+                record = json_files.read(self._block(number), MOST_RECORD_BYTES)
+                items = json_files.typed(_Block, record, "").items
+            except EarvaeError:
+                continue
+            held += [item.source for item in items for line in item.lines if line.shard]
+        names = {printable(file.name) for file in library.files}
+        if lost := [name for name in dict.fromkeys(held) if name not in names]:
+            raise LibraryError(
+                f"{self.folder}: holds shards with {len(lost)} files that are not among these "
+                f"({lost[0]}{', …' if len(lost) > 1 else ''}); use another folder, or --replace"
+            )
+
+    def _ours(self) -> list[str]:
+        """What is the library's where its hidden folder was removed: what the index lists."""
+        try:
+            record = json_files.read(self.folder / RECORD)
+        except EarvaeError:
+            return []
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            return []
+        shards = {shard for _, shard in self._indexed() if shard and SHARD_PATTERN.fullmatch(shard)}
+        shards.update(map(SHARD.format, self._recorded()))
+        return [INDEX, FAILURES, SUMMARY, STATISTICS_NAME, *shards]
+
+    def _indexed(self) -> Iterator[tuple[str, str | None]]:
+        """Source and shard of every entry of the index, as far as it can be read."""
+        try:
+            with open_regular(self.folder / INDEX) as lines:
+                for line in lines:
+                    entry: Any = json_files.parse(line, INDEX)
+                    if isinstance(entry, dict) and isinstance(entry.get("source"), str):
+                        shard = entry.get("shard")
+                        yield entry["source"], shard if isinstance(shard, str) else None
+        except (EarvaeError, OSError):
+            return
+
+    def _recorded(self) -> list[int]:
+        """Numbers of the blocks that have a record."""
+        places = (self.folder / HIDDEN / "blocks").glob("*.json")
+        return sorted(int(path.stem) for path in places if path.stem.isdigit())
 
     # ---------------------------------------------------------------- what is done
 
@@ -271,7 +358,7 @@ class Store:
         """Join parts to a tar file; the records with places in it, and its bytes (0: no file)."""
         target = self._shard(block)
         if not any(record.lines for record in records):
-            target.unlink(missing_ok=True)
+            self.owned.remove(target.name)
             return list(records), 0
         packed = []
         with self.staging.file(target) as temporary, temporary.open("wb") as shard:
@@ -319,13 +406,12 @@ class Store:
                         counts["frames"] += line["frames_valid"]
                         shards.add(line.get("shard", ""))
                         index.write(json.dumps(line) + "\n")
-        if self.sharded:
-            for path in self.folder.iterdir():
-                if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
-                    path.unlink()
-        for path in (self.folder / HIDDEN / "blocks").iterdir():
-            if path.stem.isdigit() and int(path.stem) not in blocks:
-                path.unlink()
+        for name in self.owned.names - shards:
+            if SHARD_PATTERN.fullmatch(name):
+                self.owned.remove(name)
+        for number in self._recorded():
+            if number not in blocks:
+                self._block(number).unlink(missing_ok=True)
         return counts
 
     # ---------------------------------------------------------------- names

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
+from earvae.config_files import read_yaml
+from earvae.errors import ConfigError
+from earvae.regular import ReadError, read_regular
 
 CARDS = ("MODEL_CARD.md", "README.md")
+LONGEST = 2**20  # bytes
 
 
 def essentials(folder: Path) -> dict[str, str | int | float | bool]:
     """Names and plain values of the card in a model's folder; none where there is no such head."""
     for name in CARDS:
         try:
-            text = (folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = read_regular(folder / name, LONGEST).decode("utf-8")
+        except (ReadError, UnicodeDecodeError):
             continue
         head, mark, _ = text.removeprefix("---\n").partition("\n---\n")
         if not mark or not text.startswith("---\n"):
             continue
         try:
-            values = yaml.safe_load(head)
-        except yaml.YAMLError:
+            values, _ = read_yaml(head, name)
+        except ConfigError:
             continue
         if isinstance(values, dict):
             plain = (str, int, float, bool)

@@ -31,7 +31,7 @@ class STFT(nn.Module):
         super().__init__()
         self.length = length
         self.hop = length // 4
-        window = torch.hann_window(length)
+        window = torch.hann_window(length, device="cpu")  # also where a network has no memory yet
         self.gain = 1 / window.double().square().sum().sqrt().item()
         self.register_buffer("window", window, persistent=False)
 

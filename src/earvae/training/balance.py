@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from earvae.config import BalanceConfig, StageConfig
+from earvae.training.checkpoint import Norms
 
 SUDDEN = 2.0  # growth of a norm from one measurement to the next that is followed at once
 SMALLEST = 1e-12  # gradient norm below which a measurement tells nothing of a term
@@ -32,14 +33,16 @@ class Balance:
         saved: what :meth:`state_dict` gave; it counts if it is of this stage.
     """
 
-    def __init__(self, stage: StageConfig, device: torch.device, saved: dict | None = None) -> None:
+    def __init__(
+        self, stage: StageConfig, device: torch.device, saved: Norms | None = None
+    ) -> None:
         self.config: BalanceConfig | None = stage.balance
         self.every = stage.balance.every if stage.balance else stage.shares_every
         self.stage = stage.name
         self.fixed = stage.term_weights()
-        saved = saved if saved and saved["stage"] == stage.name else {"norms": {}, "measured": 0}
-        self.norms: dict[str, Tensor] = {n: v.to(device) for n, v in saved["norms"].items()}
-        self.measured: int = saved["measured"]
+        saved = saved if saved and saved.stage == stage.name else Norms()
+        self.norms: dict[str, Tensor] = {n: v.to(device) for n, v in saved.norms.items()}
+        self.measured = saved.measured
         self.latest: dict[str, Tensor] = {}  # as measured last, until they are logged
 
     def due(self, done: int) -> bool:

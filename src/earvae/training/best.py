@@ -10,11 +10,12 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from earvae import atomic
+from earvae import atomic, json_files
 from earvae.config import ConfigError, TrainConfig
-from earvae.errors import WriteError
+from earvae.errors import EarvaeError, WriteError
+from earvae.training.checkpoint import plain_model
 from earvae.training.fsdp import gathered
-from earvae.training.state import State, plain_model
+from earvae.training.state import State, refuse_not_finite
 from earvae.training.validate import figure_names
 
 BEST = "best"
@@ -42,15 +43,19 @@ class Best:
         self._value = fabric.broadcast(self._recorded())
 
     def consider(self, state: State, figures: dict[str, float | list[float]]) -> None:
-        """Keep the present averaged weights if no validation gave a better figure before."""
+        """Keep the present averaged weights if no validation gave a better figure before.
+
+        Raises TrainingError if they are not finite; those that were kept stay.
+        """
         value = figures.get(self._config.best_by)
         if not isinstance(value, float) or not math.isfinite(value):
             return
         sign = 1 if self._config.best == "highest" else -1
         if self._value is not None and sign * value <= sign * self._value:
             return
-        self._value = value
         weights = gathered(state.ema.state_dict())  # on every rank: each may hold a part
+        refuse_not_finite({"ema": weights}, state.step, self._folder)
+        self._value = value
         if not self._fabric.is_global_zero:
             return
         record = {"figure": self._config.best_by, "value": value, "step": state.step}
@@ -63,7 +68,7 @@ class Best:
     def _recorded(self) -> float | None:
         """The value to beat, of an earlier part of this run."""
         try:
-            record = json.loads((self._folder / RECORD).read_text(encoding="utf-8"))
+            record = json_files.read(self._folder / RECORD)
             return float(record["value"]) if record["figure"] == self._config.best_by else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (EarvaeError, ValueError, KeyError, TypeError):
             return None

@@ -28,6 +28,10 @@ GRACE_STEPS = 3  # ... or so many steps, where those take longer
 ONE_PRESS = 0.3  # seconds in which SIGINTs are one Ctrl-C that launchers handed on, too
 PATROL = 1.0  # seconds between two looks at the other ranks' processes
 
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
 Reason = Literal["time", "signal"]
 REASONS: tuple[Reason | None, ...] = (None, "time", "signal")  # a later one goes before
 
@@ -113,7 +117,8 @@ class Budget:
 class Stop:
     """Why a run should stop before its last step, if it should: ``reason``.
 
-    While active, SIGINT and SIGTERM are noted instead of ending the process. If the run does not
+    While active, ``SIGNALS`` are noted instead of ending the process (the last of them, that a
+    terminal is closed, not where it is ignored, as under ``nohup``). If the run does not
     end within ``GRACE`` seconds (and as long again for saving), because it hangs, or at a second
     Ctrl-C, the process is ended without saving; the last checkpoint stays as it is.
     """
@@ -129,9 +134,8 @@ class Stop:
         # is written to this socket in any case.
         self._numbers, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        ignored = [n for n in SIGNALS[2:] if signal.getsignal(n) is signal.SIG_IGN]
+        self._before = {n: signal.signal(n, self._note) for n in SIGNALS if n not in ignored}
         self._wakeup_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._watcher.start()
@@ -182,7 +186,7 @@ class Stop:
                 return
             for number in numbers or ():
                 now = time.monotonic()
-                if number in (signal.SIGINT, signal.SIGTERM) and self._due == math.inf:
+                if number in self._before and self._due == math.inf:
                     first, self._due = number, now + self._grace
                 if number == signal.SIGINT and now > interrupted + ONE_PRESS:
                     end("interrupted again: ended without saving", 128 + number, self.workers)

@@ -79,18 +79,15 @@ def load_module(module: nn.Module, saved: dict[str, Tensor]) -> None:
     module.load_state_dict({name: _like(own.get(name), value) for name, value in saved.items()})
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, saved: dict) -> None:
-    """``load_state_dict`` of whole tensors into an optimiser whose parameters may be sharded."""
+def load_optimiser(optimiser: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
+    """Give an optimiser whose parameters may be sharded what it remembered of each of them, as
+    whole tensors. Its settings stay its own: they fit this run's devices."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state = {
         index: {name: _like(parameters[index], value) for name, value in values.items()}
-        for index, values in saved["state"].items()
+        for index, values in moments.items()
     }
-    groups = [
-        group | {"fused": own["fused"]}  # of this run's devices, not of those it was saved on
-        for group, own in zip(saved["param_groups"], optimiser.param_groups, strict=True)
-    ]
-    optimiser.load_state_dict(saved | {"state": state, "param_groups": groups})
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 def _shard(vae: EarVAE, mesh: DeviceMesh) -> EarVAE:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from earvae.config import ConfigError, DataConfig
 from earvae.training.cache import CachedCrops, LastDecoded, Progress
 from earvae.training.crops import ATTEMPTS, CropDataset
+from earvae.training.ending import SIGNALS
 from earvae.training.filters import DROP_REASONS
 
 DRAWS_TO_JUDGE_BY = 200  # of a source; then so many must not be refused:
@@ -109,7 +110,7 @@ def _start_worker(_worker: int) -> None:
     not take the workers away before it has saved. They end with it in any case.
     """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

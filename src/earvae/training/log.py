@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 from lightning_fabric import Fabric
@@ -68,8 +70,11 @@ class RunLog:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        with open(self.path, "a+b", opener=_without_waiting) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read(1) not in (b"", b"\n")  # by a kill or a full disk
+            file.write(b"\n" * torn + json.dumps(finite).encode() + b"\n")
 
     def _try(self, write: Callable[[], None]) -> None:
         if not self.fabric.is_global_zero:
@@ -99,6 +104,54 @@ def quiet_writers() -> Iterator[None]:
         threading.excepthook = before
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """A file opened; a pipe that nobody reads, or that takes no more, is an error at once."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """What is printed inside never ends a run: not where nobody reads it any more (a closed pipe,
+    a terminal that is gone), nor on a full disk."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Lasting(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in filter(None, before):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # Python tries again at its end; into nothing, then
+                _turn_to_nothing(stream)
+
+
+class _Lasting:
+    """A stream that raises nothing when it is written to."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _turn_to_nothing(stream: TextIO) -> None:
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
 class RunProgress:
     """The steps of a stage on standard error: a bar on a terminal, elsewhere a line at most once
     a minute; quiet on other ranks.
@@ -111,11 +164,11 @@ class RunProgress:
         self._lines = fabric.is_global_zero and not console.is_terminal
         self._next = -math.inf
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names are the recipe's
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not (console.is_terminal and fabric.is_global_zero),
         )

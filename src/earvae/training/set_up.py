@@ -14,16 +14,19 @@ from rich.progress import track
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from earvae import atomic
 from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
+from earvae.training import checkpoint
+from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.crops import CropDataset
 from earvae.training.fsdp import from_first_rank
 from earvae.training.loader import make_batches
-from earvae.training.state import CHECKPOINT, EMA, State, load, refuse_other_config
+from earvae.training.state import EMA, State, refuse_other_config
 
 
 def with_model(config: TrainConfig) -> TrainConfig:
@@ -43,7 +46,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     there.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    saved = load(run_dir)
+    saved = checkpoint.read(run_dir)
     if saved is None:
         vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
     else:
@@ -64,7 +67,7 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
             discriminator.to(memory_format=torch.channels_last)
         state.discriminator_optimiser = adamw(discriminator)
     if saved is not None:
-        state.load_state_dict(saved)
+        state.load(saved)
         fabric.print(f"going on after step {state.step}")
     for part in (vae.encoder, vae.decoder):
         if isinstance(part, Stack):
@@ -133,10 +136,10 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
     torch.manual_seed(config.seed + 1)
     discriminator = Discriminator(config.discriminator)
     if config.initial_weights and (Path(config.initial_weights) / CHECKPOINT).is_file():
-        saved = load(Path(config.initial_weights))
-        if "discriminator" in saved:
+        saved = checkpoint.read(Path(config.initial_weights))
+        if saved.discriminator is not None:
             try:
-                discriminator.load_state_dict(saved["discriminator"])
+                discriminator.load_state_dict(saved.discriminator)
             except RuntimeError:
                 raise ConfigError(
                     f"{config.initial_weights}: its discriminator is not the one under "
@@ -158,7 +161,7 @@ def _introduce(
 ) -> None:
     """Print the whole configuration and the sizes, and keep the former in the run folder."""
     text = config.model_dump_json(indent=2)
-    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+    atomic.write(run_dir / "config.json", text + "\n")
     console = Console(stderr=True)
     console.print_json(text)
     for name, network in (("generator", vae), ("discriminator", discriminator)):

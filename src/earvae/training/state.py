@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,19 +24,24 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from earvae import atomic
-from earvae.config import ConfigError, TrainConfig, parse
+from earvae.config import ConfigError, TrainConfig
 from earvae.discriminator import Discriminator
 from earvae.errors import EarvaeError, WriteError
 from earvae.model.vae import EarVAE
+from earvae.owned import RUN, Owned
+from earvae.regular import check_regular
 from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
+from earvae.training.checkpoint import CHECKPOINT, Checkpoint, Norms, not_finite, plain_model
 from earvae.training.filters import DROP_REASONS
 from earvae.training.fsdp import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
 
-CHECKPOINT = "checkpoint.pt"
 EMA = "ema"
 LOCK = ".lock"
+WRITTEN = ("config.json", "log.jsonl", "csv", EMA, "best")  # in a run folder, of any use to others
+NUMBERED = re.compile(r"checkpoint-\d{8,}\.pt")
+HOLDER_BYTES = 200  # of the lock file, that a message tells
 
 
 class TrainingError(EarvaeError):
@@ -68,7 +76,7 @@ class State:
     balance: Balance | None = None  # of the present stage
     row: Tensor | int = 0  # steps in a row whose gradient was not finite
     tallies: dict[str, Tensor] = field(default_factory=dict)  # on the device, not yet in counters
-    saved_balance: dict = field(default_factory=dict)  # for the stage that a run goes on in
+    saved_balance: Norms = Norms()  # for the stage that a run goes on in
     pending: Counter[str] = field(default_factory=Counter)  # this rank's, not yet in counters
 
     @property
@@ -150,44 +158,63 @@ class State:
             saved["discriminator_optimiser"] = self.discriminator_optimiser.state_dict()
         return saved
 
-    def load_state_dict(self, saved: dict) -> None:
+    def load(self, saved: Checkpoint) -> None:
         """Take over what :meth:`state_dict` gave.
 
         A checkpoint from before the first adversarial stage was thought of has no discriminator;
         then the new one stays.
         """
-        load_module(self.vae, saved["vae"])
-        load_module(self.ema, saved["ema"])
-        load_optimiser(self.optimiser, saved["optimiser"])
-        if self.discriminator is not None and "discriminator" in saved:
-            self.discriminator.load_state_dict(saved["discriminator"])
-            load_optimiser(self.discriminator_optimiser, saved["discriminator_optimiser"])
-        self.step = saved["step"]
-        self.counters = Counter(saved["counters"])
-        self.saved_balance = saved.get("balance", {})
+        load_module(self.vae, saved.vae)
+        load_module(self.ema, saved.ema)
+        load_optimiser(self.optimiser, saved.optimiser.state)
+        if self.discriminator is not None and saved.discriminator is not None:
+            self.discriminator.load_state_dict(saved.discriminator)
+            load_optimiser(self.discriminator_optimiser, saved.discriminator_optimiser.state)
+        self.step = saved.step
+        self.counters = Counter(saved.counters)
+        self.saved_balance = saved.balance
 
 
 @contextmanager
 def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
     """Hold the run folder, so that a job started twice does not write over itself.
 
-    Raises ConfigError if another process holds it. The lock ends with the process. Where there
-    are no locks (Windows, some network disks), nothing is checked.
+    Raises ConfigError if another process holds it, saying which, and WriteError if the folder
+    cannot be written, or if something else has a name that a run writes: a model, a recipe.
+    (``checkpoint.pt`` speaks for itself: a run goes on with it, or refuses it.) The system lets go
+    of the lock when its process ends, however it does and on whatever machine: a process has it,
+    not those that it has started. Where there are no locks (Windows, some network disks), nothing
+    is locked.
     """
-    if fcntl is None or not fabric.is_global_zero:
+    if not fabric.is_global_zero:
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOCK).open("w") as file:
+    path = run_dir / LOCK
+    numbered = [path.name for path in run_dir.glob("checkpoint-*.pt") if _is_numbered(path)]
+    Owned(run_dir, RUN, [*WRITTEN, *numbered] if path.exists() else ()).claim(*WRITTEN)
+    if fcntl is None:
+        yield
+        return
+    with atomic.writing(path):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    with open(number, "r+b", buffering=0) as file:
+        check_regular(path)
+        os.register_at_fork(after_in_child=file.close)  # or a decoding process would hold it, too
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            holder = file.read(HOLDER_BYTES).decode("utf-8", "replace")
             raise ConfigError(
-                f"{run_dir}: another process trains in this folder; wait for it or use another one"
+                f"{run_dir}: another process trains in this folder ({holder}); wait for it, or "
+                "use another one"
             ) from None
         except OSError:
             pass
-        atomic.remove_partials(run_dir)
+        with suppress(OSError):  # a full disk: only the message would miss it
+            file.truncate()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        atomic.sweep(run_dir)
         yield
 
 
@@ -201,11 +228,7 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
     state.gather_counts(fabric)
     content = state.state_dict(config)  # on every rank: each may hold a part of the tensors
     failure = None
-    if bad := _not_finite(content):
-        raise TrainingError(
-            f"after step {state.step}: {bad} is not finite; nothing was saved, {run_dir} keeps its "
-            "last checkpoint. Lower the learning rate, or look at the weights it started from"
-        )
+    refuse_not_finite(content, state.step, run_dir)
     if fabric.is_global_zero:
         try:
             with atomic.file(run_dir / CHECKPOINT) as temporary:
@@ -218,57 +241,26 @@ def save(fabric: Fabric, config: TrainConfig, run_dir: Path, state: State) -> No
         raise WriteError(failure)
 
 
-def _not_finite(content: dict) -> str | None:
-    """The first tensor of the two generators and the discriminator that is not finite."""
-    for part in ("vae", "ema", "discriminator"):
-        for name, value in content.get(part, {}).items():
-            if not torch.isfinite(value).all():
-                return f"{part}.{name}"
-    return None
-
-
-def generator_of(saved: dict, averaged: bool = True) -> EarVAE:
-    """The generator in a checkpoint, with averaged or raw weights, in evaluation mode."""
-    config = parse(TrainConfig, json.loads(saved["config"]), CHECKPOINT)
-    return plain_model(config, saved["ema" if averaged else "vae"])
-
-
-def plain_model(config: TrainConfig, weights: dict[str, Tensor]) -> EarVAE:
-    """A generator of whole tensors, in evaluation mode."""
-    vae = EarVAE(config.model)
-    vae.load_state_dict(weights)
-    return vae.eval()
-
-
-def load(run_dir: Path) -> dict | None:
-    """The checkpoint of a run on the CPU, or None if there is none yet.
-
-    Raises ConfigError for a file that is not a checkpoint. Nothing in the file is executed.
+def refuse_not_finite(content: Mapping, step: int, run_dir: Path) -> None:
+    """Raise TrainingError if a tensor in a nested state holds what is no finite number: such
+    weights are of no use to anybody, and may not take the place of good ones.
     """
-    path = run_dir / CHECKPOINT
-    if not path.is_file():
-        return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"config", "vae", "ema", "step"} <= saved.keys():
-            raise KeyError("it lacks what a run saves")
-        return saved
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ConfigError(f"{path}: not a checkpoint of earvae: {_first_line(error)}") from None
+    if bad := not_finite(content):
+        raise TrainingError(
+            f"{run_dir}: after step {step}, {bad} is not finite; nothing was saved, and what was "
+            "there stays. Lower the learning rate, or look at the weights it started from"
+        )
 
 
-def refuse_other_config(saved: dict, config: TrainConfig, path: Path) -> None:
+def refuse_other_config(saved: Checkpoint, config: TrainConfig, path: Path) -> None:
     """Raise ConfigError naming the keys in which a run may not differ from its checkpoint.
 
     Free are ``MAY_CHANGE``, the number of workers, the cache, how often shares of the gradient are
     logged, stages that have not begun, and the length of the stage that the checkpoint is in (if
     it is not shorter than what is done).
     """
-    before: TrainConfig = parse(TrainConfig, json.loads(saved["config"]), str(path))
-    place = locate(before.stages, saved["step"])
-    keys = _differences(_fixed_part(before, place.index), _fixed_part(config, place.index))
+    place = locate(saved.config.stages, saved.step)
+    keys = _differences(_fixed_part(saved.config, place.index), _fixed_part(config, place.index))
     if not keys:
         if config.stages[place.index].steps < place.done:
             keys = [f"stages.{place.index}.steps (already {place.done} steps done)"]
@@ -306,11 +298,17 @@ def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
     """Keep the checkpoint just written under its number, too, and of those the last ``keep``."""
     if keep < 2:
         return
-    with atomic.file(run_dir / f"checkpoint-{step:08d}.pt") as temporary:
+    owned, name = Owned(run_dir, RUN), f"checkpoint-{step:08d}.pt"
+    owned.claim(name)
+    with atomic.file(run_dir / name) as temporary:
         shutil.copyfile(run_dir / CHECKPOINT, temporary)  # no link: one may be copied over another
-    written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in written[:-keep]:
-        path.unlink()
+    there = [run_dir / name for name in owned.names if _is_numbered(run_dir / name)]
+    for path in sorted(there, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
+        owned.remove(path.name)
+
+
+def _is_numbered(path: Path) -> bool:
+    return NUMBERED.fullmatch(path.name) is not None and path.is_file()
 
 
 def _first_line(error: Exception) -> str:

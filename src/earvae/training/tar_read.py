@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,8 +67,11 @@ class Recording:
         """The place, as messages name it."""
         raise NotImplementedError
 
-    def open(self) -> soundfile.SoundFile:
-        """The audio to read. Raises OSError or SoundFileError."""
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Samples ``start`` to ``stop``, float32 ``[samples, channels]``, fewer where it ends; and
+        their rate, Hz. Raises OSError, SoundFileError, AudioFileError, ValueError or
+        AssertionError.
+        """
         raise NotImplementedError
 
 
@@ -84,11 +88,13 @@ class Segment(Recording):
     def name(self) -> str:
         return f"{self.shard} at byte {self.offset}"
 
-    def open(self) -> soundfile.SoundFile:
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         data = fetch(self.shard, self.offset, self.size)
         if zlib.crc32(data) != self.crc32:
             raise OSError(f"{self.shard}: damaged at byte {self.offset}")
-        return soundfile.SoundFile(io.BytesIO(data))
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            file.seek(start)
+            return file.read(stop - start, dtype="float32", always_2d=True), file.samplerate
 
 
 def is_remote(location: str) -> bool:

@@ -40,7 +40,7 @@ from earvae.training.ending import (
 )
 from earvae.training.fsdp import chosen_strategy
 from earvae.training.loader import make_batches, open_crops
-from earvae.training.log import RunLog, RunProgress, quiet_writers
+from earvae.training.log import RunLog, RunProgress, lasting_streams, quiet_writers
 from earvae.training.set_up import set_up, with_model
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import State, TrainingError, alone, save
@@ -53,6 +53,7 @@ LEFT_OUT_SHOWN = 50  # files that are named
 LOADER_FAILURES = 3  # in a row, without a batch between them
 
 
+@lasting_streams()
 def train(
     config: TrainConfig,
     run_dir: Path,
@@ -123,7 +124,9 @@ def train(
     except EarvaeError:
         raise
     except Exception as error:
-        raise TrainingError(f"{_rank(fabric)}before the first step: {explain(error)}") from error
+        raise TrainingError(
+            f"{run_dir}: {_rank(fabric)}before the first step: {explain(error)}"
+        ) from error
     finally:
         workers.kill()
 
@@ -169,7 +172,8 @@ def fit(run: Run, state: State) -> int:
             raise
         except Exception as error:
             raise TrainingError(
-                f"{_rank(fabric)}stage {name}, after step {state.step}: {explain(error)}"
+                f"{run.folder}: {_rank(fabric)}stage {name}, after step {state.step}: "
+                f"{explain(error)}"
             ) from error
     if state.step == config.steps:
         return 0
@@ -215,12 +219,13 @@ def fit_stage(run: Run, state: State) -> bool:
         finished = state.step == last
         stopping = _should_stop(run, state, stage, seconds)
         reporting = state.step % config.log_every == 0 or finished
-        if reporting and state.non_finite_in_a_row >= NON_FINITE_LIMIT:
+        saving = state.step % config.checkpoint_every == 0 or finished or stopping
+        if (reporting or saving) and state.non_finite_in_a_row >= NON_FINITE_LIMIT:
             save(fabric, config, run.folder, state)
             raise TrainingError(
-                f"{NON_FINITE_LIMIT} steps in a row gave no finite gradient (stage {stage.name}, "
-                f"step {state.step}); the weights are as before them and are saved. Look at the "
-                "data and the learning rate (docs/training.md)"
+                f"{run.folder}: {NON_FINITE_LIMIT} steps in a row gave no finite gradient (stage "
+                f"{stage.name}, step {state.step}); the weights are as before them and are saved. "
+                "Look at the data and the learning rate (docs/training.md)"
             )
         if reporting:
             state.gather_counts(fabric)
@@ -242,7 +247,7 @@ def fit_stage(run: Run, state: State) -> bool:
                 )  # fmt: skip
                 run.best.consider(state, measured)
             clock.restart()
-        if state.step % config.checkpoint_every == 0 or finished or stopping:
+        if saving:
             _save(run, state, must=stopping or state.step == config.steps)
         if stopping:
             run.stop.workers.kill()  # what they were about to decode is not waited for
