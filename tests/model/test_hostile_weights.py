@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from earvae.errors import WeightsError
+from earvae.errors import WeightsError, WriteError
 from earvae.model.vae import EarVAE
 from tests.small import GOLDEN, oobleck, spectral
 
@@ -154,6 +154,18 @@ def test_a_published_configuration_has_the_bounds_of_ours(tmp_path):
                 GOLDEN / "tiny44k_state_dict.safetensors", config=tmp_path / "c.json"
             )
         assert len(str(caught.value)) < 2_000
+
+
+def test_weights_that_could_not_be_loaded_are_not_written(folder):
+    vae = EarVAE.from_pretrained(folder)
+    before = (folder / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        vae.decoder.shape.weight[0, 0] = 1e6
+    with pytest.raises(WriteError, match=f"{folder}: nothing was written: {NAME} holds"):
+        vae.save_pretrained(folder, torch.float16)
+    assert (folder / "model.safetensors").read_bytes() == before
+    vae.save_pretrained(folder)
+    assert EarVAE.from_pretrained(folder).identity == vae.identity
 
 
 def test_half_a_published_model_is_not_taken_for_a_small_one(tmp_path):

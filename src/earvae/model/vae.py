@@ -117,7 +117,8 @@ class EarVAE(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``.
 
         ``dtype`` converts the parameters (torch.float16 halves the file), and buffers, which are
-        statistics and constants, where that loses nothing. Raises WriteError.
+        statistics and constants, where that loses nothing. Raises WriteError, also for values that
+        are not finite in that type.
         """
         saved.write(self, self.config, folder, dtype)
 
@@ -155,7 +156,7 @@ class EarVAE(nn.Module):
                 config beside it or not;
                 a folder that holds one weight file, with or without its JSON;
                 a folder of diffusers' AutoencoderOobleck, or a pipeline with it as ``vae``;
-                a Hugging Face hub id such as ``owner/name``;
+                a Hugging Face hub id such as ``owner/name`` or ``owner/name@revision``;
                 None: the model that comes with the package.
             sample_rate: Hz, for published weights whose rate is not known from their stride.
             config: the JSON config of a published weight file, if it is not beside it.
