@@ -359,8 +359,9 @@ def write_index(
         "shards": shards, "sources": sources, "samples": samples,
     }  # fmt: skip
     listed = [shard["file"] for shard in shards]
-    for name in owned.names - {INDEX, JOURNAL, *listed}:
-        owned.remove(name)
+    for name in owned.names - set(listed):
+        if SHARD_PATTERN.fullmatch(name):
+            owned.remove(name)
     atomic.write(folder / INDEX, json.dumps(index))
     owned.keep(INDEX, JOURNAL, *listed)
     return index
