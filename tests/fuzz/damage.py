@@ -198,13 +198,14 @@ def tar_files(draw: st.DrawFn, members: Sequence[tuple[str, bytes]]) -> bytes:
     """Archives with other members, other JSON, links, devices, odd names and sizes; compressed."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=draw(st.sampled_from((0, 1, 2)))) as tar:
-        for name, data in members:
+        for name, whole in members:
             for _ in range(draw(st.sampled_from((1, 1, 1, 1, 0, 2)))):
+                data = whole
                 entry = tarfile.TarInfo(draw(st.sampled_from((name,) * 5 + ("../x", "x", "/x"))))
-                if entry.name.endswith(".json") and draw(st.booleans()):
-                    data = as_json(draw(altered(json.loads(data))))
-                elif draw(st.integers(0, 3)) == 0:
-                    data = draw(damaged([data]))
+                if name.endswith(".json") and draw(st.booleans()):
+                    data = as_json(draw(altered(json.loads(whole))))
+                elif draw(st.integers(0, 3)) == 3:
+                    data = draw(damaged([whole]))
                 kinds = (tarfile.REGTYPE,) * 6 + (tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE)
                 entry.type, entry.size = draw(st.sampled_from(kinds)), len(data)
                 if entry.type == tarfile.SYMTYPE:
@@ -212,6 +213,6 @@ def tar_files(draw: st.DrawFn, members: Sequence[tuple[str, bytes]]) -> bytes:
                 tar.addfile(entry, io.BytesIO(data))
     packed = file.getvalue()
     action = draw(st.integers(0, 5))
-    if action == 0:
+    if action == 5:
         return gzip.compress(packed)
-    return draw(damaged([packed])) if action < 3 else packed
+    return draw(damaged([packed])) if action > 2 else packed

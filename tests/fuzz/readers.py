@@ -29,20 +29,26 @@ from hypothesis.strategies import SearchStrategy
 
 from earvae import recipes, tracks
 from earvae.audio import AudioFileError, AudioSource
-from earvae.config import TrainConfig, read
+from earvae.config import DataConfig, TrainConfig, read
 from earvae.errors import EarvaeError
 from earvae.evaluation import figures, tables
 from earvae.evaluation.results import FORMAT, Results
 from earvae.latents import file as latents_file
 from earvae.latents import statistics
 from earvae.latents.file import Latents, Metadata
+from earvae.library.encode import encode_library
+from earvae.library.items import Library
 from earvae.model.vae import EarVAE
-from earvae.training import sources, tar_read
+from earvae.training import sources
+from earvae.training.crops import CropDataset
 from tests.fuzz import damage
+from tests.library import small as small_library
 from tests.small import GOLDEN, compact, spectral
 
 SECONDS = 20.0  # for one file
 MEMORY = 4 << 30  # of addresses beyond those in use at the start
+
+WRITTEN = 10**18  # when all files were, in nanoseconds
 
 Files = dict[str, bytes]  # by name; the first is the one that is read
 
@@ -53,11 +59,15 @@ class Fault(AssertionError):
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader by its name, the files it is tried on, and the reading, which checks the result."""
+    """A reader by its name, the files it is tried on, and the reading, which checks the result.
+
+    ``few`` are the files that the test suite gives it.
+    """
 
     name: str
     inputs: Callable[[], SearchStrategy[Files]]
     read: Callable[[Path], object]
+    few: int = 40
 
 
 def attempt(reader: Reader, files: Files, folder: Path) -> bool:
@@ -70,6 +80,7 @@ def attempt(reader: Reader, files: Files, folder: Path) -> bool:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+        os.utime(folder / name, ns=(WRITTEN, WRITTEN))
     path = folder / next(iter(files))
     quiet = io.StringIO()
     try:
@@ -181,9 +192,18 @@ def _read_audio(path: Path) -> None:
             if counts[-1] > 10**8:
                 return  # a format may pack silence that well
     _must(counts[0] == counts[1] == source.samples, f"another length each time: {counts}")
-    usable, _ = sources.inspect([tracks.MusicFile(str(path), path.name)])
-    for track in usable:
+    for track in _draw_crops(path).tracks:
         _must(track.frames <= counts[0], f"training counts {track.frames} of {counts[0]} samples")
+
+
+def _draw_crops(path: Path) -> CropDataset:
+    """Two crops of a source, as training draws them."""
+    config = DataConfig(sources=({"tracks": str(path)},), crop_samples=640, short_tracks="pad")
+    crops = CropDataset(config, 44_100)
+    for number in range(2):
+        audio = crops[number]["audio"]
+        _must(audio.shape == (2, 640) and bool(audio.isfinite().all()), "a crop of something else")
+    return crops
 
 
 # --------------------------------------------------------------------------- latents
@@ -281,13 +301,66 @@ def _packs() -> SearchStrategy[Files]:
 
 
 def _read_pack(path: Path) -> None:
-    segments, _ = tar_read.read_index(str(path))
-    for segment in segments[:20]:
-        try:
-            with segment.open() as file:
-                file.read(min(segment.frames, 1000))
-        except (OSError, soundfile.SoundFileError, AudioFileError):
-            continue  # what the loader passes over, by name
+    _draw_crops(path)
+
+
+# --------------------------------------------------------------------------- libraries
+
+
+@functools.cache
+def _library_model() -> EarVAE:
+    return small_library.small_model()
+
+
+def _encode(folder: Path) -> Path:
+    """Encode ``folder/music`` into the library beside it, which is returned."""
+    vae, out = _library_model(), folder / "out"
+    encode_library(
+        vae,
+        Library(tracks.find([folder / "music"]).files, 2),
+        out,
+        small_library.settings_of(vae),
+        small_library.geometry_of(vae),
+    )
+    return out
+
+
+@functools.cache
+def _library() -> Files:
+    """Music and its finished library."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(3):
+            path = folder / "music" / f"{number}.wav"
+            small_library.write_music(path, 1_000 + 500 * number, number)
+            os.utime(path, ns=(WRITTEN, WRITTEN))
+        _encode(folder)
+        return _bytes_of(folder)
+
+
+@st.composite
+def _libraries(draw: st.DrawFn) -> Files:
+    """A library whose records are damaged, or whose outputs are cut off or gone."""
+    files = dict(_library())
+    names = sorted(name for name in files if name.startswith("out/"))
+    for name in draw(st.lists(st.sampled_from(names), max_size=3, unique=True)):
+        if name.endswith(".json"):
+            files[name] = draw(damage.json_files([json.loads(files[name])]))
+        elif not draw(st.integers(0, 3)):
+            del files[name]
+        else:
+            files[name] = files[name][: draw(st.integers(0, len(files[name])))]
+    return {"out/library.json": b""} | files
+
+
+def _read_library(path: Path) -> None:
+    """A run that goes on, and is told to be done, has whole outputs."""
+    out = _encode(path.parents[1])
+    for name, content in _library().items():
+        if name.endswith(latents_file.SUFFIX):
+            made = (path.parents[1] / name).read_bytes()
+            _must(made == content, f"{name} is not what it was")
+    _must((out / "index.jsonl").read_bytes().count(b"\n") == 3, "an index of other files")
 
 
 # --------------------------------------------------------------------------- weights
@@ -549,9 +622,10 @@ READERS = (
     Reader("statistics", _statistics, _read_statistics),
     Reader("latent shards", _latent_shards, _read_latent_shard),
     Reader("packs", _packs, _read_pack),
-    Reader("weights", _weight_files, _read_weights),
-    Reader("configurations", _configs, _read_config),
+    Reader("libraries", _libraries, _read_library, 25),
+    Reader("weights", _weight_files, _read_weights, 15),
+    Reader("configurations", _configs, _read_config, 25),
     Reader("manifests", _manifests, _read_manifest),
-    Reader("checkpoints", _checkpoints, _read_checkpoint),
+    Reader("checkpoints", _checkpoints, _read_checkpoint, 8),
     Reader("results", _results, _read_results),
 )

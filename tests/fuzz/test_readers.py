@@ -5,15 +5,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.fuzz.readers import READERS, attempt, limited_memory
 
-EXAMPLES = 40  # of each reader
-
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_damaged_files_are_read_or_refused_in_a_line(reader, tmp_path):
     inputs, taken = reader.inputs(), []
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=reader.few,
         derandomize=True,  # the same files every time; the long run draws new ones
         database=None,
         suppress_health_check=list(HealthCheck),
