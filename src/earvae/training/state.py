@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -36,6 +37,7 @@ from earvae.training.fsdp import gathered, load_module, load_optimiser
 from earvae.training.stages import locate
 
 EMA = "ema"
+NUMBERED = re.compile(r"checkpoint-\d{8,}\.pt")  # other names are not ours to remove
 LOCK = ".lock"
 HOLDER_BYTES = 200  # of the lock file, that a message tells
 
@@ -289,8 +291,8 @@ def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
         return
     with atomic.file(run_dir / f"checkpoint-{step:08d}.pt") as temporary:
         shutil.copyfile(run_dir / CHECKPOINT, temporary)  # no link: one may be copied over another
-    written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in written[:-keep]:
+    numbered = [path for path in run_dir.iterdir() if NUMBERED.fullmatch(path.name)]
+    for path in sorted(numbered, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
         path.unlink()
 
 
