@@ -176,11 +176,12 @@ def decode_file(
     latents = file.read(source)
     metadata = latents.metadata
     channels, frames = latents.values.shape
-    if channels != vae.latent_channels or metadata.hop_length != vae.hop_length:
+    own = (channels, metadata.hop_length, metadata.sample_rate)
+    if own != (vae.latent_channels, vae.hop_length, vae.sample_rate):
         raise LatentsError(
-            f"{source}: holds {channels} latents per {metadata.hop_length} samples, the model has "
-            f"{vae.latent_channels} per {vae.hop_length}; give the model that made it with "
-            "--weights"
+            f"{source}: holds {channels} latents per {metadata.hop_length} samples at "
+            f"{metadata.sample_rate} Hz, the model has {vae.latent_channels} per {vae.hop_length} "
+            f"at {vae.sample_rate} Hz; give the model that made it with --weights"
         )
     if metadata.model != vae.identity and not force:
         raise LatentsError(

@@ -21,6 +21,7 @@ from earvae.errors import WriteError
 from earvae.regular import read_regular
 
 EVALUATION = ".earvae-evaluation"  # names of lists, one a kind of result
+EXPORT = ".earvae-export"
 PACK = ".earvae-pack"
 RUN = ".earvae-run"
 MOST_BYTES = 100_000_000  # of a list
@@ -40,23 +41,27 @@ class Owned:
         self._before = sorted(set(before))
         self.names = listed(self.path) or frozenset(self._before)
 
-    def claim(self, *names: str) -> None:
-        """List names as ours, before they are written.
-
-        Raises WriteError, and lists none, if something else has one of them (an empty folder is
-        nothing), or if the list cannot be written.
-        """
-        written = listed(self.path)  # by another process of the same command, too
-        self.names = written or frozenset(self._before)
+    def check(self, *names: str) -> None:
+        """Raise WriteError if something else has one of these names; an empty folder is nothing."""
+        self.names = listed(self.path) or frozenset(self._before)  # others may claim, too
         for name in names:
             if name not in self.names and _taken(self.folder / name):
                 raise WriteError(
                     f"{self.folder / name}: is there already, and was not written by this command; "
                     "move it away, or use another folder"
                 )
-        wanted = dict.fromkeys([*self._before, *names] if not written else names)
+
+    def claim(self, *names: str) -> None:
+        """List names as ours, before they are written.
+
+        Raises WriteError, and lists none, if something else has one of them, or if the list cannot
+        be written.
+        """
+        self.check(*names)
+        written = listed(self.path)
+        wanted = dict.fromkeys(names if written else [*self._before, *names])
         if new := [name for name in wanted if name not in written]:
-            with writing(self.path):
+            with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.path.parent.mkdir(exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as file:
@@ -69,6 +74,17 @@ class Owned:
             with writing(self.folder / name):
                 (self.folder / name).unlink(missing_ok=True)
 
+    def keep(self, *names: str) -> None:
+        """Shorten the list to these of its names; the others are not there any more.
+
+        Raises WriteError.
+        """
+        kept = [name for name in names if name in self.names]
+        with writing(self.path), self.path.open("r+", encoding="utf-8") as file:
+            file.write("".join(f"{name}\n" for name in kept))  # in place: it may be locked
+            file.truncate()
+        self.names = frozenset(kept)
+
     @contextmanager
     def alone(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Hold the list: of two commands that write the same, the second waits for the first, and
@@ -76,7 +92,7 @@ class Owned:
 
         Raises WriteError.
         """
-        with writing(self.path):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             number = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_WAITING, 0o666)
         try:

@@ -37,7 +37,7 @@ def test_a_folder_is_measured_and_the_table_shown(tmp_path, earvae, music):
     assert [track["slug"] for track in results["tracks"]] == ["one", "sub_two"]
     assert {p.name for p in out.iterdir()} == {
         *("audio", "cache", "results.json", "results.csv", "results.md"),
-        "evaluation_results.json",
+        *("evaluation_results.json", ".earvae-evaluation"),
     }
     again = earvae(
         "evaluate", tmp_path / "ref", "--codec", "identity", "--codec", "m=mono", "-o", out
@@ -174,3 +174,30 @@ def test_audio_of_the_reference_is_the_reference(tmp_path, earvae, music):
     kept, _ = soundfile.read(tmp_path / "out" / "audio" / "a" / "reference.wav")
     original, _ = soundfile.read(source)
     assert (kept == original).all()
+
+
+def test_results_beside_the_music_are_not_measured_the_next_time(tmp_path, earvae, music):
+    music(tmp_path / "a.wav")
+    for codec in ("flip", "mono"):
+        result = earvae("evaluate", tmp_path, "--codec", codec, "-o", tmp_path)
+        assert result.exit_code == 0, result.output
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert [track["name"] for track in results["tracks"]] == ["a.wav"]
+    earvae("evaluate", tmp_path, "--codec", "flip", "-o", tmp_path / "other")
+    results = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert [track["name"] for track in results["tracks"]] == ["a.wav"]
+
+
+@pytest.mark.parametrize("name", ["report/thesis.txt", "audio/b.wav", "results.csv"])
+def test_what_is_not_of_an_evaluation_is_refused_before_anything_is_done(
+    tmp_path, earvae, music, name
+):
+    music(tmp_path / "in" / "a.wav")
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    result = earvae("evaluate", tmp_path / "in", "--codec", "flip", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and len(error_lines(result)) == 1
+    assert str(tmp_path / "out" / name.split("/")[0]) in error_lines(result)[0]
+    found = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert found == [theirs] and theirs.read_text() == "years of work"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from earvae.cli.main import app, main
 from earvae.cli.renamed import OF_LIBRARIES
+from earvae.latents import statistics
 from tests.small import GOLDEN, load
 
 
@@ -336,6 +337,11 @@ def test_normalised_latents_are_put_back_by_decode_without_being_asked(
     assert earvae(*named).exit_code == 0
     stats["mean"][0] += 1
     (alone.parent / "latent_stats.json").write_text(json.dumps(stats))
+    edited = earvae("decode", alone, "-o", tmp_path / "y.wav")
+    assert edited.exit_code == 1 and "not those that were measured" in edited.stderr
+    other = statistics.read(plain)
+    other.mean[0] += 1
+    (alone.parent / "latent_stats.json").write_text(other.to_json())
     wrong = earvae("decode", alone, "-o", tmp_path / "y.wav")
     assert wrong.exit_code == 1 and "was normalised by statistics" in wrong.stderr
 

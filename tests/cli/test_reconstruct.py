@@ -14,6 +14,7 @@ import soundfile
 
 from earvae import codec
 from earvae.audio import read_audio
+from earvae.signals import heed
 from tests.small import GOLDEN, load, spectral
 
 
@@ -140,7 +141,11 @@ def test_a_terminated_command_leaves_no_temporary_file(tmp_path, monkeypatch, ea
 
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("earvae.audio.writing._verify", terminated)
-    result = earvae("reconstruct", source, "-o", f"{tmp_path}/out/")
+    undo = heed()
+    try:
+        result = earvae("reconstruct", source, "-o", f"{tmp_path}/out/")
+    finally:
+        undo()
     assert result.exit_code == 143 and len(begun) == 1
     assert os.listdir(tmp_path / "out") == [] and signal.getsignal(signal.SIGTERM) is handler
 

@@ -26,7 +26,7 @@ def test_onnx_folder_is_complete(tmp_path):
     result = earvae("--onnx", tmp_path, "--weights", TINY)
     assert result.exit_code == 0
     parts = ["decoder.onnx", "encoder.onnx", "runner.py", "transformer.onnx"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == parts
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == parts
     assert EarVAE.from_pretrained(TINY).identity in result.stdout
 
 
@@ -72,3 +72,34 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [[], ["--diffusers", "x", "--half"]])
 def test_options_that_make_no_sense_are_a_usage_error(arguments):
     assert earvae(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("onnx", "runner.py"), ("diffusers", "config.json")],
+)
+def test_only_files_of_an_earlier_export_are_replaced(tmp_path, kind, name):
+    if kind == "onnx":
+        pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    two_snakes().save_pretrained(tmp_path / "model")
+    out, arguments = (
+        tmp_path / "out",
+        (f"--{kind}", tmp_path / "out", "--weights", tmp_path / "model"),
+    )
+    out.mkdir()
+    (out / name).write_text("mine")
+    refused = earvae(*arguments)
+    assert refused.exit_code == 1 and f"{out / name}: is there already" in refused.stderr
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "mine"
+    (out / name).unlink()
+    assert earvae(*arguments).exit_code == earvae(*arguments).exit_code == 0
+
+
+def test_an_export_from_before_there_were_lists_is_replaced(tmp_path):
+    pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    assert earvae("--onnx", tmp_path, "--weights", TINY).exit_code == 0
+    (tmp_path / ".earvae-export").unlink()
+    two_snakes().save_pretrained(tmp_path / "model")
+    assert earvae("--onnx", tmp_path, "--weights", tmp_path / "model").exit_code == 0
+    assert not (tmp_path / "transformer.onnx").exists()

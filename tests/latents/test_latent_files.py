@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -71,10 +73,19 @@ def test_names_that_are_not_ours_are_ignored():
     [
         ({"format": "x"}, "no format=earvae-latents"),
         ({"format_version": "2"}, "update earvae"),
-        ({"samples": None}, "have no samples"),
+        ({"samples": None}, r"samples: .*required"),
         ({"samples": "0"}, "make no sense"),
         ({"channels": "3"}, "make no sense"),
-        ({"hop_length": "many"}, "damaged"),
+        ({"hop_length": "many"}, "hop_length"),
+        ({"hop_length": "6_4"}, "hop_length"),
+        ({"original_rate": "1"}, "original_rate"),
+        ({"original_rate": str(2**40)}, "original_rate"),
+        ({"samples": "9" * 10_000}, "samples"),
+        ({"latents": "dream"}, "latents"),
+        ({"original_samples": "20000000"}, "150 samples at 44100 Hz are not 20000000"),
+        ({"samples": "64", "original_samples": "70"}, "holds 4 frames, its metadata say 64"),
+        ({"samples": "300", "original_samples": "327"}, "holds 4 frames, its metadata say 300"),
+        ({"frames": "4", "frames_valid": "2"}, "holds 4 frames, its metadata say 4 .* 2 of them"),
     ],
 )
 def test_metadata_that_cannot_be_used_are_one_line_that_names_the_file(tmp_path, change, message):
@@ -103,3 +114,116 @@ def test_weights_are_of_another_format_and_not_damaged(tmp_path):
     with pytest.raises(LatentsError, match="damaged") as caught:
         file.read(tmp_path / "w.safetensors")
     assert not isinstance(caught.value, file.OtherFormat)
+
+
+# ------------------------------------------------------------------------------ headers that lie
+
+
+def by_hand(path, tensors, metadata=None):
+    """A safetensors file of ``(dtype, shape, bytes)`` by name, as it is told."""
+    header = {"__metadata__": {k: str(v) for k, v in (metadata or METADATA.values()).items()}}
+    data = b""
+    for name, (dtype, shape, content) in tensors.items():
+        places = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": places}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+LATENTS = ("F32", [2, 3], bytes(24))
+
+
+@pytest.mark.parametrize(
+    "tensors,message",
+    [
+        ({"latents": ("F32", [2, 10**12], bytes(24))}, "another size than its shape"),
+        ({"latents": ("F32", [2, -3], bytes(24))}, "shape"),
+        ({"latents": ("F32", [2**40, 2**40], b"")}, "another size"),
+        ({"latents": ("F32", [0, 3], b"")}, "shape"),
+        ({"latents": ("BOOL", [2, 3], bytes(6))}, "holds BOOL"),
+        ({"latents": ("I64", [2, 3], bytes(48))}, "holds I64"),
+        ({"latents": ("F64", [2, 3], np.full(6, 1e300).tobytes())}, "not finite"),
+        ({"latents": LATENTS, "std": ("F32", [2], bytes(8))}, "shape"),
+        ({"latents": LATENTS, "std": ("F32", [2, 3], b"\xff" * 24)}, "std are not finite"),
+        ({"latents": LATENTS, "std": ("F32", [2, 3], b"\x80\xbf\x80\xbf" * 6)}, "std"),
+        ({"std": LATENTS}, "no latents"),
+    ],
+)
+def test_tensors_are_what_they_are_told_to_be_before_any_is_made(tmp_path, tensors, message):
+    path = by_hand(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(LatentsError, match=rf"x.safetensors: .*{message}"):
+        file.read(path)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 100, -1, -30])
+def test_a_file_of_another_size_than_its_header_says_is_not_latents(tmp_path, size):
+    for suffix, data in (("safetensors", Latents(ENTRY, VALUES).to_safetensors()),
+                         ("npy", Latents(ENTRY, VALUES).to_npy())):  # fmt: skip
+        (tmp_path / "x.json").write_bytes(Latents(ENTRY, VALUES).to_sidecar())
+        path = tmp_path / f"x.{suffix}"
+        for content in (data[:size], data + b"\0" * 8):
+            path.write_bytes(content)
+            with pytest.raises(LatentsError, match=path.name):
+                file.inspect(path)
+
+
+@pytest.mark.parametrize("header", [
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 10000000000000), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 4), }",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -4), }",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (2, 4), }",
+    "{'descr': '<i4', 'fortran_order': False, 'shape': (2, 4), }",
+    "{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': (2, 4), }",
+    "[" * 5000,
+])  # fmt: skip
+def test_a_header_of_npy_is_not_believed(tmp_path, header):
+    text = header.encode() + b"\n"
+    head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    (tmp_path / "x.npy").write_bytes(head + bytes(32))
+    (tmp_path / "x.json").write_bytes(Latents(ENTRY, VALUES).to_sidecar())
+    with pytest.raises(LatentsError, match="x.npy: damaged"):
+        file.read(tmp_path / "x.npy")
+
+
+def test_columns_first_and_big_endian_are_read_as_numpy_reads_them(tmp_path):
+    (tmp_path / "x.json").write_bytes(Latents(ENTRY, VALUES).to_sidecar())
+    for values in (np.asfortranarray(VALUES), VALUES.astype(">f4"), VALUES.astype(np.float64)):
+        np.save(tmp_path / "x.npy", values)
+        found = file.read(tmp_path / "x.npy").values
+        assert np.array_equal(found, VALUES) and found.dtype == np.float32
+
+
+def shard_of(path, *members):
+    with path.open("wb") as out:
+        for name, data in members:
+            tar.append(out, name, data)
+        tar.end(out)
+    return path
+
+
+NUMBERS = ("a.npy", Latents(ENTRY, VALUES).to_npy())
+JSON = ("a.json", Latents(ENTRY, VALUES).to_sidecar())
+
+
+@pytest.mark.parametrize("members", [
+    [], [NUMBERS], [JSON], [JSON, NUMBERS], [NUMBERS, NUMBERS, JSON],
+    [NUMBERS, ("b.json", JSON[1])], [NUMBERS, JSON, ("readme.txt", b"x")],
+    [("a.npy", NUMBERS[1][:-1]), JSON], [NUMBERS, ("a.json", b"[" * 100_000)],
+    [NUMBERS, ("a.json", b"[]")],
+], ids=lambda members: " ".join(name for name, _ in members))  # fmt: skip
+def test_a_shard_with_half_an_entry_is_refused_by_name(tmp_path, members):
+    path = shard_of(tmp_path / "x.tar", *members)
+    with pytest.raises(LatentsError, match=r"x\.tar: "):
+        list(file.read_shard(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_is_no_file_of_latents(tmp_path):
+    for name in ("x.safetensors", "x.npy", "x.json", "x.tar"):
+        os.mkfifo(tmp_path / name)
+    for reading in (file.read, file.inspect, lambda path: list(file.read_shard(path))):
+        for name in ("x.safetensors", "x.npy", "x.tar"):
+            with pytest.raises(LatentsError, match="x"):
+                reading(tmp_path / name)

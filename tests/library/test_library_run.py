@@ -290,6 +290,91 @@ def test_what_is_lost_is_made_again(tmp_path, music, encode, layout, loss):
     )
 
 
+def outputs(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.rglob("*"))
+        if path.suffix in (".safetensors", ".npy", ".tar") and ".earvae" not in path.parts
+    ]  # fmt: skip
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),  # what some file systems leave of a power failure
+    "longer": lambda data: data + bytes(512),
+}
+
+
+@pytest.mark.parametrize("records", ["kept", "gone"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=str)
+def test_an_output_is_done_by_what_it_holds_and_not_by_its_name(
+    tmp_path, encode, layout, damage, records
+):
+    for number in range(4):
+        write_music(tmp_path / "in" / f"{number}.wav", 4410, number)
+    out = tmp_path / "out"
+    encode(tmp_path / "in", out, **layout)
+    before = contents(out)
+    path = outputs(out)[0]
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    if records == "gone":
+        shutil.rmtree(out / ".earvae")
+    encode(tmp_path / "in", out, **layout)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("layout", [{}, LAYOUTS[2]], ids=str)
+def test_what_stands_in_place_of_a_record_is_not_believed(tmp_path, encode, layout):
+    for number in range(3):
+        write_music(tmp_path / "in" / f"{number}.wav", 4410, number)
+    out = tmp_path / "out"
+    encode(tmp_path / "in", out, **layout)
+    before, path = contents(out), out / ".earvae" / "blocks" / "000000.json"
+    good = json.loads(path.read_text())
+    first = good["items"][0]
+    for odd in (
+        {}, [], None, 1, good | {"items": None}, good | {"items": good["items"][:2]},
+        good | {"items": [{"bytes": 1}] * 3}, good | {"shard": "many"}, good | {"shard": 10**9},
+        good | {"items": [first | {"lines": [{}]}, *good["items"][1:]]},
+        good | {"items": [first | {"lines": []}, *good["items"][1:]]},
+        good | {"items": [first | {"lines": [first["lines"][0] | {"file": "../../x"}]},
+                          *good["items"][1:]]},
+    ):  # fmt: skip
+        path.write_text(json.dumps(odd))
+        result = encode(tmp_path / "in", out, **layout)
+        assert result.counts["entries"] == 3 and contents(out) == before
+        assert json.loads(path.read_text()) == good
+
+
+def test_segments_of_an_earlier_version_of_a_file_do_not_stay(tmp_path, encode):
+    source, out, layout = tmp_path / "in", tmp_path / "out", {"segment_frames": 20}
+    for suffix, payload in ((".safetensors", {}), (".npy", {"payload": "npy"})):
+        write_music(source / "a.wav", 8000, 1)
+        write_music(source / "b.wav", 8000, 2)
+        encode(source, out, **layout, **payload)
+        assert len(list(out.glob(f"a-*{suffix}"))) == 7
+        write_music(source / "a.wav", 2000, 3)
+        mine = out / f"a-0007{suffix}"  # has a name that the eighth would have
+        mine.write_bytes(b"mine")
+        encode(source, out, **layout, **payload)
+        encode(source, tmp_path / "fresh", **layout, **payload)
+        assert mine.read_bytes() == b"mine"
+        mine.unlink()
+        assert contents(out) == contents(tmp_path / "fresh")
+        shutil.rmtree(out)
+        shutil.rmtree(tmp_path / "fresh")
+
+
+def test_another_layout_with_replace_leaves_none_of_the_first(tmp_path, encode):
+    write_music(tmp_path / "in" / "a.wav", 8000, 1)
+    for layout in ({"segment_frames": 20}, {}, {"payload": "npy", "segment_frames": 30}, {}):
+        encode(tmp_path / "in", tmp_path / "out", replace=True, **layout)
+        fresh = tmp_path / f"fresh-{len(list(tmp_path.iterdir()))}"
+        encode(tmp_path / "in", fresh, **layout)
+        assert contents(tmp_path / "out") == contents(fresh)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_files_that_come_and_go_leave_the_library_as_if_made_anew(tmp_path, encode, layout):
     source, out = tmp_path / "in", tmp_path / "out"
@@ -299,7 +384,12 @@ def test_files_that_come_and_go_leave_the_library_as_if_made_anew(tmp_path, enco
     for number in range(12):
         (source / f"{number:02d}.wav").unlink()
     write_music(source / "05b.wav", 4410, 50)
-    result = encode(source, out, **layout)
+    if "shard_items" in layout:
+        before = contents(out)
+        with pytest.raises(LibraryError, match="12 files that are not among these .*--replace"):
+            encode(source, out, **layout)
+        assert contents(out) == before
+    result = encode(source, out, **layout, replace=True)
     encode(source, tmp_path / "fresh", **layout)
     found, fresh = contents(out), contents(tmp_path / "fresh")
     if "shard_items" in layout:
@@ -399,3 +489,35 @@ def test_the_order_of_finishing_loads_does_not_matter(tmp_path, music, encode, m
     monkeypatch.setattr(Reader, "_row", late)
     encode(music, tmp_path / "many", workers=6)
     assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+@pytest.mark.parametrize("name", ["shard-000000.tar", "index.jsonl", "summary.json"])
+def test_what_is_not_of_a_library_is_refused_by_name_and_stays(tmp_path, music, encode, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("somebody's")
+    for replace in (False, True):
+        with pytest.raises(WriteError, match=f"{name}: is there already"):
+            encode(music, out, shard_items=7, replace=replace)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("layout", [{}, {"payload": "npy"}, {"segment_frames": 20}], ids=str)
+def test_what_lies_where_latents_would_go_is_refused_by_name(tmp_path, encode, layout):
+    write_music(tmp_path / "in" / "a.wav", 4410, 0)
+    name = {"npy": "a.json"}.get(layout.get("payload"), "a.safetensors")
+    if "segment_frames" in layout:
+        name = "a-0000.safetensors"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("somebody's")
+    with pytest.raises(LibraryError, match=f"{name}: is there already, and not of a library"):
+        encode(tmp_path / "in", tmp_path / "out", **layout)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_shard_that_somebody_puts_beside_ours_stays(tmp_path, music, encode):
+    encode(music, tmp_path, shard_items=7)
+    (tmp_path / "shard-000070.tar").write_text("somebody's")
+    encode(music, tmp_path, shard_items=7, replace=True)
+    assert (tmp_path / "shard-000070.tar").read_text() == "somebody's"

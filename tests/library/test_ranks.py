@@ -25,6 +25,8 @@ STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
         (STEP, 3, 8),
         (STEP | {"SLURM_STEP_NUM_TASKS": "4"}, 3, 4),  # a step of part of the allocation
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, 0, 1),  # the batch script itself, not srun
+        ({"SLURM_ARRAY_TASK_ID": "4294967294"}, 0, 1),  # no array
+        ({"RANK": "0", "WORLD_SIZE": ""}, 0, 1),
         (array(5, 0, 9, 10), 5, 10),
         (array(1, 1, 10, 10), 0, 10),
         (array(14, 10, 18, 5), 2, 5),  # --array=10-18:2
@@ -44,7 +46,10 @@ UNEVEN = array(4, 1, 9, 3), array(3, 1, 9, 5) | {"SLURM_ARRAY_TASK_ID": "4"}
 @pytest.mark.parametrize(
     "options,environment",
     [((2, 2), {}), ((-1, 2), {}), ((None, 2), {}), ((0, None), {}),
-     ((None, None), UNEVEN[0]), ((None, None), UNEVEN[1])],
+     ((None, None), UNEVEN[0]), ((None, None), UNEVEN[1]),
+     ((None, None), {"RANK": "x", "WORLD_SIZE": "2"}),
+     ((None, None), {"SLURM_STEP_ID": "0", "SLURM_PROCID": "a"}),
+     ((None, None), array(5, 0, 9, 10) | {"SLURM_ARRAY_TASK_ID": "-1"})],
 )  # fmt: skip
 def test_ranks_that_make_no_sense_are_refused(options, environment):
     with pytest.raises(LibraryError):

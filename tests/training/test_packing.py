@@ -1,5 +1,6 @@
 """Shards hold the music exactly, are the same every time, and survive what breaks on the way."""
 
+import contextlib
 import http.server
 import io
 import json
@@ -13,6 +14,7 @@ import soundfile
 import torch
 
 from earvae.config import ConfigError, DataConfig, SourceConfig
+from earvae.errors import WriteError
 from earvae.training import tar_read, tar_write
 from earvae.training.crops import CropDataset, read_crop
 from earvae.training.filters import DROP_REASONS
@@ -216,7 +218,7 @@ def test_an_interrupted_pack_goes_on_to_the_same_bytes(music, packed, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         pack_folder(music, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"shard-000000.tar", "index.unfinished"}
+    assert names == {"shard-000000.tar", "index.unfinished", ".earvae-pack"}
     before = (tmp_path / "shard-000000.tar").stat().st_ino
     seen = []
     monkeypatch.setattr(
@@ -264,7 +266,50 @@ def test_shards_of_an_earlier_and_larger_pack_go_and_other_files_stay(music, tmp
     assert len(list(tmp_path.glob("*.tar"))) == 5
     pack_folder(music, tmp_path, shard_bytes=10**9)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["index.json", "notes.txt", "shard-000000.tar"]
+    assert names == [".earvae-pack", "index.json", "notes.txt", "shard-000000.tar"]
+
+
+@pytest.mark.parametrize("name", ["index.json", "shard-000007.tar", "index.unfinished"])
+def test_what_is_not_of_a_pack_is_refused_by_name_and_stays(music, tmp_path, name):
+    (tmp_path / name).write_text('{"mine": "of a web site"}')
+    before = contents(tmp_path)
+    with pytest.raises(WriteError, match=name):
+        pack_folder(music, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_shard_that_somebody_puts_beside_ours_is_refused_and_stays(music, copied):
+    (copied / "shard-000007.tar").write_text("somebody's")
+    before = contents(copied)
+    with pytest.raises(WriteError, match="shard-000007.tar: is there already"):
+        pack_folder(music, copied)
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_music_in_a_folder_of_a_pack_must_be_meant(music, tmp_path, monkeypatch, finished):
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(tar_write, "write_index", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                pack_folder(music, tmp_path / "out")
+        else:
+            pack_folder(music, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    few = list_tracks(SourceConfig(tracks=str(music)))[0][:1]
+    with pytest.raises(WriteError, match="not among these .*--replace"):
+        Packer(few, tmp_path / "out", 1.0, 700_000, report=lambda line: None).pack()
+    assert contents(tmp_path / "out") == before
+    Packer(few, tmp_path / "out", 1.0, 700_000, None, lambda line: None, replace=True).pack()
+    assert len(index_of(tmp_path / "out")["sources"]) == 1
+    pack_folder(music, tmp_path / "out")  # more music replaces it
+    assert len(index_of(tmp_path / "out")["sources"]) > 1
+
+
+def test_a_pack_without_its_list_is_known_by_its_index(music, copied, packed):
+    (copied / ".earvae-pack").unlink()  # a copy that left hidden files out
+    pack_folder(music, copied)
+    assert contents(copied) == contents(packed)
 
 
 def test_damaged_files_are_left_out_whole_and_named(tmp_path):
@@ -371,6 +416,32 @@ def test_a_folder_of_shards_says_what_to_name_instead(packed):
         list_tracks(SourceConfig(tracks=str(packed)))
 
 
+def test_samples_that_cannot_be_are_left_out_and_the_others_are_used(copied):
+    index = index_of(copied)
+    own = index["samples"]
+    lies = [
+        {"rate": 0}, {"rate": 10**9}, {"rate": "x"}, {"frames": None}, {"frames": 0},
+        {"frames": 10**18}, {"frames": own[0]["frames"] * 3}, {"channels": 0}, {"frames": -5},
+        {"offset": -1}, {"size": 0}, {"size": 10**18}, {"shard": 99}, {"shard": -1}, {"crc32": "x"},
+    ]  # fmt: skip
+    odd = [own[0] | lie for lie in lies] + [5, None, {}]
+    (copied / "index.json").write_text(json.dumps(index | {"samples": odd + own}))
+    data = dataset(copied / "index.json")
+    assert len(data.tracks) == len(own)
+    (line,) = data.left_out
+    assert "index.json: sample 0: `rate`" in line and f"{len(odd) - 1} more" in line
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/etc/passwd", "a\0b", "", 5])
+def test_shards_lie_beside_their_index(copied, name):
+    index = index_of(copied)
+    index["shards"][0]["file"] = name
+    (copied / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="index.json: ") as caught:
+        dataset(copied / "index.json")
+    assert "\n" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------ over the network
 
 
@@ -449,6 +520,39 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(copied, served):
     data = dataset(f"{url}/index.json")
     handler.failures = 3
     assert same(items(dataset(copied / "index.json"), 0, 4), items(data, 0, 4))
+
+
+class Flood(http.server.BaseHTTPRequestHandler):
+    """Answers any range with far more than was asked for; counts what was taken."""
+
+    sent = 0
+    status = 206
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                self.wfile.write(bytes(1 << 20))
+                Flood.sent += 1 << 20
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("status", [200, 206])
+def test_no_more_is_taken_of_an_answer_than_was_asked_for(served, monkeypatch, status):
+    url, _ = served
+    monkeypatch.setattr(Flood, "sent", 0)
+    monkeypatch.setattr(Flood, "status", status)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flood)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/shard.tar"
+    with pytest.raises(OSError, match="gave more bytes|parts of files"):
+        tar_read.fetch(url, 0, 4096)
+    server.shutdown()
+    server.server_close()
+    assert Flood.sent < 100 << 20
 
 
 def test_a_server_that_stays_busy_is_counted_as_broken(served):

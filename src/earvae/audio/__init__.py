@@ -5,14 +5,18 @@ and nothing holds more than a few blocks at a time.
 """
 
 from earvae.audio.channels import downmix_matrix, to_mono, to_stereo
+from earvae.audio.containers import Part
 from earvae.audio.reading import (
     BLOCK_SAMPLES,
     RATES,
     AudioFileError,
     AudioInfo,
     AudioSource,
+    Layout,
     inspect,
+    layout_of,
     read_audio,
+    read_stretch,
     sha256_of,
 )
 from earvae.audio.resampling import resample, resampled_length
@@ -32,13 +36,17 @@ __all__ = [
     "AudioInfo",
     "AudioSource",
     "ClipPolicy",
+    "Layout",
     "OutputFormat",
     "OutputFormatError",
+    "Part",
     "Written",
     "downmix_matrix",
     "inspect",
+    "layout_of",
     "output_format",
     "read_audio",
+    "read_stretch",
     "resample",
     "resampled_length",
     "sha256_of",

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
 
 from earvae.audio.channels import downmix_matrix, to_stereo
-from earvae.audio.resampling import resample
+from earvae.audio.containers import ContainerError, Part, PartFile, survey
 from earvae.errors import EarvaeError
+from earvae.regular import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK_SAMPLES = 65_536  # per channel and block; half a megabyte of stereo
 RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
+FAINTEST = 2.0**-100  # of full scale, -600 dB; what is fainter is 0, for denormal numbers are slow
+REMEDY = "get an intact copy, or salvage it with `ffmpeg -i IN OUT.wav`"
+CHANGED = "changed while it was read; run it again"
 
 
 class AudioFileError(EarvaeError):
@@ -41,10 +43,23 @@ class ForwardFile(soundfile.SoundFile):
         return False
 
 
+class Stream(ForwardFile):
+    """A part of a file (``source``), to be read forward from its beginning or where it is sought.
+    Closes the file with itself."""
+
+    def __init__(self, source: PartFile) -> None:
+        self.source = source
+        super().__init__(source)
+
+    def close(self) -> None:
+        super().close()
+        self.source.close()
+
+
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says. ``header_samples`` is per channel, and None if unknown; in
-    compressed formats it may be wrong."""
+    """What a file says of itself. ``header_samples`` is per channel, of all its streams, and None
+    where only reading tells."""
 
     rate: int
     channels: int
@@ -53,12 +68,58 @@ class AudioInfo:
     header_samples: int | None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the audio of a file lies: its streams one after the other, all of one rate.
+
+    ``state`` changes with the file.
+    """
+
+    info: AudioInfo
+    parts: tuple[Part, ...]
+    state: tuple[int, ...]
+
+
 def inspect(path: str | Path) -> AudioInfo:
-    """The header of an audio file. Raises AudioFileError."""
-    with _opened(Path(path)) as file:
-        known = 0 <= file.frames < 2**60  # streams say "the largest number"
-        samples = file.frames if known else None
-        return AudioInfo(file.samplerate, file.channels, file.format, file.subtype, samples)
+    """What an audio file is, without decoding it. Raises AudioFileError, also for what is cut off
+    or damaged."""
+    return layout_of(path).info
+
+
+def layout_of(path: str | Path, thorough: bool = True) -> Layout:
+    """The streams of a file (:func:`earvae.audio.containers.survey`). Raises AudioFileError."""
+    with _regular(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size == 0:
+            raise AudioFileError(f"{path}: is empty (0 bytes)")
+        try:
+            parts = survey(file, status.st_size, thorough)
+        except ContainerError as error:
+            raise AudioFileError(f"{path}: {error}; {REMEDY}") from None
+        except OSError as error:
+            raise AudioFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not parts:
+        with _opened(path, Part(0, status.st_size)) as sound:
+            raise AudioFileError(
+                f"{path}: is {sound.format}, of which nobody here can tell whether it is whole; "
+                "convert it to WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
+            )
+    counted: list[Part] = []
+    kinds: set[tuple[int, int]] = set()
+    for part in parts:
+        with _opened(path, part) as sound:
+            kinds.add((sound.samplerate, sound.channels))
+            known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
+            counted.append(replace(part, samples=sound.frames if known else part.samples))
+            kind = sound.samplerate, sound.channels, sound.format, sound.subtype
+    if len(kinds) > 1:
+        raise AudioFileError(
+            f"{path}: is {len(parts)} streams of different rates or channels, one after the other; "
+            "split it, or convert it with `ffmpeg -i IN OUT.wav`"
+        )
+    counts = [part.samples for part in counted]
+    total = None if None in counts else sum(counts)
+    return Layout(AudioInfo(*kind, total), tuple(counted), _state(status))
 
 
 class AudioSource:
@@ -70,29 +131,27 @@ class AudioSource:
             refusing them.
 
     Attributes:
-        info: the header.
+        info: what the file says of itself.
+        layout: its streams; once the blocks have been read to the end, of as many samples as
+            there are.
         rate: Hz.
         channels: of the blocks, 1 or 2.
         samples: per channel, as decoded; None until the blocks have been read to the end.
 
-    Raises AudioFileError: missing, unreadable, empty, cut off (WAV), of too many channels, of a
-    rate outside ``RATES``.
+    Raises AudioFileError: missing, unreadable, empty, cut off, of too many channels, of a rate
+    outside ``RATES``.
     """
 
     def __init__(self, path: str | Path, downmix: bool = False) -> None:
         self.path = Path(path)
-        self.info = inspect(self.path)
+        self.layout = layout_of(self.path)
+        self.info = self.layout.info
         self.samples: int | None = None
         self.rate = self.info.rate
         self.channels = min(self.info.channels, 2)
         if self.rate not in RATES:
             raise AudioFileError(
                 f"{path}: its header says {self.rate} Hz, which no music has; get an intact copy"
-            )
-        if missing := _missing_wave_bytes(self.path):
-            raise AudioFileError(
-                f"{path}: cut off: {missing} bytes of audio that its header announces are not "
-                "there; get an intact copy, or salvage it with `ffmpeg -i IN OUT.wav`"
             )
         self._matrix: np.ndarray | None = None
         if self.info.channels > 2:
@@ -111,42 +170,87 @@ class AudioSource:
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """The audio from its beginning, ``[channels, n]`` each.
 
-        Raises AudioFileError where the file is damaged, ends before its header says (lossless
-        formats), holds NaN or infinity, or holds nothing.
+        A block ends where one of several streams does. Raises AudioFileError where the file is
+        damaged, ends before it says, holds NaN or infinity, or holds nothing.
         """
         samples = 0
-        with _opened(self.path) as file:
-            while True:
-                try:
-                    block = file.read(block_samples, dtype="float32", always_2d=True)
-                except (soundfile.SoundFileError, AssertionError) as error:
-                    raise AudioFileError(
-                        f"{self.path}: damaged or cut off after {samples / self.rate:.1f} s "
-                        f"({reason_of(error)}); get an intact copy, or salvage it with "
-                        "`ffmpeg -i IN OUT.wav`"
-                    ) from None
-                if not len(block):
-                    break
-                if not np.isfinite(block).all():
-                    bad = int(np.argmin(np.isfinite(block).all(axis=1)))
-                    raise AudioFileError(
-                        f"{self.path}: holds NaN or infinity (first at "
-                        f"{(samples + bad) / self.rate:.3f} s); repair or export it again"
-                    )
-                samples += len(block)
-                if self._matrix is not None:
-                    block = block @ self._matrix.T
-                yield np.ascontiguousarray(block.T)
+        parts: list[Part] = []
+        for part in self.layout.parts:
+            before = samples
+            with _opened(self.path, part, self.layout.state) as file:
+                for block in self._decoded(file, part, samples, block_samples):
+                    samples += len(block)
+                    if self._matrix is not None:
+                        block = block @ self._matrix.T
+                    yield np.ascontiguousarray(block.T)
+            parts.append(replace(part, samples=samples - before))
         if samples == 0:
             raise AudioFileError(f"{self.path}: holds no audio samples")
-        if self.info.container == "FLAC" and samples < (self.info.header_samples or 0):
-            raise AudioFileError(
-                f"{self.path}: cut off: {samples} of {self.info.header_samples} samples are "
-                "there; get an intact copy"
-            )
         if self.samples not in (None, samples):
-            raise AudioFileError(f"{self.path}: changed while it was read; run it again")
+            raise AudioFileError(f"{self.path}: {CHANGED}")
         self.samples = samples
+        self.layout = replace(self.layout, parts=tuple(parts))
+
+    def _decoded(
+        self, file: Stream, part: Part, before: int, block_samples: int
+    ) -> Iterator[np.ndarray]:
+        """Blocks ``[n, channels]`` of a stream, ``before`` samples into the file."""
+        done = 0
+        while (wanted := block_samples if part.samples is None else part.samples - done) > 0:
+            try:
+                block = file.read(min(wanted, block_samples), dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, AssertionError) as error:
+                raise AudioFileError(
+                    f"{self.path}: damaged or cut off after {(before + done) / self.rate:.1f} s "
+                    f"({reason_of(error)}); {REMEDY}"
+                ) from None
+            if file.source.error:
+                raise AudioFileError(f"{self.path}: cannot be read: {file.source.error.strerror}")
+            if not len(block):
+                break
+            if not np.isfinite(block).all():
+                bad = before + done + int(np.argmin(np.isfinite(block).all(axis=1)))
+                raise AudioFileError(
+                    f"{self.path}: holds NaN or infinity (first at {bad / self.rate:.3f} s); "
+                    "repair or export it again"
+                )
+            done += len(block)
+            yield _audible(block)
+        # The pages of an Ogg file have been looked at, and its count is only the last one's.
+        if self.info.container != "OGG" and done < (part.samples or 0):
+            raise AudioFileError(
+                f"{self.path}: cut off: {done} of {part.samples} samples are there; {REMEDY}"
+            )
+
+
+def read_stretch(
+    path: str | Path, parts: Sequence[Part], start: int, stop: int
+) -> tuple[np.ndarray, int]:
+    """Samples ``start`` to ``stop`` of a file of these streams, float32 ``[samples, channels]``,
+    fewer where it ends; and its rate, Hz.
+
+    Without decoding what lies before. Raises AudioFileError, or what soundfile raises on damage.
+    """
+    pieces: list[np.ndarray] = []
+    rate = 0
+    for part in parts:
+        if start < stop and (part.samples is None or start < part.samples):
+            with _opened(path, part) as file:
+                rate = file.samplerate
+                file.seek(start)
+                end = stop if part.samples is None else min(stop, part.samples)
+                pieces.append(file.read(end - start, dtype="float32", always_2d=True))
+        length = part.samples or 0
+        start, stop = max(0, start - length), stop - length
+    if not pieces:
+        raise ValueError("ends before the place that is wanted")
+    return _audible(np.concatenate(pieces)), rate
+
+
+def _audible(block: np.ndarray) -> np.ndarray:
+    """The block without denormal numbers, nor those that a filter would turn into such."""
+    block[np.abs(block) < FAINTEST] = 0
+    return block
 
 
 def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Tensor:
@@ -155,6 +259,8 @@ def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Ten
     For short files; ``AudioSource`` streams. Mono is duplicated. Raises AudioFileError.
     """
     import torch  # the rest of this module does without
+
+    from earvae.audio.resampling import resample
 
     source = AudioSource(path, downmix)
     blocks = resample(to_stereo(source.blocks()), source.rate, sample_rate)
@@ -173,26 +279,27 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _opened(path: Path) -> ForwardFile:
-    if path.is_dir():
-        raise AudioFileError(f"{path}: is a folder, not an audio file")
+def _regular(path: str | Path) -> BinaryIO:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise AudioFileError(
-                f"{path}: is a pipe or a device, and files are read twice; save it to a file first"
-            )
-        with path.open("rb"):
-            pass
-    except FileNotFoundError:
-        raise AudioFileError(f"{path}: no such file") from None
-    except OSError as error:
-        raise AudioFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if status.st_size == 0:
-        raise AudioFileError(f"{path}: is empty (0 bytes)")
+        return open_regular(path)
+    except EarvaeError as error:
+        raise AudioFileError(str(error)) from None
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _opened(path: str | Path, part: Part, state: tuple[int, ...] | None = None) -> Stream:
+    """A stream of a file, which must still be as ``state`` says. Raises AudioFileError."""
+    file = _regular(path)
+    if state not in (None, _state(os.fstat(file.fileno()))):
+        file.close()
+        raise AudioFileError(f"{path}: {CHANGED}")
     try:
-        return ForwardFile(name_of(path))
+        return Stream(PartFile(file, part))
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        file.close()
         raise AudioFileError(
             f"{path}: not an audio file that can be read here ({reason_of(error)}); convert it to "
             "WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
@@ -202,40 +309,6 @@ def _opened(path: Path) -> ForwardFile:
 def name_of(path: Path) -> str | bytes:
     """The path as soundfile opens it, also where a POSIX name is not valid UTF-8."""
     return os.fsencode(path) if os.name == "posix" else str(path)
-
-
-def _missing_wave_bytes(path: Path) -> int:
-    """Bytes of audio that a WAV file (RIFF or RF64) announces and does not hold, else 0.
-
-    libsndfile reads such files as if they were meant to be shorter. Programs that write to a
-    pipe leave 0 or about the largest number as the size, which announces nothing; headers that
-    count a few bytes too many (their own, say) are forgiven.
-    """
-    unknown = (range(1), range(0x7FFF_EF00, 0x8000_0001), range(0xFFFF_0000, 0x1_0000_0000))
-    slack = 64
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-            return 0
-        long_size = 0  # of the data chunk, from an RF64 file's ds64 chunk
-        for _ in range(1_000):
-            header = file.read(8)
-            if len(header) < 8:
-                return 0
-            name, size = struct.unpack("<4sI", header)
-            start = file.tell()
-            if name == b"ds64":
-                sizes = file.read(16)
-                long_size = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else 0
-            elif name == b"data":
-                if size == 0xFFFF_FFFF and long_size < 2**63:
-                    size = long_size
-                elif any(size in sizes for sizes in unknown):
-                    size = 0
-                missing = start + size - path.stat().st_size
-                return missing if missing > slack else 0
-            file.seek(start + size + size % 2)
-    return 0
 
 
 def reason_of(error: Exception) -> str:

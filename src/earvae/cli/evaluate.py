@@ -74,6 +74,7 @@ def evaluate(
     from earvae import tracks
     from earvae.cli import batch
     from earvae.evaluation import tables
+    from earvae.evaluation.evaluate import claimed
     from earvae.evaluation.evaluate import evaluate as run
     from earvae.evaluation.excerpts import Span, evenly, references
 
@@ -89,21 +90,20 @@ def evaluate(
     found = evenly(references(music.files), most)
     if not found:
         finish(failures or [f"{source}: holds nothing but reconstructions"], 0)
-    with (
-        batch.tidy_when_terminated(),
-        batch.progress_bar(len(found) * len(systems), "") as update,
-    ):
-        results, more = run(
-            found,
-            systems,
-            output,
-            span,
-            lambda done, doing: update(completed=done, description=doing[-50:]),
-        )
-    failures += more
-    tables.write_all(results, output)
-    print_table(f"mean over {len(results.tracks)} tracks", *tables.compact_table(results))
-    page = _page(output) if results.tracks else None
+    with claimed(output).alone(lambda line: typer.echo(line, err=True)):
+        with batch.progress_bar(len(found) * len(systems), "") as update:
+            results, more = run(
+                found,
+                systems,
+                output,
+                span,
+                lambda done, doing: update(completed=done, description=doing[-50:]),
+            )
+        failures += more
+        tables.write_all(results, output)
+        title = f"mean over {len(results.tracks)} tracks"
+        batch.print_rows(*tables.compact_table(results), title)
+        page = _page(output) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
 
@@ -131,20 +131,6 @@ def _start(text: str) -> float | None:
     if not 0 <= start < 1e9:
         options.usage_error(f"--start {text}: give middle, or seconds from 0 on")
     return start
-
-
-def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table of figures, of which the first column is a name."""
-    from rich.table import Table
-
-    from earvae.cli.batch import stdout
-
-    shown = Table(title=title)
-    for number, heading in enumerate(header):
-        shown.add_column(heading, justify="right" if number else "left")
-    for row in rows:
-        shown.add_row(*row)
-    stdout().print(shown)
 
 
 def _page(output: Path) -> Path | None:

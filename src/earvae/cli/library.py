@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import (
-    memory_explained,
-    print_left_out,
-    progress_bar,
-    tidy_when_terminated,
-)
-from earvae.cli.errors import one_line, usage_error
+from earvae.cli.batch import memory_explained, print_left_out, progress_bar
+from earvae.cli.errors import one_line, say, usage_error
 
 if TYPE_CHECKING:
     from earvae.library.encode import Result
@@ -209,7 +204,6 @@ def library(
     if own.world > 1:
         typer.echo(f"rank {own.rank} of {own.world} ({own.origin})")
     with (
-        tidy_when_terminated(),
         memory_explained("out of memory; use a smaller --batch-seconds or --chunk-seconds"),
         progress_bar(own.files(len(music.files), block_files), "encoding") as update,
     ):
@@ -255,7 +249,7 @@ def _finish(result: Result, problems: list[str], folder: Path) -> None:
     """
     failures = problems + result.summary.failures
     for failure in failures[:LISTED_FAILURES]:
-        typer.echo(f"error: {failure}", err=True)
+        say(f"error: {failure}", err=True)
     if len(failures) > LISTED_FAILURES:
         typer.echo(f"… and {len(failures) - LISTED_FAILURES} more", err=True)
     if result.counts is None:

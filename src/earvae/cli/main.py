@@ -24,6 +24,7 @@ from earvae.cli.renamed import OPTIONS, register
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
+from earvae.signals import heed
 
 if TYPE_CHECKING:
     from click import Context
@@ -90,6 +91,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names and symbols a terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    heed()
     try:
         app(prog_name="earvae")
     except SystemExit as leaving:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earvae.cli.errors import finish, one_line, usage_error
+from earvae.cli.errors import finish, one_line, say, usage_error
 
 if TYPE_CHECKING:
     from earvae.training.excerpts import PackedExcerpts
@@ -52,6 +52,9 @@ def pack(
         float | None,
         typer.Option(min=1, metavar="HZ", help="Leave out tracks whose spectrum ends lower."),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also replace a pack that holds other tracks.")
+    ] = False,
 ) -> None:
     """Pack music to train on, for networks and slow disks.
 
@@ -70,7 +73,8 @@ def pack(
 
     --true-peak and --bandwidth judge whole tracks, as the paper does (+1 dBTP).
 
-    Run it again to go on after an interruption. Files that cannot be read are left out and
+    Run it again to go on after an interruption. An earlier pack of the same tracks, or some of
+    them, is replaced; nothing else in FOLDER is touched. Files that cannot be read are left out and
     listed; the status is then 1.
 
     \b
@@ -98,23 +102,23 @@ def pack(
         filters = FilterConfig(true_peak_db=true_peak, bandwidth_hz=bandwidth)
     music = tracks.find([source], leave_out=folder, split=split)
     for line in music.left_out_lines():
-        typer.echo(line)
+        say(line)
     usable, unusable = inspect(music.files)
     unusable = music.problems + unusable
     if not usable:
         one_line(unusable[0])
     if excerpts is None:
         seconds, size = segment_seconds or 30.0, round((shard_mb or 1000.0) * 1e6)
-        packed = Packer(usable, folder, seconds, size, filters, typer.echo).pack()
+        packed = Packer(usable, folder, seconds, size, filters, say, replace).pack()
         lines = _lines(packed)
     else:
         size = round(megabytes * 1e6)
         codec = codec or "vorbis"
-        packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, typer.echo)
+        packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, say, replace)
         lines = _lines_of_excerpts(packed, codec)
     typer.echo(f"{lines[0]}; train on {folder / INDEX}")
     for line in lines[1:]:
-        typer.echo(line)
+        say(line)
     if packed.refused:
         typer.echo(f"{len(packed.refused)} tracks refused by the filters")
     finish(unusable + packed.left_out, len(packed.index["sources"]))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.errors import one_line
+from earvae.cli.errors import finish
 
 
 def stats(
@@ -53,7 +53,7 @@ def stats(
     from earvae import atomic, tracks
     from earvae.cli.batch import progress_bar
     from earvae.latents import file
-    from earvae.latents.statistics import NAME, measure
+    from earvae.latents.statistics import NAME, LatentsError, measure
     from earvae.library.ranks import find_rank
 
     target = output
@@ -61,11 +61,17 @@ def stats(
         target = inputs[0] / NAME
     own = find_rank(rank, world_size)
     latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
-    if latents.problems:
-        one_line("; ".join(latents.problems))
+    problems = latents.problems
     paths = [Path(found.path) for found in latents.files][own.rank :: own.world]
     with progress_bar(len(paths), "measuring") as update:
-        found, normalised = measure(paths, lambda files: update(advance=files))
+        try:
+            found, normalised = measure(paths, lambda files: update(advance=files), problems.append)
+        except LatentsError:  # nothing is left
+            if not problems:
+                raise
+    if problems:  # statistics of a part would pass for those of the whole
+        typer.echo("nothing was written; mend these, or remove them, and measure again", err=True)
+        finish(problems, 0)
     if target is not None and own.world > 1:
         target = target.with_name(f"{target.stem}.rank-{own}{target.suffix}")
     if target is not None and not normalised:
@@ -83,14 +89,13 @@ def stats(
 
 
 def _table(found) -> None:
-    from rich.table import Table
+    from earvae.cli.batch import print_rows
 
-    from earvae.cli.batch import stdout
-
-    table = Table(title=f"{found.entries} entries, {found.moments.count} frames, {found.latents} "
-                        f"of model {found.model}")  # fmt: skip
-    for name in ("channel", "mean", "std"):
-        table.add_column(name, justify="right")
-    for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True)):
-        table.add_row(str(channel), f"{mean:.4f}", f"{std:.4f}")
-    stdout().print(table)
+    rows = [
+        [str(channel), f"{mean:.4f}", f"{std:.4f}"]
+        for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True))
+    ]
+    counts = f"{found.entries} entries, {found.moments.count} frames"
+    print_rows(
+        ["channel", "mean", "std"], rows, f"{counts}, {found.latents} of model {found.model}"
+    )

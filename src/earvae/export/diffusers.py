@@ -23,6 +23,7 @@ from earvae.model.diffusers import (
 )
 from earvae.model.published import STABLE_AUDIO
 from earvae.model.vae import EarVAE
+from earvae.owned import EXPORT, Owned
 
 FIRST_VERSION = "0.30.0"  # of diffusers with this class
 
@@ -43,7 +44,8 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
     Raises:
         NotConvertibleError: another architecture than the paper's, a transformer, or an encoder
             whose first width is not twice the latent channels.
-        WriteError: the folder cannot be written.
+        WriteError: the folder cannot be written, or holds files of these names that another
+            program wrote.
     """
     config = vae.config
     _check(vae)
@@ -58,6 +60,8 @@ def export_diffusers(vae: EarVAE, folder: str | Path) -> list[str]:
     words = {"_class_name": CLASS_NAME, "_diffusers_version": FIRST_VERSION, **words}
     notes = {"format": "pt", OUR_CONFIG: config.model_dump_json()}
 
+    folder = Path(folder)
+    Owned(folder, EXPORT).claim(CONFIG_NAME, WEIGHTS_NAME)
     with atomic.files(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_NAME, notes)
         text = json.dumps(words, indent=2) + "\n"

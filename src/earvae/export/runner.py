@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run an exported εar-VAE without PyTorch: needs onnxruntime, numpy and soundfile, nothing else.
 
-This one file is complete in itself; `earvae export --onnx FOLDER` puts a copy beside the graphs.
+`earvae export --onnx FOLDER` puts this program, complete in one file, beside the graphs.
 
     python FOLDER/runner.py reconstruct song.wav out.wav
     python FOLDER/runner.py encode song.wav song.safetensors
@@ -14,7 +14,8 @@ This one file is complete in itself; `earvae export --onnx FOLDER` puts a copy b
 
 Audio of any length is computed in chunks with as much context on both sides as the network sees,
 so that chunked equals whole: any length in flat memory, no crossfade, as many samples out as in.
-Latent files are those of `earvae encode`, and either program reads the other's.
+Sound files are read, checked and written by the code of `earvae` itself. Latent files are those of
+`earvae encode`, and either program reads the other's.
 """
 
 from __future__ import annotations
@@ -22,33 +23,41 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import struct
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import soundfile
+
+from earvae import atomic, json_files
+from earvae.audio.channels import to_mono, to_stereo
+from earvae.audio.reading import RATES, AudioSource
+from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
+from earvae.errors import EarvaeError, named
+from earvae.latents.file import FORMAT as LATENT_FORMAT
+from earvae.latents.file import SUFFIX as LATENT_SUFFIX
+from earvae.latents.file import VERSION as LATENT_FORMAT_VERSION
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.latents.statistics import Moments, Statistics, beside
+from earvae.regular import check_regular, open_regular
+from earvae.signals import heed
+from earvae.tracks import identity
 
 FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
 CHUNK_FRAMES = 430  # about ten seconds
-BLOCK_SAMPLES = 65_536  # read at a time, per channel
-
-LATENT_FORMAT = "earvae-latents"
-LATENT_FORMAT_VERSION = "1"
-LATENT_SUFFIX = ".safetensors"
-STATISTICS_NAME = "latent_stats.json"
-FLOAT_SUFFIXES = (".wav", ".w64", ".rf64", ".caf", ".aiff")  # containers that hold float32
-SMALL_SUFFIXES = (".wav", ".aiff")  # their headers count to 4 GiB
-HEADER_LIMIT = 2**32 - 2**16  # bytes of audio, with room for the header
+LARGEST = 2**40  # a count that is larger is damage
+HEADER_LIMIT = 2**24  # bytes of JSON in a file of latents
 
 
-class RunnerError(Exception):
+COUNTS = ("sample_rate", "hop_length", "channels", "samples", "original_rate", "original_samples")
+
+
+class RunnerError(EarvaeError):
     """What cannot be done, in one line that says why."""
 
 
@@ -58,7 +67,7 @@ class Runner:
     Args:
         folder: written by `earvae export --onnx`; only the encoder or only the decoder will do
             for work in one direction.
-        threads: how many a computation takes; None lets onnxruntime decide.
+        threads: how many a computation takes; None for as many as there are processors for it.
         providers: names of onnxruntime's execution providers, in order of preference.
 
     Attributes:
@@ -69,7 +78,9 @@ class Runner:
         model: twelve hex digits; the same as `earvae info` prints for the PyTorch model.
         metadata: all that the files say of themselves.
 
-    Raises RunnerError for a folder without graphs, or with graphs of several models.
+    Raises EarvaeError for a folder without graphs, with damaged ones, or with those of several
+    models. Its methods raise RunnerError where onnxruntime fails, and for graphs that give
+    something other than they say.
     """
 
     def __init__(
@@ -80,14 +91,18 @@ class Runner:
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        # onnxruntime's own choice binds threads to processors, also to those it may not use.
+        options.intra_op_num_threads = threads or _processors()
+        if missing := sorted(set(providers) - set(onnxruntime.get_available_providers())):
+            raise RunnerError(f"{', '.join(missing)}: not among the providers of this onnxruntime")
+        self._folder = Path(folder)
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._context: dict[str, int] = {}
         self.metadata: dict[str, str] = {}
         for part in ("encoder", "transformer", "decoder"):
-            path = Path(folder) / f"{part}.onnx"
-            if path.is_file():
+            path = self._path(part)
+            if os.path.lexists(path):
+                check_regular(path)
                 self._sessions[part] = _session(path, options, list(providers))
                 self._read_metadata(path, part)
         if not self._sessions:
@@ -95,19 +110,22 @@ class Runner:
                 f"{folder}: holds no encoder.onnx or decoder.onnx; "
                 "write them with `earvae export --onnx FOLDER`"
             )
-        needs_transformer = self.metadata["has_transformer"] == "true"
+        needs_transformer = self.metadata.get("has_transformer") == "true"
         if needs_transformer and "decoder" in self._sessions and "transformer" not in self._context:
             raise RunnerError(f"{folder}: transformer.onnx is missing; this model decodes with it")
-        self.sample_rate = int(self.metadata["sample_rate"])
-        self.hop_length = int(self.metadata["hop_length"])
-        self.audio_channels = int(self.metadata["audio_channels"])
-        self.latent_channels = int(self.metadata["latent_channels"])
-        self.tail_deficit = int(self.metadata["tail_deficit"])
+        self.sample_rate = count(self.metadata, "sample_rate", folder)
+        self.hop_length = count(self.metadata, "hop_length", folder)
+        self.audio_channels = count(self.metadata, "audio_channels", folder)
+        self.latent_channels = count(self.metadata, "latent_channels", folder)
+        self.tail_deficit = count(self.metadata, "tail_deficit", folder, least=0)
         self.model = self.metadata["model"]
+
+    def _path(self, part: str) -> Path:
+        return self._folder / f"{part}.onnx"
 
     def _read_metadata(self, path: Path, part: str) -> None:
         found = self._sessions[part].get_modelmeta().custom_metadata_map
-        if found.get("format") != FORMAT or found.get("part") != part:
+        if found.get("format") != FORMAT or found.get("part") != part or "model" not in found:
             raise RunnerError(f"{path}: not a graph of `earvae export --onnx`")
         if found.get("format_version") != FORMAT_VERSION:
             raise RunnerError(
@@ -119,13 +137,22 @@ class Runner:
                 f"{path}: is of model {found['model']}, the file beside it of "
                 f"{self.metadata['model']}; export both again"
             )
-        self._context[part] = int(found["context_frames"])
+        self._context[part] = count(found, "context_frames", path, least=-1)
         self.metadata = {**found, **self.metadata}
 
-    def _run(self, part: str, **inputs: np.ndarray) -> list[np.ndarray]:
+    def _run(self, part: str, values: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
+        """What a graph gives for its one input, each output of this shape."""
+        path = self._path(part)
         if part not in self._sessions:
-            raise RunnerError(f"{part}.onnx is missing in the model's folder")
-        return self._sessions[part].run(None, inputs)
+            raise RunnerError(f"{path}: no such file, and this needs it")
+        try:
+            given = self._sessions[part].get_inputs()[0].name
+            results = self._sessions[part].run(None, {given: values})
+        except Exception as error:  # onnxruntime raises many kinds; the user needs one line
+            raise RunnerError(f"{path}: onnxruntime fails: {_first_line(error)}") from error
+        if any(result.shape != tuple(shape) for result in results):
+            raise RunnerError(f"{path}: does not give what it says; export the model again")
+        return results
 
     def frames_for(self, samples: int) -> int:
         """Latent frames whose decoding holds at least ``samples`` samples."""
@@ -186,7 +213,8 @@ class Runner:
                 stop = min(done + chunk_frames, certain)
                 reach = min(stop + context - first, audio.shape[2] // hop)
                 inputs = np.ascontiguousarray(audio[..., : reach * hop], np.float32)
-                mean, std = self._run("encoder", audio=inputs)
+                shape = (len(inputs), self.latent_channels, reach)
+                mean, std = self._run("encoder", inputs, shape)
                 means.append(mean[..., done - first : stop - first])
                 stds.append(std[..., done - first : stop - first])
                 keep = max(first, stop - context)
@@ -210,11 +238,12 @@ class Runner:
             raise ValueError(f"{frames} latent frames cannot hold {samples} samples")
         latents = np.ascontiguousarray(latents, np.float32)
         if "transformer" in self._sessions:
-            (latents,) = self._run("transformer", latents=latents)
+            (latents,) = self._run("transformer", latents, latents.shape)
         for start in range(0, frames, chunk_frames):
             stop = min(start + chunk_frames, frames)
             low, high = max(0, start - context), min(frames, stop + context)
-            (audio,) = self._run("decoder", latents=np.ascontiguousarray(latents[..., low:high]))
+            shape = (len(latents), self.audio_channels, (high - low) * hop - self.tail_deficit)
+            (audio,) = self._run("decoder", np.ascontiguousarray(latents[..., low:high]), shape)
             end = min(stop * hop, samples)
             if start * hop < end:
                 yield audio[..., (start - low) * hop : end - low * hop]
@@ -230,104 +259,27 @@ def _session(
 ) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime raises many kinds; the user needs one line
-        reason = str(error).strip().splitlines()[0]
-        raise RunnerError(f"{path}: onnxruntime cannot load it: {reason}") from None
+    except Exception as error:  # as above
+        raise RunnerError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from None
 
 
-# --------------------------------------------------------------------------- audio files
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class AudioInput:
-    """A mono or stereo sound file at the model's rate, as blocks.
-
-    Raises RunnerError: unreadable, another rate, more than two channels, and from ``blocks``
-    for damage, NaN or no samples.
-    """
-
-    def __init__(self, path: str | Path, sample_rate: int) -> None:
-        self.path = Path(path)
-        try:
-            info = soundfile.info(str(path))
-        except (soundfile.SoundFileError, OSError) as error:
-            reason = "no such file" if not self.path.is_file() else str(error).splitlines()[0]
-            raise RunnerError(f"{path}: cannot be read: {reason}") from None
-        self.channels = info.channels
-        if info.samplerate != sample_rate:
-            raise RunnerError(
-                f"{path}: is at {info.samplerate} Hz, the model at {sample_rate}; "
-                f"resample it first, for instance with `ffmpeg -i IN -ar {sample_rate} OUT.wav`"
-            )
-        if self.channels > 2:
-            raise RunnerError(f"{path}: has {self.channels} channels; fold it to stereo first")
-
-    def blocks(self, channels: int) -> Iterator[np.ndarray]:
-        """Float32 ``[1, channels, n]`` each; mono is repeated for a stereo model."""
-        samples = 0
-        try:
-            with soundfile.SoundFile(str(self.path)) as file:
-                while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                    if not np.isfinite(block).all():
-                        raise RunnerError(f"{self.path}: holds NaN or infinity")
-                    samples += len(block)
-                    if self.channels == 2 and channels == 1:
-                        block = block.mean(axis=1, keepdims=True)
-                    yield np.repeat(block.T[None], channels // block.shape[1], axis=1)
-        except soundfile.SoundFileError as error:
-            reason = str(error).splitlines()[0]
-            raise RunnerError(f"{self.path}: damaged or cut off: {reason}") from None
-        if samples == 0:
-            raise RunnerError(f"{self.path}: holds no audio samples")
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def write_audio(
-    path: str | Path, blocks: Iterable[np.ndarray], rate: int, channels: int, samples: int
-) -> float:
-    """Write blocks ``[1, n_channels, n]`` as a float32 file of ``channels``; the largest magnitude.
-
-    Two channels become one by their mean. Only float containers, since integers would clip what
-    overshoots. The file appears when it is complete. Raises RunnerError.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FLOAT_SUFFIXES:
-        raise RunnerError(
-            f"{path}: decoded audio may exceed full scale, which integer formats cut off; "
-            f"write one of {', '.join(FLOAT_SUFFIXES)} and convert that"
-        )
-    if suffix in SMALL_SUFFIXES and samples * channels * 4 > HEADER_LIMIT:
-        raise RunnerError(f"{path}: more than 4 GiB; write .w64 or .rf64")
-    peak = 0.0
-    form = {"subtype": "FLOAT", "format": suffix.removeprefix(".").upper()}
-    with (
-        _atomic(path) as temporary,
-        soundfile.SoundFile(str(temporary), "w", rate, channels, **form) as file,
-    ):
-        for block in blocks:
-            if channels < block.shape[1]:
-                block = block.mean(axis=1, keepdims=True, dtype=np.float32)
-            peak = max(peak, float(np.abs(block).max(initial=0)))
-            file.write(block[0].T)
-    return peak
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place once all is written."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise RunnerError(f"{path}: cannot be written: {error.strerror}") from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise RunnerError(f"{path}: cannot be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def count(values: Mapping[str, str], name: str, path: str | Path, least: int = 1) -> int:
+    """The whole number that metadata hold under ``name``. Raises RunnerError: none, or one that
+    makes no sense."""
+    found = values.get(name, "missing")
+    if not re.fullmatch("-?[0-9]{1,13}", found) or not least <= int(found) < LARGEST:
+        raise RunnerError(f"{path}: its metadata make no sense ({name}: {found:.20})")
+    return int(found)
 
 
 # --------------------------------------------------------------------------- latent files
@@ -345,30 +297,38 @@ def write_latents(path: str | Path, latents: np.ndarray, properties: dict[str, o
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with _atomic(Path(path)) as temporary:
-        temporary.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    atomic.write(path, struct.pack("<Q", len(text)) + text + data)
 
 
 def read_latents(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
     """Float32 ``latents [latent, frames]`` and metadata of a file of `earvae encode` or of ours.
 
-    Raises RunnerError for anything else.
+    Raises EarvaeError for anything else. Nothing is read before the sizes that the header tells
+    are those of the file.
     """
     try:
-        content = Path(path).read_bytes()
-        (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length])
-        properties = header["__metadata__"]
-        tensor = header["latents"]
-        begin, end = tensor["data_offsets"]
-        kind = {"F32": "<f4", "F16": "<f2"}[tensor["dtype"]]
-        data = content[8 + length + begin : 8 + length + end]
-        latents = np.frombuffer(data, kind).reshape(tensor["shape"]).astype(np.float32)
-    except OSError as error:
-        raise RunnerError(f"{path}: cannot be read: {error.strerror}") from None
-    except (struct.error, ValueError, KeyError, TypeError):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size - 8, HEADER_LIMIT):
+                raise ValueError("its header does not fit")
+            header = json_files.parse(file.read(length), "its header")
+            properties = {str(name): str(value) for name, value in header["__metadata__"].items()}
+            tensor = header["latents"]
+            kind = np.dtype({"F32": "<f4", "F16": "<f2"}[tensor["dtype"]])
+            (channels, frames), (begin, end) = tensor["shape"], tensor["data_offsets"]
+            last = max(each["data_offsets"][1] for each in header.values() if "dtype" in each)
+            if any(type(number) is not int for number in (channels, frames, begin, end, last)):
+                raise TypeError("a size is no whole number")
+            if not (0 <= begin < end <= last == size - 8 - length and min(channels, frames) > 0):
+                raise ValueError("its latents are not there")
+            if channels * frames * kind.itemsize != end - begin:
+                raise ValueError("its latents have another size")
+            file.seek(8 + length + begin)
+            latents = np.frombuffer(file.read(end - begin), kind).reshape(channels, frames)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise RunnerError(f"{path}: not a file of latents, or damaged") from None
-    if properties.get("format") != LATENT_FORMAT or latents.ndim != 2:
+    if properties.get("format") != LATENT_FORMAT:
         raise RunnerError(f"{path}: not latents of `earvae encode` (no format={LATENT_FORMAT})")
     if properties.get("format_version") != LATENT_FORMAT_VERSION:
         raise RunnerError(
@@ -377,15 +337,21 @@ def read_latents(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
         )
     if not np.isfinite(latents).all():
         raise RunnerError(f"{path}: holds NaN or infinity; encode it again")
-    return latents, properties
+    return latents.astype(np.float32), properties
 
 
-def statistics_beside(path: str | Path) -> Path | None:
-    """The ``latent_stats.json`` of `earvae stats` in a file's folder or the nearest one above."""
-    for folder in Path(path).absolute().parents:
-        if (folder / STATISTICS_NAME).is_file():
-            return folder / STATISTICS_NAME
-    return None
+def read_statistics(path: str | Path) -> Statistics:
+    """The statistics in a ``latent_stats.json``. Raises EarvaeError: none, or changed since."""
+    values = json_files.read(path)
+    try:
+        mean, squares = np.array(values["mean"], float), np.array(values["squares"], float)
+        moments = Moments(int(values["count"]), mean, squares)
+        found = Statistics(values["model"], values["latents"], 0, moments)
+        if mean.ndim != 1 or mean.shape != squares.shape or found.digest != values["digest"]:
+            raise ValueError("numbers of something else")
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        raise RunnerError(f"{path}: not statistics that `earvae stats` wrote") from None
+    return found
 
 
 def denormalised(
@@ -393,56 +359,91 @@ def denormalised(
 ) -> np.ndarray:
     """Latents ``[latent, frames]`` of mean 0 and deviation 1 put back by a ``latent_stats.json``.
 
-    Raises RunnerError for another file, another number of channels, or, with a ``digest``, other
+    Raises EarvaeError for another file, another number of channels, or, with a ``digest``, other
     statistics than those that normalised.
     """
-    try:
-        values = json.loads(Path(statistics).read_text(encoding="utf-8"))
-        mean, std = np.array(values["mean"]), np.array(values["std"])
-        found, shapes = values["digest"], {mean.shape, std.shape}
-    except OSError as error:
-        raise RunnerError(f"{statistics}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise RunnerError(f"{statistics}: not statistics that `earvae stats` wrote") from None
-    if shapes != {latents.shape[:1]}:
-        raise RunnerError(f"{statistics}: is not of {latents.shape[0]} channels")
-    if digest not in (None, found):
+    found = read_statistics(statistics)
+    if len(found.mean) != len(latents):
+        raise RunnerError(f"{statistics}: is not of {len(latents)} channels")
+    if digest not in (None, found.digest):
         raise RunnerError(
-            f"{statistics}: are statistics {found}, the latents were normalised by {digest}; "
-            "name the right ones with --denormalise"
+            f"{statistics}: are statistics {found.digest}, the latents were normalised by "
+            f"{digest}; name the right ones with --denormalise"
         )
-    scale = np.where(std > 0, std, 1.0)
-    return (latents * scale[:, None] + mean[:, None]).astype(np.float32)
+    return found.denormalise(latents)
 
 
 # --------------------------------------------------------------------------- command line
 
 
 def reconstruct_file(
-    model: Runner, source: str, target: str, chunk_frames: int, stereo: bool
+    model: Runner,
+    source: str,
+    target: str,
+    output: OutputFormat,
+    chunk_frames: int,
+    stereo: bool = False,
+    downmix: bool = False,
 ) -> str:
     """``source`` through the codec into ``target``; a line about it."""
-    audio = AudioInput(source, model.sample_rate)
-    mean, _, samples = model.encode_stream(audio.blocks(model.audio_channels), chunk_frames)
-    return _decode_into(target, model, mean, samples, chunk_frames, 2 if stereo else audio.channels)
+    audio = _opened(model, source, target, downmix)
+    mean, samples = _encode(model, audio, chunk_frames)
+    channels = 2 if stereo else audio.channels
+    return _decode_into(target, model, mean, samples, chunk_frames, channels, output)
+
+
+def _opened(model: Runner, source: str, target: str, downmix: bool) -> AudioSource:
+    """A sound file at the model's rate that is not about to be replaced by ``target``."""
+    _apart(source, target)
+    audio = AudioSource(source, downmix)
+    if audio.rate != model.sample_rate:
+        raise RunnerError(
+            f"{source}: is at {audio.rate} Hz, the model at {model.sample_rate}; resample it "
+            f"first, for instance with `ffmpeg -i IN -ar {model.sample_rate} OUT.wav`"
+        )
+    return audio
+
+
+def _apart(source: str, target: str) -> None:
+    if identity(source) == identity(target):
+        raise RunnerError(f"{target}: is the input {source}; choose another output")
+
+
+def _encode(model: Runner, audio: AudioSource, chunk_frames: int) -> tuple[np.ndarray, int]:
+    """The posterior's mean ``[1, latent, frames]`` of a sound file, and its samples."""
+    blocks = to_mono(audio.blocks()) if model.audio_channels == 1 else to_stereo(audio.blocks())
+    mean, _, samples = model.encode_stream((b[np.newaxis] for b in blocks), chunk_frames)
+    return mean, samples
 
 
 def _decode_into(
-    target: str, model: Runner, latents: np.ndarray, samples: int, chunk_frames: int, channels: int
+    target: str,
+    model: Runner,
+    latents: np.ndarray,
+    samples: int,
+    chunk_frames: int,
+    channels: int,
+    output: OutputFormat,
 ) -> str:
     """Latents ``[1, latent, frames]`` decoded into ``target``; a line about it."""
-    channels = min(channels, model.audio_channels)
-    blocks = model.decode_stream(latents, samples, chunk_frames)
-    peak = write_audio(target, blocks, model.sample_rate, channels, samples)
-    return f"{target}: {samples} samples, {samples / model.sample_rate:.2f} s, peak {peak:.3f}"
+    channels, rate = min(channels, model.audio_channels), model.sample_rate
+    blocks = (block[0] for block in model.decode_stream(latents, samples, chunk_frames))
+    if channels < model.audio_channels:
+        blocks = to_mono(blocks)
+    peak = write(target, blocks, rate, channels, samples, output).peak
+    return f"{target}: {samples} samples, {samples / rate:.2f} s, peak {peak:.3f}"
 
 
-def encode_file(model: Runner, source: str, target: str, chunk_frames: int) -> str:
+def encode_file(
+    model: Runner, source: str, target: str, chunk_frames: int, downmix: bool = False
+) -> str:
     """The posterior mean of ``source`` into ``target``; a line about it."""
     if Path(target).suffix != LATENT_SUFFIX:
         raise RunnerError(f"{target}: name a file in {LATENT_SUFFIX}")
-    audio = AudioInput(source, model.sample_rate)
-    mean, _, samples = model.encode_stream(audio.blocks(model.audio_channels), chunk_frames)
+    audio = _opened(model, source, target, downmix)
+    mean, samples = _encode(model, audio, chunk_frames)
+    if not np.isfinite(mean).all():
+        raise RunnerError(f"{source}: its latents are not finite; check its level and the model")
     properties = {
         "format": LATENT_FORMAT,
         "format_version": LATENT_FORMAT_VERSION,
@@ -463,6 +464,7 @@ def decode_file(
     model: Runner,
     source: str,
     target: str,
+    output: OutputFormat,
     chunk_frames: int,
     stereo: bool = False,
     force: bool = False,
@@ -472,6 +474,7 @@ def decode_file(
 
     Normalised latents are put back by ``statistics``, or by those found beside the file.
     """
+    _apart(source, target)
     latents, properties = read_latents(source)
     made_by = properties.get("model")
     if made_by != model.model and not force:
@@ -479,22 +482,30 @@ def decode_file(
             f"{source}: was encoded by model {made_by}, this is model {model.model}; "
             "decode anyway with --force"
         )
-    try:
-        samples, channels = int(properties["samples"]), int(properties["channels"])
-        original_rate = int(properties["original_rate"])
-    except (KeyError, ValueError):
-        raise RunnerError(f"{source}: its metadata is incomplete; encode it again") from None
+    told = {name: count(properties, name, source) for name in COUNTS}
+    samples, rate, channels = told["samples"], told["original_rate"], told["channels"]
+    if (told["sample_rate"], told["hop_length"]) != (model.sample_rate, model.hop_length):
+        raise RunnerError(
+            f"{source}: holds {told['sample_rate']} Hz and {told['hop_length']} samples a frame, "
+            f"the model has {model.sample_rate} and {model.hop_length}"
+        )
+    # Rates and lengths say the same, but for a sample that was rounded at either rate.
+    apart = samples * rate - told["original_samples"] * model.sample_rate
+    if channels > 2 or rate not in RATES or abs(apart) > rate + model.sample_rate:
+        raise RunnerError(f"{source}: its metadata make no sense; encode it again")
     needed = model.frames_for(samples)
     if "segment" in properties and latents.shape[1] == needed - 1:
         latents = np.concatenate([latents, latents[:, -1:]], axis=1)  # as `earvae decode` does
-    if latents.shape[0] != model.latent_channels or latents.shape[1] < needed:
+    padded = "frames" in properties  # an entry of a library, which may be longer than its audio
+    most = count(properties, "frames", source) if padded else needed + 1
+    if len(latents) != model.latent_channels or not needed <= latents.shape[1] <= most:
         raise RunnerError(
-            f"{source}: holds latents {list(latents.shape)}; {samples} samples of this model are "
-            f"[{model.latent_channels}, {needed}]"
+            f"{source}: holds {len(latents)} channels and {latents.shape[1]} frames; {samples} "
+            f"samples of this model are {model.latent_channels} and {needed}; encode it again"
         )
     digest = properties.get("normalised")
     if digest is not None and statistics is None:
-        statistics = statistics_beside(source)
+        statistics = beside(Path(source))
         if statistics is None:
             raise RunnerError(
                 f"{source}: is normalised, and there is no {STATISTICS_NAME} beside it; name that "
@@ -503,9 +514,9 @@ def decode_file(
     if statistics is not None:
         latents = denormalised(latents, statistics, None if force else digest)
     channels = 2 if stereo else channels
-    line = _decode_into(target, model, latents[np.newaxis], samples, chunk_frames, channels)
-    if original_rate != model.sample_rate:
-        line += f" (at the model's {model.sample_rate} Hz; the original had {original_rate})"
+    line = _decode_into(target, model, latents[None], samples, chunk_frames, channels, output)
+    if rate != model.sample_rate:
+        line += f" (at the model's {model.sample_rate} Hz; the original had {rate})"
     return line
 
 
@@ -516,13 +527,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shared.add_argument(
         "--model", type=Path, default=here, help="folder of the graphs (default: this file's)"
     )
-    shared.add_argument("--threads", type=int, help="default: as onnxruntime decides")
+    shared.add_argument("--threads", type=_at_least(1), help="default: one for each processor")
     shared.add_argument(
         "--provider", action="append", help="onnxruntime's (default: CPUExecutionProvider)"
     )
     shared.add_argument(
-        "--chunk-seconds", type=float, default=10.0, help="audio computed at a time (default: 10)"
+        "--chunk-seconds",
+        type=_at_least(0.1),
+        default=10.0,
+        help="audio computed at a time (default: 10)",
     )
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = argparse.ArgumentParser(description="Music to latents and back, without PyTorch.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (
@@ -533,9 +548,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = verbs.add_parser(verb, help=what, parents=[shared])
         command.add_argument("source", metavar="IN")
         command.add_argument("target", metavar="OUT")
+        if verb != "decode":
+            command.add_argument("--downmix", action="store_true", help="fold surround to stereo")
         if verb != "encode":
             command.add_argument(
                 "--stereo", action="store_true", help="write mono inputs as stereo"
+            )
+            command.add_argument("--subtype", choices=SUBTYPES, help="default: float")
+            command.add_argument(
+                "--clip",
+                choices=("none", "clamp", "rescale"),
+                help="what becomes of peaks beyond full scale where integers are written",
             )
         if verb == "decode":
             command.add_argument(
@@ -546,26 +569,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     verbs.add_parser("info", help="what the model is", parents=[shared])
     given = parser.parse_args(arguments)
-
     try:
-        providers = given.provider or ["CPUExecutionProvider"]
-        model = Runner(given.model, given.threads, providers)
-        chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
-        if given.verb == "info":
-            line = "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
-        elif given.verb == "encode":
-            line = encode_file(model, given.source, given.target, chunk)
-        elif given.verb == "reconstruct":
-            line = reconstruct_file(model, given.source, given.target, chunk, given.stereo)
-        else:
-            options = given.stereo, given.force, given.denormalise
-            line = decode_file(model, given.source, given.target, chunk, *options)
-    except RunnerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_done(given))
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if given.debug:
+            raise
+        about = given.model if given.verb == "info" else given.source
+        print(f"error: {named(about, error)}", file=sys.stderr)
         return 1
-    print(line)
     return 0
 
 
+def _done(given: argparse.Namespace) -> str:
+    """What a command line asks for, and a line about it."""
+    model = Runner(given.model, given.threads, given.provider or ["CPUExecutionProvider"])
+    if given.verb == "info":
+        return "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
+    source, target = given.source, given.target
+    chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
+    if given.verb == "encode":
+        return encode_file(model, source, target, chunk, given.downmix)
+    output = output_format(Path(target).suffix, given.subtype, given.clip)
+    if given.verb == "reconstruct":
+        return reconstruct_file(model, source, target, output, chunk, given.stereo, given.downmix)
+    options = given.stereo, given.force, given.denormalise
+    return decode_file(model, source, target, output, chunk, *options)
+
+
+def _at_least(least: float) -> Callable[[str], float]:
+    """Numbers of a command line, of the kind of ``least`` and not below it."""
+
+    def number(text: str) -> float:
+        if not least <= (value := type(least)(text)) <= LARGEST:
+            raise ValueError
+        return value
+
+    number.__name__ = f"number from {least}"
+    return number
+
+
 if __name__ == "__main__":
+    heed()
     sys.exit(main())

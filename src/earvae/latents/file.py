@@ -12,25 +12,29 @@ import io
 import json
 import math
 import os
+import re
 import struct
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import IO, Annotated, BinaryIO, Literal
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load
-from torch import Tensor
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from earvae import atomic
+from earvae import atomic, json_files, tar
+from earvae.audio import RATES
 from earvae.errors import EarvaeError
+from earvae.latents.arrays import Array, Safetensors, of_npy
+from earvae.regular import ReadError, open_regular
 
 FORMAT = "earvae-latents"
 VERSION = "1"
 SUFFIX, NPY, SIDECAR, SHARD = ".safetensors", ".npy", ".json", ".tar"
+MOST_SAMPLES = 1 << 40  # months of any rate
+MOST_BYTES = 1 << 32  # of an entry: a hundred hours
 
 
 class LatentsError(EarvaeError):
@@ -41,6 +45,18 @@ class OtherFormat(LatentsError):
     """A file that does not say that it holds latents; it may be whole and good."""
 
 
+def _digits(value: object) -> object:
+    """Metadata of safetensors are strings; those of whole numbers are decimal digits."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value):
+        return int(value)
+    return value
+
+
+Whole = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_digits)]
+Count = Annotated[Whole, Field(ge=1, le=MOST_SAMPLES)]
+Rate = Annotated[Whole, Field(ge=RATES.start, lt=RATES.stop)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
     """What files say of their latents, under their names and in their order.
@@ -49,26 +65,26 @@ class Metadata:
     ``original_samples``, they are of entries of a library. Samples are counted per channel.
     """
 
-    sample_rate: int  # Hz, of the model
-    original_rate: int  # Hz, of the source
-    channels: int  # of the source, 1 or 2
-    hop_length: int  # samples at the model's rate for each frame
+    sample_rate: Rate  # Hz, of the model
+    original_rate: Rate  # Hz, of the source
+    channels: Annotated[Whole, Field(ge=1, le=2)]  # of the source
+    hop_length: Count  # samples at the model's rate for each frame
     model: str  # EarVAE.identity
-    latents: str  # "mean" or "sample"
-    seed: int | None = None  # of the sample
+    latents: Literal["mean", "sample"]
+    seed: Whole | None = None  # of the sample
     normalised: str | None = None  # digest of the statistics; None: as the model gave them
     settings: str | None = None  # digest of the library's settings
     source: str | None = None  # path below the library's input
     source_sha256: str | None = None
-    track_samples: int | None = None  # of the whole track, at the model's rate
-    samples: int  # at the model's rate
-    sample_offset: int | None = None  # in the track
-    original_samples: int  # at the source's rate
-    original_offset: int | None = None
-    frames: int | None = None
-    frames_valid: int | None = None  # the mask: what follows is padding
-    segment: int | None = None  # from 0, of a track that was cut; None: a whole track
-    segments: int | None = None
+    track_samples: Count | None = None  # of the whole track, at the model's rate
+    samples: Count  # at the model's rate
+    sample_offset: Whole | None = None  # in the track
+    original_samples: Count  # at the source's rate
+    original_offset: Whole | None = None
+    frames: Count | None = None
+    frames_valid: Count | None = None  # the mask: what follows is padding
+    segment: Whole | None = None  # from 0, of a track that was cut; None: a whole track
+    segments: Count | None = None
 
     @property
     def true_frames(self) -> int:
@@ -82,30 +98,49 @@ class Metadata:
         return {"format": FORMAT, "format_version": VERSION} | given
 
     @classmethod
-    def parse(cls, values: Mapping[str, object]) -> Metadata:
+    def parse(cls, values: object) -> Metadata:
         """The metadata of a header or a sidecar; other names are ignored. Raises LatentsError
         (that does not name the file)."""
-        if values.get("format") != FORMAT:
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise OtherFormat(f"not latents of `earvae encode` (no format={FORMAT})")
         if (version := values.get("format_version")) != VERSION:
             raise LatentsError(f"format version {version}, this program reads {VERSION}; "
                                "update earvae")  # fmt: skip
-        known: dict = {}
-        for field in fields(cls):
-            if field.name in values:
-                kind = int if str(field.type).startswith("int") else str
-                known[field.name] = kind(values[field.name])  # type: ignore[call-overload]
-            elif field.default is MISSING:
-                raise LatentsError(f"its metadata have no {field.name}; encode it again")
-        sizes = ("sample_rate", "original_rate", "hop_length", "samples", "original_samples")
-        if min(known[name] for name in sizes) < 1 or known["channels"] not in (1, 2):
-            raise LatentsError("its metadata make no sense; encode it again")
-        return cls(**known)
+        try:
+            found = _METADATA.validate_python(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise LatentsError(
+                f"its metadata make no sense ({first['loc'][0]}: {first['msg']}); encode it again"
+            ) from None
+        # Rates and lengths say the same, but for a sample that was rounded at either rate.
+        own, original = found.samples * found.original_rate, found.original_samples
+        if abs(own - original * found.sample_rate) > found.sample_rate + found.original_rate:
+            raise LatentsError(
+                f"its metadata make no sense ({found.samples} samples at {found.sample_rate} Hz "
+                f"are not {original} at {found.original_rate} Hz); encode it again"
+            )
+        return found
+
+    def check(self, frames: int) -> None:
+        """Raise LatentsError where latents of so many frames are not what these tell of."""
+        padded = self.frames is not None and self.frames_valid is not None
+        true = self.true_frames
+        if padded and (self.frames, self.frames_valid) != (frames, true):
+            told = f"{self.frames} frames, {self.frames_valid} of them valid"
+        elif frames < true or not padded and frames > true + 1:
+            told = f"{self.samples} samples, {true} frames"
+        else:
+            return
+        raise LatentsError(f"holds {frames} frames, its metadata say {told}; encode it again")
+
+
+_METADATA = TypeAdapter(Metadata)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What :func:`inspect` finds without reading the latents."""
+    """What :func:`inspect` finds without reading the latents, which are all there."""
 
     metadata: Metadata
     channels: int  # of the latents
@@ -176,52 +211,40 @@ def write(path: str | Path, latents: Latents) -> None:
 
 def inspect(path: str | Path) -> Header:
     """The header of a ``.safetensors`` or ``.npy`` file. Raises LatentsError if it holds no
-    latents or is damaged."""
-    path = Path(path)
-    with _named(path):
-        if path.suffix == NPY:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            metadata, shape, dtype = read_sidecar(path), values.shape, values.dtype.name
-        else:
-            with safe_open(path, "pt") as file:
-                metadata = Metadata.parse(file.metadata() or {})
-                tensor = file.get_slice("latents")
-                shape, dtype = tensor.get_shape(), tensor.get_dtype()
-        channels, frames = shape
-        return Header(metadata, channels, frames, dtype)
+    latents, is damaged, or has another size than it says."""
+    with _stored(Path(path)) as stored:
+        array = stored.arrays["latents"]
+        return Header(stored.metadata, *array.shape, array.dtype)
 
 
 def read(path: str | Path) -> Latents:
     """The latents of a ``.safetensors`` or ``.npy`` file. Raises LatentsError: not there, not of
     this format, damaged, not finite."""
-    path = Path(path)
-    with _named(path):
-        if path.suffix == NPY:
-            return _of_npy(path.read_bytes(), read_sidecar(path))
-        with safe_open(path, "pt") as file:
-            metadata = Metadata.parse(file.metadata() or {})
-            names = [name for name in ("latents", "std") if name in file.keys()]  # noqa: SIM118
-            return _of_tensors({name: file.get_tensor(name) for name in names}, metadata)
+    with _stored(Path(path)) as stored:
+        return stored.read()
 
 
 def read_shard(path: str | Path) -> Iterator[Latents]:
-    """The entries of a shard, one at a time. Raises LatentsError as :func:`read` does."""
+    """The entries of a shard, one at a time. Raises LatentsError as :func:`read` does, also where
+    an entry lacks its latents or its JSON, and where there is none."""
     path = Path(path)
-    with _named(path), tarfile.open(path) as shard:
-        waiting: tuple[str, bytes] | None = None  # latents come before their JSON
-        for member in shard:
-            data = shard.extractfile(member).read()  # type: ignore[union-attr]
-            suffix = os.path.splitext(member.name)[1]
-            if suffix != SIDECAR:
-                waiting = (suffix, data)
-            elif waiting is not None:
-                metadata = Metadata.parse(json.loads(data))
-                suffix, data = waiting
-                waiting = None
-                if suffix == NPY:
-                    yield _of_npy(data, metadata)
-                else:
-                    yield _of_tensors(load(data), metadata)
+    with _named(path), open_regular(path) as shard:
+        waiting: tarfile.TarInfo | None = None  # latents come before their JSON
+        entries = 0
+        for member in tar.members(shard):
+            name, suffix = os.path.splitext(member.name)
+            if suffix in (SUFFIX, NPY) and waiting is None:
+                waiting = member
+            elif suffix == SIDECAR and waiting and os.path.splitext(waiting.name)[0] == name:
+                values = json_files.parse(_content(shard, member), member.name)
+                data = io.BytesIO(_content(shard, waiting))
+                suffix, waiting = os.path.splitext(waiting.name)[1], None
+                yield _Stored.of(data, len(data.getbuffer()), suffix, values).read()
+                entries += 1
+            else:
+                raise LatentsError(f"its member {member.name} is not where an entry has it")
+        if waiting or not entries:
+            raise LatentsError(f"lacks the JSON of {waiting.name}" if waiting else "is empty")
 
 
 def sidecar(path: Path) -> Path:
@@ -230,8 +253,9 @@ def sidecar(path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> Metadata:
-    """The metadata in the JSON beside latents. Raises OSError, ValueError or LatentsError."""
-    return Metadata.parse(json.loads(sidecar(path).read_bytes()))
+    """The metadata in the JSON beside latents. Raises LatentsError."""
+    with _named(path):
+        return Metadata.parse(json_files.read(sidecar(path)))
 
 
 def rounded(values: np.ndarray, half: bool) -> np.ndarray:
@@ -244,39 +268,75 @@ def rounded(values: np.ndarray, half: bool) -> np.ndarray:
     return values
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Latents in a file, of which the headers were read and agree with each other."""
+
+    file: IO[bytes]
+    metadata: Metadata
+    arrays: dict[str, Array]
+
+    @classmethod
+    def of(cls, file: IO[bytes], size: int, suffix: str, beside: object = None) -> _Stored:
+        """A file of ``size`` bytes, and what the JSON beside it holds (None: there is none).
+
+        Raises LatentsError or ValueError.
+        """
+        if size > MOST_BYTES:
+            raise LatentsError(f"has {size} bytes, too many for latents")
+        if suffix == NPY:
+            metadata = Metadata.parse(beside)
+            arrays = {"latents": of_npy(file, size)}
+        else:
+            header = Safetensors.of(file, size)
+            metadata = Metadata.parse(header.metadata if beside is None else beside)
+            arrays = header.arrays()
+        if "latents" not in arrays:
+            raise LatentsError("holds no latents; encode it again")
+        shape = arrays["latents"].shape
+        if len(shape) != 2 or 0 in shape or arrays.get("std", arrays["latents"]).shape != shape:
+            shapes = {name: list(array.shape) for name, array in arrays.items()}
+            raise LatentsError(f"latents of shape {shapes}; encode it again")
+        metadata.check(shape[1])
+        return cls(file, metadata, arrays)
+
+    def read(self) -> Latents:
+        """The latents. Raises LatentsError where they are not finite."""
+        names = [name for name in ("latents", "std") if name in self.arrays]
+        values = {name: self.arrays[name].load(self.file) for name in names}
+        for name, numbers in values.items():
+            if not np.isfinite(numbers).all() or name == "std" and numbers.min() < 0:
+                raise LatentsError(f"its {name} are not finite numbers; encode it again")
+        return Latents(self.metadata, values["latents"], values.get("std"))
+
+
+@contextmanager
+def _stored(path: Path) -> Iterator[_Stored]:
+    """A ``.safetensors`` or ``.npy`` file. Whatever goes wrong is a LatentsError that names it."""
+    with _named(path), open_regular(path) as file:
+        beside = json_files.read(sidecar(path)) if path.suffix == NPY else None
+        yield _Stored.of(file, os.fstat(file.fileno()).st_size, path.suffix, beside)
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Whatever reading ``path`` raises becomes a LatentsError that names it."""
     try:
-        if not path.is_file():
-            raise LatentsError("no such file")
         yield
     except LatentsError as error:
         raise type(error)(f"{path}: {error}") from None
+    except ReadError as error:  # names the file
+        raise LatentsError(str(error)) from None
     except OSError as error:
         raise LatentsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, EOFError, tarfile.TarError) as error:
+    except (ValueError, TypeError, EOFError, RecursionError, tarfile.TarError) as error:
         raise LatentsError(
             f"{path}: damaged, or not latents of `earvae encode` ({error})"
         ) from None
 
 
-def _of_npy(data: bytes, metadata: Metadata) -> Latents:
-    return _checked(Latents(metadata, np.load(io.BytesIO(data), allow_pickle=False)))
-
-
-def _of_tensors(tensors: Mapping[str, Tensor], metadata: Metadata) -> Latents:
-    arrays = {
-        name: (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-        for name, values in tensors.items()
-    }
-    return _checked(Latents(metadata, arrays["latents"], arrays.get("std")))
-
-
-def _checked(latents: Latents) -> Latents:
-    """The same latents. Raises LatentsError where they are no numbers ``[channels, frames]``."""
-    if latents.values.ndim != 2 or not latents.values.size:
-        raise LatentsError(f"latents of shape {list(latents.values.shape)}; encode it again")
-    if not np.isfinite(latents.values).all():
-        raise LatentsError("holds NaN or infinity; encode it again")
-    return latents
+def _content(shard: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    if member.size > (json_files.LIMIT_BYTES if member.name.endswith(SIDECAR) else MOST_BYTES):
+        raise LatentsError(f"its member {member.name} has {member.size} bytes, too many for it")
+    shard.seek(member.offset_data)
+    return shard.read(member.size)

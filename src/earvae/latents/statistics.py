@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat
 
+from earvae import json_files
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError
 
@@ -149,76 +152,98 @@ class Statistics:
         return json.dumps(values, indent=1) + "\n"
 
 
+class _File(BaseModel):
+    """What is read of ``latent_stats.json``."""
+
+    format: Literal["earvae-latent-stats"]
+    format_version: Literal[1]
+    model: str
+    latents: Literal["mean", "sample"]
+    digest: str
+    entries: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)]
+    mean: Annotated[list[FiniteFloat], Field(min_length=1)]
+    squares: list[Annotated[FiniteFloat, Field(ge=0)]]
+    posterior_std: list[Annotated[FiniteFloat, Field(ge=0)]] | None = None
+
+
 def read(path: Path) -> Statistics:
     """Statistics from their file, or from the folder that holds it. Raises LatentsError."""
     if path.is_dir():
         path = path / NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT or values["format_version"] != VERSION:
-            raise ValueError("another format")
-        mean, squares = np.array(values["mean"]), np.array(values["squares"])
-        spread = values.get("posterior_std")
-        fits = mean.ndim == 1 and mean.shape == squares.shape and values["count"] > 0
-        if not fits or not np.isfinite([mean, squares]).all():
-            raise ValueError("numbers that make no sense")
-        return Statistics(
-            values["model"],
-            values["latents"],
-            values["entries"],
-            Moments(values["count"], mean, squares),
-            None if spread is None else np.square(spread),
-        )
-    except OSError as error:
-        raise LatentsError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+        values = json_files.typed(_File, json_files.read(path), str(path))
+    except json_files.JsonError as error:
+        raise LatentsError(f"{error}; measure again with `earvae stats`") from None
+    spread = values.posterior_std
+    found = Statistics(
+        values.model,
+        values.latents,
+        values.entries,
+        Moments(values.count, np.array(values.mean), np.array(values.squares)),
+        None if spread is None else np.square(spread),
+    )
+    channels = len(values.mean)
+    if {len(values.squares), len(spread or values.mean)} != {channels} or (
+        found.digest != values.digest
+    ):
         raise LatentsError(
-            f"{path}: is not statistics that `earvae stats` wrote ({error})"
-        ) from None
+            f"{path}: its numbers are not those that were measured; measure again with "
+            "`earvae stats`"
+        )
+    return found
 
 
 def measure(
-    paths: Sequence[Path], progress: Callable[[int], None] = lambda files: None
+    paths: Sequence[Path],
+    progress: Callable[[int], None] = lambda files: None,
+    problem: Callable[[str], None] | None = None,
 ) -> tuple[Statistics, bool]:
     """The statistics of latent files and shards, and of earlier statistics (``.json``), merged;
     and whether the latents are normalised. One entry at a time is in memory.
 
-    Safetensors files of other things are passed over. ``progress`` is called with the number of
-    files just done. Raises LatentsError: no latents there, latents of several models or kinds, a
-    damaged file.
+    Files of other things, but for shards, are passed over. ``progress`` is called with the number
+    of files just done. Raises LatentsError: no latents there, latents of several models or kinds, a
+    damaged file; with ``problem``, that is called with the line instead, and the next one taken.
     """
     total: Statistics | None = None
     normalised: set[bool] = set()
 
-    def parts(path: Path) -> Iterator[Statistics]:
+    def entries(path: Path) -> Iterator[Statistics]:
         if path.suffix == file.SIDECAR:
             yield read(path)
-        elif path.suffix == file.SHARD:
-            for latents in file.read_shard(path):
-                normalised.add(latents.metadata.normalised is not None)
-                yield Statistics.of(latents)
-        else:
-            try:
-                latents = file.read(path)
-            except file.OtherFormat:
-                return
-            normalised.add(latents.metadata.normalised is not None)
+            return
+        for latents in file.read_shard(path) if path.suffix == file.SHARD else [file.read(path)]:
+            own = latents.metadata.normalised is not None
+            if (not own) in normalised:
+                raise LatentsError(f"{path}: normalised latents beside others that are not")
+            normalised.add(own)
             yield Statistics.of(latents)
 
     for path in paths:
-        for part in parts(path):
-            try:
-                total = part if total is None else total.merge(part)
-            except LatentsError as error:
-                raise LatentsError(f"{path}: {error}") from None
-            if len(normalised) == 2:
-                raise LatentsError(f"{path}: normalised latents beside others that are not")
+        try:
+            for entry in entries(path):
+                total = entry if total is None else _merged(total, entry, path)
+        except LatentsError as error:
+            if isinstance(error, file.OtherFormat) and path.suffix != file.SHARD:
+                pass  # a file of something else
+            elif problem is None:
+                raise
+            else:
+                problem(str(error))
         progress(1)
     if total is None:
         raise LatentsError(
             "no latents there: name files or folders that `earvae encode` or `earvae library` wrote"
         )
     return total, True in normalised
+
+
+def _merged(total: Statistics, other: Statistics, path: Path) -> Statistics:
+    try:
+        return total.merge(other)
+    except LatentsError as error:
+        raise LatentsError(f"{path}: {error}") from None
 
 
 def denormalised(

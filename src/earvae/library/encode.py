@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,23 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from earvae import json_files
 from earvae.atomic import Staging
+from earvae.errors import EarvaeError, UnwritableName, WriteError, about
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
 from earvae.library.entries import entries_of
-from earvae.library.items import Library
+from earvae.library.items import HIDDEN, Library
 from earvae.library.plan import Batch, Geometry, Solo, plan
 from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
 from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
-from earvae.library.settings import HIDDEN, Settings, claim
-from earvae.library.store import Block, Record, Store
+from earvae.library.settings import Settings, claim
+from earvae.library.store import SUMMARY, Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.tracks import printable
 
-SUMMARY = "summary.json"
 UNWRITTEN_FRAMES = 100_000  # of results that may wait for the writer: 50 MB of 64 channels
 
 Progress = Callable[[int], None]
@@ -118,15 +120,16 @@ def encode_library(
     how often, nor on the number of ranks (of equal device and threads). ``vae`` may be one of
     :func:`earvae.engine.accelerate`; ``settings`` name its engine and precision.
 
-    Raises LibraryError for other settings than before without ``replace``, WriteError for a folder
-    that cannot be written.
+    Raises LibraryError for other settings than before without ``replace``, and as
+    :meth:`Store.claim`; WriteError for a folder that cannot be written or holds what is not ours.
     """
     staging = Staging(folder / HIDDEN / "staging")
     try:
+        store = Store(folder, settings, staging)
+        store.claim(library, replace)
         claim(folder, settings, staging, replace)
         if statistics is not None:
             staging.write(folder / STATISTICS_NAME, statistics.to_json())
-        store = Store(folder, settings, staging)
         run = _Run(vae, library, store, geometry, rank, statistics, progress)
         run.everything(workers)
         own = _rank_file(folder, rank)
@@ -288,12 +291,16 @@ class _Run:
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
         item = work.block.items[place]
         try:
-            posterior = Posterior(parameters, self.vae.config.std_floor)
-            entries = entries_of(item, facts, posterior, self.settings, self.statistics)
-        except LatentsError as error:
-            self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
+            with about(item.path):
+                posterior = Posterior(parameters, self.vae.config.std_floor)
+                entries = entries_of(item, facts, posterior, self.settings, self.statistics)
+                work.records[place] = self.store.write(work.block, item, facts.state, entries)
+        except EarvaeError as error:
+            if isinstance(error, WriteError) and not isinstance(error, UnwritableName):
+                raise  # no place for the next file either
+            line = f"{item.path}: {error}" if isinstance(error, LatentsError) else str(error)
+            self._fail(work, place, Failure(line, facts.state))
             return
-        work.records[place] = self.store.write(work.block, item, facts.state, entries)
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
         self.progress(1)
@@ -328,12 +335,14 @@ def _write_summary(
     folder: Path, settings: Settings, counts: dict[str, int], rank: Rank, staging: Staging
 ) -> None:
     """The whole library's counts and what each rank of this run reported."""
-    ranks = []
-    for number in range(rank.world):
-        try:
-            ranks.append(json.loads(_rank_file(folder, Rank(number, rank.world)).read_bytes()))
-        except (OSError, ValueError):
-            continue  # finished its blocks, and writes this in a moment
+    ending = _rank_file(folder, rank).name.removeprefix(str(rank.rank))
+    found = {}
+    for path in (folder / HIDDEN / "ranks").iterdir():  # there may be fewer than ranks
+        number = path.name.removesuffix(ending)
+        if path.name.endswith(ending) and number.isdecimal():
+            with suppress(EarvaeError):  # it finished its blocks, and writes this in a moment
+                found[int(number)] = json_files.read(path)
+    ranks = [found[number] for number in sorted(found)]
     values = {
         "files": counts["files"],
         "encoded": counts["files"] - counts["failed"],

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from earvae.library.items import LibraryError
+
+NO_VALUE = 2**32 - 2  # and the number after it: what SLURM calls a task of no array
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,15 @@ def find_rank(
         if rank is None or world is None:
             raise LibraryError("--rank and --world-size belong together; give both")
         return _checked(rank, world, "options")
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return _checked(int(environment["RANK"]), int(environment["WORLD_SIZE"]), "torchrun")
+    if environment.get("RANK") and environment.get("WORLD_SIZE"):
+        own, world = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
+        return _checked(own, world, "torchrun")
     index, arrays = _array(environment)
     task, tasks = 0, 1
     if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        task = int(environment["SLURM_PROCID"])
-        tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", 1))
+        task = _number(environment, "SLURM_PROCID")
+        tasks = _number(environment, "SLURM_NTASKS", 1)
+        tasks = _number(environment, "SLURM_STEP_NUM_TASKS", tasks)
     if arrays * tasks == 1:
         return Rank()
     return _checked(index * tasks + task, arrays * tasks, "SLURM")
@@ -55,20 +60,19 @@ def find_rank(
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's number on its machine, for the choice of a GPU."""
     if "LOCAL_RANK" in environment:
-        return int(environment["LOCAL_RANK"])
+        return _number(environment, "LOCAL_RANK", 0)
     if "SLURM_STEP_ID" in environment:
-        return int(environment.get("SLURM_LOCALID", 0))
+        return _number(environment, "SLURM_LOCALID", 0)
     return 0
 
 
 def _array(environment: Mapping[str, str]) -> tuple[int, int]:
     """Index and size of a SLURM array; (0, 1) where there is none."""
-    if "SLURM_ARRAY_TASK_ID" not in environment:
+    if (own := _number(environment, "SLURM_ARRAY_TASK_ID", NO_VALUE)) >= NO_VALUE:
         return 0, 1
-    own = int(environment["SLURM_ARRAY_TASK_ID"])
-    first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
-    last = int(environment.get("SLURM_ARRAY_TASK_MAX", own))
-    count = int(environment.get("SLURM_ARRAY_TASK_COUNT", last - first + 1))
+    first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
+    last = _number(environment, "SLURM_ARRAY_TASK_MAX", own)
+    count = _number(environment, "SLURM_ARRAY_TASK_COUNT", last - first + 1)
     step = max(1, (last - first) // max(1, count - 1))
     if first + step * (count - 1) != last or (own - first) % step:
         raise LibraryError(
@@ -76,6 +80,19 @@ def _array(environment: Mapping[str, str]) -> tuple[int, int]:
             "--array=0-N, or give --rank and --world-size"
         )
     return (own - first) // step, count
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A whole number of the environment; ``default`` where it is not set, or empty."""
+    value = environment.get(name, "")
+    if value == "" and default is not None:
+        return default
+    if not re.fullmatch("[0-9]{1,10}", value):
+        raise LibraryError(
+            f"{name}={value!r} in the environment is no number; unset it, or give --rank and "
+            "--world-size"
+        )
+    return int(value)
 
 
 def _checked(rank: int, world: int, origin: str) -> Rank:

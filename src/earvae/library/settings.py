@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from earvae import json_files
 from earvae.atomic import Staging
 from earvae.library.items import LibraryError
 
 RECORD = "library.json"
-HIDDEN = ".earvae"  # in the output folder: everything that is not a result
 FORMAT = "earvae-library"
 VERSION = 1
 
@@ -69,15 +69,15 @@ def claim(folder: Path, settings: Settings, staging: Staging, replace: bool = Fa
         **asdict(settings),
     }
     text = json.dumps(record, indent=2) + "\n"
-    if path.is_file() and not replace:
+    if path.exists() and not replace:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before["format"] != FORMAT:
-                raise ValueError
-        except OSError as error:
-            raise LibraryError(f"{path}: cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise LibraryError(f"{path}: is not a record of `earvae library`") from None
+            before = json_files.read(path)
+            if not isinstance(before, dict) or before.get("format") != FORMAT:
+                raise json_files.JsonError(f"{path}: is not a record of `earvae library`")
+        except json_files.JsonError as error:
+            raise LibraryError(
+                f"{error}; use another folder, or encode everything again with --replace"
+            ) from None
         differing = [name for name, value in record.items() if before.get(name) != value]
         if not differing:
             return

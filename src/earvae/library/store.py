@@ -12,6 +12,7 @@ The library is worked on in blocks of consecutive files. OUT holds::
     .earvae/ranks/          failures and speed of each rank
     .earvae/parts/          entries of shards that are not finished
     .earvae/staging/        files that are being written
+    .earvae/owned           names in OUT that are the library's to replace and remove
 
 A file is done if the record of its block, or else its own metadata, says that it was made from
 the same source with the same settings.
@@ -20,24 +21,35 @@ the same source with the same settings.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
+from typing import Annotated, Any
 
-from earvae import tar
-from earvae.atomic import Staging
+from pydantic import BaseModel, ConfigDict, Field
+
+from earvae import json_files, tar
+from earvae.atomic import Staging, writing
 from earvae.audio import AudioFileError, sha256_of
+from earvae.errors import EarvaeError
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
-from earvae.library.items import Block, Item, Library
+from earvae.latents.statistics import NAME as STATISTICS_NAME
+from earvae.library.items import HIDDEN, Block, Item, Library, LibraryError
 from earvae.library.reader import Reader, State, state_of
-from earvae.library.settings import HIDDEN, Settings
+from earvae.library.settings import FORMAT, RECORD, Settings
+from earvae.owned import Owned
+from earvae.regular import open_regular
 from earvae.tracks import printable
 
 INDEX = "index.jsonl"
 FAILURES = "failures.jsonl"
+SUMMARY = "summary.json"
 SHARD = "shard-{:06d}.tar"
 SHARD_PATTERN = re.compile(r"shard-\d{6,}\.tar")
 LISTED = (
@@ -45,6 +57,9 @@ LISTED = (
     "original_samples channels frames frames_valid"
 ).split()
 """Metadata that the index repeats."""
+MOST_RECORD_BYTES = 1 << 30  # of a block; of 256 files of an hour in segments of a second, half
+
+Size = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,45 @@ class Record:
     state: State  # of the source
     lines: list[dict]
     error: str | None = None
+
+
+class _Line(BaseModel):
+    """A line of the index, as far as anything depends on it."""
+
+    model_config = ConfigDict(strict=True)
+
+    file: str
+    size: Size
+    source_sha256: str
+    samples: Size
+    frames_valid: Size
+    shard: str | None = None
+    offset: Size | None = None
+
+    @property
+    def place(self) -> tuple[str | None, str]:
+        """Shard and file."""
+        return self.shard, self.file
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    source: str
+    bytes: Size
+    mtime_ns: int
+    error: str | None = None
+    lines: list[_Line] = []
+
+
+class _Block(BaseModel):
+    """The record of a block."""
+
+    model_config = ConfigDict(strict=True)
+
+    digest: str
+    shard: Size
+    items: list[_Item]
 
 
 class Store:
@@ -66,6 +120,88 @@ class Store:
         self.sharded = settings.shard_items is not None
         self.suffix = file.NPY if settings.payload == "npy" else file.SUFFIX
         self.sidecar = self.sharded or settings.payload == "npy"
+        self.owned = Owned(folder, f"{HIDDEN}/owned", self._ours())
+
+    # ---------------------------------------------------------------- what is ours
+
+    def claim(self, library: Library, replace: bool) -> None:
+        """Take the names that this library needs in the folder, before anything is written.
+
+        Raises WriteError if something else has one of them, LibraryError for latents that are not
+        a library's, and, without ``replace``, for shards with files that this library lacks.
+        """
+        names = [INDEX, FAILURES, SUMMARY]
+        names += [STATISTICS_NAME] if self.settings.normalised else []
+        names += map(SHARD.format, range(library.blocks)) if self.sharded else []
+        self.owned.check(*names)
+        if not self.sharded and not (self.folder / RECORD).exists():
+            for number in range(library.blocks):
+                for item in library.block(number).items:
+                    self._refuse_strangers(item)
+        if self.sharded and not replace:
+            self._refuse_losses(library)
+        self.owned.claim(*names)
+
+    def _refuse_strangers(self, item: Item) -> None:
+        """Raise LibraryError if what a file becomes is there, and is not of a library."""
+        path = self._beside(item, 0 if self.settings.segment_frames else None, self.suffix)
+        there = [path, sidecar(path)] if self.sidecar else [path]
+        if there := [path for path in there if os.path.lexists(path)]:
+            try:
+                if file.inspect(path).metadata.settings is not None:
+                    return
+            except LatentsError:
+                pass
+            raise LibraryError(
+                f"{there[0]}: is there already, and not of a library; move it away, or use another "
+                "folder"
+            )
+
+    def _refuse_losses(self, library: Library) -> None:
+        """Raise LibraryError if shards hold files that this library lacks."""
+        held = [source for source, shard in self._indexed() if shard]
+        for number in self._recorded():
+            try:
+                record = json_files.read(self._block(number), MOST_RECORD_BYTES)
+                items = json_files.typed(_Block, record, "").items
+            except EarvaeError:
+                continue
+            held += [item.source for item in items for line in item.lines if line.shard]
+        names = {printable(file.name) for file in library.files}
+        if lost := [name for name in dict.fromkeys(held) if name not in names]:
+            raise LibraryError(
+                f"{self.folder}: holds shards with {len(lost)} files that are not among these "
+                f"({lost[0]}{', …' if len(lost) > 1 else ''}); use another folder, or --replace"
+            )
+
+    def _ours(self) -> list[str]:
+        """What is the library's where its hidden folder was removed: what the index lists."""
+        try:
+            record = json_files.read(self.folder / RECORD)
+        except EarvaeError:
+            return []
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            return []
+        shards = {shard for _, shard in self._indexed() if shard and SHARD_PATTERN.fullmatch(shard)}
+        shards.update(map(SHARD.format, self._recorded()))
+        return [INDEX, FAILURES, SUMMARY, STATISTICS_NAME, *shards]
+
+    def _indexed(self) -> Iterator[tuple[str, str | None]]:
+        """Source and shard of every entry of the index, as far as it can be read."""
+        try:
+            with open_regular(self.folder / INDEX) as lines:
+                for line in lines:
+                    entry: Any = json_files.parse(line, INDEX)
+                    if isinstance(entry, dict) and isinstance(entry.get("source"), str):
+                        shard = entry.get("shard")
+                        yield entry["source"], shard if isinstance(shard, str) else None
+        except (EarvaeError, OSError):
+            return
+
+    def _recorded(self) -> list[int]:
+        """Numbers of the blocks that have a record."""
+        places = (self.folder / HIDDEN / "blocks").glob("*.json")
+        return sorted(int(path.stem) for path in places if path.stem.isdigit())
 
     # ---------------------------------------------------------------- what is done
 
@@ -74,9 +210,7 @@ class Store:
         block's own record and shard need no change."""
         recorded, shard = self._read(block)
         if self.sharded and recorded is not None:
-            path = self._shard(block)
-            size = path.stat().st_size if path.is_file() else 0
-            if size == shard and all(
+            if self._holds(self._shard(block), shard, recorded) and all(
                 self._still(item, record, reader)
                 for item, record in zip(block.items, recorded, strict=True)
             ):
@@ -100,46 +234,73 @@ class Store:
         same_size = state.bytes == record.state.bytes
         return same_size and sha256_of(item.path) == record.lines[0]["source_sha256"]
 
+    def _holds(self, path: Path, size: int, records: Sequence[Record]) -> bool:
+        """Whether a shard has its size (0: there is none) and the members that records list."""
+        if not path.is_file():
+            return size == 0
+        wanted = [
+            (line["file"], line.get("offset"), line["size"])
+            for record in records
+            for line in record.lines
+        ]
+        try:
+            with open_regular(path) as shard:
+                found = [(one.name, one.offset_data, one.size) for one in tar.members(shard)]
+        except (EarvaeError, OSError, tarfile.TarError):
+            return False
+        return path.stat().st_size == size and found[::2] == wanted
+
     def _same(self, item: Item, record: Record) -> bool:
         """Whether a source and its outputs are as they were."""
-        return state_of(item.path) == record.state and all(
-            (self.folder / line["file"]).is_file()
-            and (self.folder / line["file"]).stat().st_size == line["size"]
-            for line in record.lines
-        )
+        if state_of(item.path) != record.state:
+            return False
+        try:
+            for line in record.lines:
+                path = self.folder / line["file"]
+                if path.stat().st_size != line["size"]:
+                    return False
+                if self._stored(path).source_sha256 != line["source_sha256"]:
+                    return False
+        except (OSError, LatentsError):
+            return False
+        return True
 
     def _recognise(self, block: Block, item: Item) -> Record | None:
-        """The record of a file by what its outputs say of themselves; None if it is not done."""
+        """The record of a file by what its outputs hold; None if it is not done."""
         first = self._path(block, item, None if self.settings.segment_frames is None else 0)
         if not first.is_file():
             return None
         try:
             state, digest = state_of(item.path), sha256_of(item.path)
-            segments = self._metadata(first).segments
+            segments = self._stored(first).segments
             lines = []
             for number in range(segments) if segments is not None else (None,):
                 path = self._path(block, item, number)
-                found = self._metadata(path)
-                if (found.settings, found.source_sha256, found.source) != (
-                    self.settings.digest, digest, printable(item.name),
+                found = self._stored(path)
+                if (found.settings, found.source_sha256, found.source, found.segment) != (
+                    self.settings.digest, digest, printable(item.name), number,
                 ):  # fmt: skip
                     return None
+                file.read(path)  # to the last number
                 lines.append(self._line(block, item, found, path.stat().st_size))
         except (OSError, ValueError, AudioFileError, LatentsError):
             return None
         return Record(state, lines)
 
-    def _metadata(self, path: Path) -> Metadata:
-        """Metadata of stored latents. Raises OSError, ValueError or LatentsError."""
-        if self.sidecar and path.is_file():
-            return file.read_sidecar(path)
-        return file.inspect(path).metadata
+    def _stored(self, path: Path) -> Metadata:
+        """Metadata of stored latents, which are as long as they say. Raises LatentsError."""
+        found = file.inspect(path).metadata
+        if self.sidecar and self.suffix != file.NPY and file.read_sidecar(path) != found:
+            raise LatentsError(f"{path}: is not what the JSON beside it tells of")
+        return found
 
     # ---------------------------------------------------------------- writing
 
     def write(self, block: Block, item: Item, state: State, entries: Sequence[Latents]) -> Record:
         """Store a file's entries; its record. Raises WriteError."""
         lines = []
+        with writing(self.folder):
+            self._retire(item, len(entries))
         for entry in entries:
             path = self._path(block, item, entry.metadata.segment)
             if self.sidecar:  # never latents beside a sidecar that is not theirs
@@ -149,6 +310,28 @@ class Store:
             self.staging.write(path, data)
             lines.append(self._line(block, item, entry.metadata, len(data)))
         return Record(state, lines)
+
+    def _retire(self, item: Item, entries: int) -> None:
+        """Remove what is stored of an earlier version of a file, or in an earlier layout, under
+        names that its new entries do not take. Only what says that it is of this file."""
+        for suffix in (file.SUFFIX, file.NPY):
+            first = 0
+            if not self.sharded and suffix == self.suffix and self.settings.segment_frames:
+                first = entries
+            earlier = list(takewhile(Path.is_file, (
+                self._beside(item, number, suffix) for number in count(first)
+            )))  # fmt: skip
+            if self.sharded or suffix != self.suffix or self.settings.segment_frames:
+                earlier.insert(0, self._beside(item, None, suffix))
+            for path in reversed(earlier):  # a kill leaves no gap, where the next run would stop
+                try:
+                    found = file.inspect(path).metadata
+                except LatentsError:
+                    continue
+                if found.settings is not None and found.source == printable(item.name):
+                    path.unlink()
+                    if suffix == file.NPY:
+                        sidecar(path).unlink()
 
     def finish(self, block: Block, records: Sequence[Record]) -> None:
         """Pack the block's shard, if it is to have one, and record the block."""
@@ -175,7 +358,7 @@ class Store:
         """Join parts to a tar file; the records with places in it, and its bytes (0: no file)."""
         target = self._shard(block)
         if not any(record.lines for record in records):
-            target.unlink(missing_ok=True)
+            self.owned.remove(target.name)
             return list(records), 0
         packed = []
         with self.staging.file(target) as temporary, temporary.open("wb") as shard:
@@ -223,23 +406,25 @@ class Store:
                         counts["frames"] += line["frames_valid"]
                         shards.add(line.get("shard", ""))
                         index.write(json.dumps(line) + "\n")
-        if self.sharded:
-            for path in self.folder.iterdir():
-                if SHARD_PATTERN.fullmatch(path.name) and path.name not in shards:
-                    path.unlink()
-        for path in (self.folder / HIDDEN / "blocks").iterdir():
-            if path.stem.isdigit() and int(path.stem) not in blocks:
-                path.unlink()
+        for name in self.owned.names - shards:
+            if SHARD_PATTERN.fullmatch(name):
+                self.owned.remove(name)
+        for number in self._recorded():
+            if number not in blocks:
+                self._block(number).unlink(missing_ok=True)
         return counts
 
     # ---------------------------------------------------------------- names
 
     def _path(self, block: Block, item: Item, segment: int | None) -> Path:
         """Of the latents."""
-        ending = "" if segment is None else f"-{segment:04d}"
         if self.sharded:
-            return self._parts(block) / f"{item.index:08d}{ending}{self.suffix}"
-        return self.folder / f"{item.key}{ending}{self.suffix}"
+            return self._parts(block) / f"{item.index:08d}{_ending(segment)}{self.suffix}"
+        return self._beside(item, segment, self.suffix)
+
+    def _beside(self, item: Item, segment: int | None, suffix: str) -> Path:
+        """Of latents that are in no shard."""
+        return self.folder / f"{item.key}{_ending(segment)}{suffix}"
 
     def _parts(self, block: Block) -> Path:
         return self.folder / HIDDEN / "parts" / f"{block.number:06d}"
@@ -252,16 +437,43 @@ class Store:
 
     def _line(self, block: Block, item: Item, metadata: Metadata, size: int) -> dict:
         path = self._path(block, item, metadata.segment)
-        name = printable(path.relative_to(self.folder).as_posix())
-        return {"file": name, "size": size} | {key: getattr(metadata, key) for key in LISTED}
+        return {"file": self._name(path), "size": size} | {
+            key: getattr(metadata, key) for key in LISTED
+        }
+
+    def _places(self, block: Block, item: Item, entries: int) -> list[tuple[str | None, str]]:
+        """Shard and file of the entries of a file."""
+        cut = self.settings.segment_frames is not None
+        numbers = range(entries) if cut or not entries else [None]
+        paths = [self._path(block, item, number) for number in numbers]
+        if self.sharded:
+            return [(self._shard(block).name, path.name) for path in paths]
+        return [(None, self._name(path)) for path in paths]
+
+    def _name(self, path: Path) -> str:
+        """A path as records tell it."""
+        return printable(path.relative_to(self.folder).as_posix())
 
     def _load(self, block: Block) -> dict | None:
-        """The record of a block, if it is finished with these files and settings."""
+        """The record of a block, if it is finished with these files and settings. What stands in
+        its place and is none is not believed."""
+        path = self._block(block.number)
         try:
-            record = json.loads(self._block(block.number).read_bytes())
-        except (OSError, ValueError):
+            record: Any = json_files.read(path, MOST_RECORD_BYTES)
+            found = json_files.typed(_Block, record, str(path))
+        except EarvaeError:
             return None
-        return record if record["digest"] == block.digest(self.settings.digest) else None
+        if found.digest != block.digest(self.settings.digest):
+            return None
+        ours = [printable(item.name) for item in block.items]
+        shard = self.sharded and any(one.lines for one in found.items)
+        if ours != [one.source for one in found.items] or shard != (found.shard > 0):
+            return None
+        for item, one in zip(block.items, found.items, strict=True):
+            places = self._places(block, item, len(one.lines))
+            if places != [line.place for line in one.lines] or bool(one.error) == bool(places):
+                return None
+        return record
 
     def _read(self, block: Block) -> tuple[list[Record] | None, int]:
         """The records of a finished block, and the size of its shard."""
@@ -272,3 +484,7 @@ class Store:
             Record(State(item["bytes"], item["mtime_ns"]), item.get("lines", []), item.get("error"))
             for item in record["items"]
         ], record["shard"]
+
+
+def _ending(segment: int | None) -> str:
+    return "" if segment is None else f"-{segment:04d}"

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch.utils.data import default_collate
 from earvae.audio import resampled_length
 from earvae.config import ConfigError, DataConfig, FilterConfig
 from earvae.training.augment import make_changes, to_device
-from earvae.training.crops import CropDataset, read_samples
+from earvae.training.crops import BROKEN, CropDataset, read_samples
 from earvae.training.filters import refusal_of_track
 from earvae.training.memory import free_bytes
 from earvae.training.tar_read import Recording
@@ -111,8 +110,8 @@ def fill(
     def load(number: int) -> str | None:
         try:
             decoded = _decoded(tracks[number], sample_rate, lengths[number])
-        except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
-            return f"damaged: {error}"  # soundfile asserts on some damaged files
+        except BROKEN as error:
+            return f"damaged: {error}"
         if reason := refusal_of_track(decoded, filters, sample_rate):
             return reason
         first = int(start[number])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from earvae.audio import AudioFileError
 from earvae.config import ConfigError, DataConfig, SourceConfig
 from earvae.training.augment import Changes, draw_changes, make_changes
 from earvae.training.filters import DROP_REASONS, MOST_OF_THE_RATE, refused
@@ -25,6 +26,9 @@ from earvae.training.tar_read import Recording
 
 ATTEMPTS = 20  # draws for one crop before it is given up as silence
 RESAMPLER_MARGIN = 0.05  # seconds read on both sides so that filter edges fall outside the crop
+
+# What a damaged recording raises; soundfile asserts on some.
+BROKEN = (AudioFileError, soundfile.SoundFileError, OSError, ValueError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,8 @@ class CropDataset(Dataset):
         samples = max(one, min(crops * one, int(track.duration * self.sample_rate)))
         try:
             return read_crop(track, place, samples, self.sample_rate)
-        except (soundfile.SoundFileError, OSError, ValueError, AssertionError):
-            return np.zeros((0, 0), np.float32)  # soundfile asserts on some damaged files
+        except BROKEN:
+            return np.zeros((0, 0), np.float32)
 
     def _refused(self, content: np.ndarray) -> str | None:
         """Which of ``DROP_REASONS`` speaks against a crop."""
@@ -192,14 +196,12 @@ def draw_from(ends: np.ndarray, random: np.random.Generator) -> int:
 def read_samples(track: Recording, start: int, stop: int) -> np.ndarray:
     """Samples ``start`` to ``stop`` of a recording as they are, float32 ``[samples, channels]``.
 
-    Raises SoundFileError, OSError, or ValueError on audio that is of another rate than listed,
-    shorter, or not finite.
+    Raises one of ``BROKEN`` on damage, and on audio that is of another rate than listed, shorter,
+    or not finite.
     """
-    with track.open() as file:
-        if file.samplerate != track.rate or file.channels > 2:
-            raise ValueError("another rate or other channels than listed")
-        file.seek(start)
-        audio = file.read(stop - start, dtype="float32", always_2d=True)
+    audio, rate = track.read(start, stop)
+    if rate != track.rate or audio.shape[1] > 2:
+        raise ValueError("another rate or other channels than listed")
     if len(audio) < stop - start:
         raise ValueError(f"ends after {start + len(audio)} of {track.frames} samples")
     if not np.isfinite(audio).all():

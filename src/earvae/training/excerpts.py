@@ -28,19 +28,24 @@ import numpy as np
 import soundfile
 
 from earvae import atomic
+from earvae.audio import AudioSource
+from earvae.audio.containers import ContainerError
 from earvae.config import ConfigError, FilterConfig
 from earvae.tracks import printable
-from earvae.training.crops import read_samples
+from earvae.training.crops import BROKEN, read_samples
 from earvae.training.filters import TrackJudge, is_silent
-from earvae.training.ogg import NotPlainVorbis, VorbisFile
+from earvae.training.ogg import VorbisFile
 from earvae.training.sources import Track
 from earvae.training.tar_write import (
+    INDEX,
+    JOURNAL,
     SHARD,
     Packed,
     Piece,
     add_track,
     encode,
     new_record,
+    owned_by_packs,
     shard_file,
     start_anew,
     write_index,
@@ -86,6 +91,7 @@ def pack_excerpts(
     filters: FilterConfig | None = None,
     codec: Codec = "vorbis",
     report: Callable[[str], None] = print,
+    replace: bool = False,
 ) -> PackedExcerpts:
     """Excerpts of at most ``seconds`` from ``tracks``: as many as fit into ``size`` bytes.
 
@@ -93,8 +99,9 @@ def pack_excerpts(
     ``size`` counts both. A copied excerpt begins and ends with a page and may be shorter by
     that. ``filters`` judge true peak and bandwidth of whole tracks, and silence of each excerpt.
 
-    Raises ConfigError where nothing fits, WriteError where ``folder`` cannot be written.
+    Raises ConfigError where nothing fits, WriteError as :meth:`Packer.pack`.
     """
+    owned = owned_by_packs(folder)
     cutter = _Cutter(tracks, filters or FilterConfig(), codec)
     slots = list(slots_of(tracks, seconds))
     short = len(tracks) - len({slot.track for slot in slots})
@@ -127,12 +134,13 @@ def pack_excerpts(
     chosen.sort(key=lambda excerpt: (excerpt[0], excerpt[1].first_frame))
     path = folder / SHARD.format(0)
     record = new_record(path)
-    with atomic.writing(folder):
-        start_anew(folder)
-    with shard_file(path, record) as shard:
-        for number, excerpts in groupby(chosen, key=itemgetter(0)):
-            add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
-    index = write_index(folder, [record], seconds)
+    owned.claim(INDEX, JOURNAL, SHARD.format(0))
+    with owned.alone(report), atomic.writing(folder):
+        start_anew(folder, tracks, replace)
+        with shard_file(path, record) as shard:
+            for number, excerpts in groupby(chosen, key=itemgetter(0)):
+                add_track(shard, record, tracks[number], number, map(itemgetter(1), excerpts))
+        index = write_index(folder, [record], seconds, owned)
     return PackedExcerpts(index, left_out, refused, short, cutter.silent)
 
 
@@ -196,8 +204,8 @@ class _Cutter:
                     return copy
             data = encode_vorbis(audio, track.rate)
             return Piece(".ogg", data, slot.start, len(audio), rounded=True)
-        except (soundfile.SoundFileError, OSError, ValueError, AssertionError) as error:
-            self.left_out[number] = f"{track.name}: {error}"
+        except BROKEN as error:
+            self.left_out[number] = f"{track.name}: {str(error).removeprefix(f'{track.name}: ')}"
             return None
 
     def _judge(self, number: int) -> None:
@@ -206,9 +214,8 @@ class _Cutter:
             return
         track = self.tracks[number]
         judge = TrackJudge(self.filters, track.rate)
-        with track.open() as file:
-            for block in file.blocks(262_144, dtype="float32", always_2d=True):
-                judge.add(block.T)
+        for block in AudioSource(track.path).blocks():
+            judge.add(block)
         if reason := judge.refusal():
             self.refused[number] = f"{track.name}: {reason}"
 
@@ -231,7 +238,7 @@ def copied(track: Track, slot: Slot) -> Piece | None:
             return None
         data = file.excerpt(first, last, origin=start)
         exact = np.array_equal(_decoded(data), read_samples(track, start, ends[last]))
-    except (NotPlainVorbis, soundfile.SoundFileError):
+    except (ContainerError, soundfile.SoundFileError):
         return None
     return Piece(".ogg", data, start, frames, rounded=False, copied=True) if exact else None
 

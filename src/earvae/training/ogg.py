@@ -8,96 +8,26 @@ after it is what the whole file decodes to at that place.
 
 from __future__ import annotations
 
+import io
 import struct
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-PAGE_HEADER = struct.Struct("<4sBBqIIIB")
-CONTINUED, FIRST, LAST = 1, 2, 4  # flags of a page
-NO_PACKET_ENDS = -1  # as the granule position of a page
+from earvae.audio.containers import ContainerError
+from earvae.audio.containers.ogg import CONTINUED, FIRST, LAST, NO_PACKET_ENDS, Page, pages
+
 EMPTY_COMMENT = b"\x03vorbis" + struct.pack("<II", 0, 0) + b"\x01"
-REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-class NotPlainVorbis(ValueError):
+class NotPlainVorbis(ContainerError):
     """Not a single, undamaged Vorbis stream in Ogg pages; the message says what it is."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page. ``granule`` counts the samples up to the end of the last packet that ends in it."""
-
-    flags: int
-    granule: int
-    serial: int
-    sequence: int
-    segments: bytes  # their lengths; one below 255 ends a packet
-    body: bytes
-
-    def pack(self) -> bytes:
-        """The page's bytes, with its checksum."""
-        head = PAGE_HEADER.pack(
-            b"OggS", 0, self.flags, self.granule, self.serial, self.sequence, 0, len(self.segments)
-        )
-        data = head + self.segments + self.body
-        return data[:22] + struct.pack("<I", checksum(data)) + data[26:]
-
-    def without_beginning(self) -> Page:
-        """The page without the rest of a packet that began on an earlier page."""
-        if not self.flags & CONTINUED:
-            return self
-        ends = [number for number, length in enumerate(self.segments) if length < 255]
-        first = ends[0] + 1 if ends else len(self.segments)
-        return replace(
-            self,
-            flags=self.flags & ~CONTINUED,
-            segments=self.segments[first:],
-            body=self.body[sum(self.segments[:first]) :],
-        )
-
-    def without_end(self) -> Page:
-        """The page without the beginning of a packet that ends on a later page."""
-        ends = [number for number, length in enumerate(self.segments) if length < 255]
-        stop = ends[-1] + 1 if ends else 0
-        return replace(
-            self, segments=self.segments[:stop], body=self.body[: sum(self.segments[:stop])]
-        )
-
-
-def checksum(data: bytes) -> int:
-    """The CRC-32 of an Ogg page: most significant bit first, from 0, not inverted at the end.
-
-    That is zlib's with the bits of every byte, and of the result, in reverse.
-    """
-    value = zlib.crc32(data.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{value:032b}"[::-1], 2)
-
-
-def pages_of(data: bytes) -> Iterator[Page]:
-    """The pages of a file. Raises NotPlainVorbis where they do not follow each other intact."""
-    at = 0
-    while at < len(data):
-        if len(data) - at < PAGE_HEADER.size:
-            raise NotPlainVorbis("ends inside a page")
-        mark, version, flags, granule, serial, sequence, told, count = PAGE_HEADER.unpack_from(
-            data, at
-        )
-        body = at + PAGE_HEADER.size + count
-        segments = data[at + PAGE_HEADER.size : body]
-        end = body + sum(segments)
-        if mark != b"OggS" or version != 0 or len(segments) < count or end > len(data):
-            raise NotPlainVorbis("is not made of whole Ogg pages")
-        if checksum(data[at : at + 22] + bytes(4) + data[at + 26 : end]) != told:
-            raise NotPlainVorbis("holds a damaged page")
-        yield Page(flags, granule, serial, sequence, segments, data[body:end])
-        at = end
 
 
 class VorbisFile:
     """The pages of an Ogg Vorbis file, to cut excerpts from.
 
-    Raises NotPlainVorbis: not Ogg, chained or multiplexed streams, another codec, damage.
+    Raises NotPlainVorbis (not Ogg, chained or multiplexed streams, another codec) or, where a page
+    is damaged, ContainerError.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -106,7 +36,9 @@ class VorbisFile:
         packets: list[bytes] = []
         open_packet = b""
         serial = None
-        for page in pages_of(data):
+        whole = 0
+        for _, page in pages(io.BytesIO(data), 0, len(data)):
+            whole += page.size
             serial = page.serial if serial is None else serial
             if page.serial != serial:
                 raise NotPlainVorbis("holds several streams")
@@ -124,6 +56,8 @@ class VorbisFile:
                 raise NotPlainVorbis("is not Vorbis")
             if len(packets) > 3 or (len(packets) == 3 and open_packet):
                 raise NotPlainVorbis("has audio on the page of its headers")
+        if whole < len(data):
+            raise NotPlainVorbis("is not made of whole Ogg pages")
         kinds = [packet[:7] for packet in packets]
         if kinds != [b"\x01vorbis", b"\x03vorbis", b"\x05vorbis"]:
             raise NotPlainVorbis("is not Vorbis")

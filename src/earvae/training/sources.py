@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from earvae import tracks
-from earvae.audio import RATES, AudioFileError, AudioSource
+from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
+from earvae.errors import visible
 from earvae.training.tar_read import Recording, is_remote, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
@@ -23,17 +25,21 @@ MOST_SAMPLES_PER_BYTE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Track(Recording):
-    """An audio file that can be drawn from. ``below``: its path below its folder or manifest."""
+    """An audio file that can be drawn from. ``below``: its path below its folder or manifest;
+    ``parts``: where its streams lie, None if that has not been looked at.
+    """
 
     path: Path
     below: str
+    parts: tuple[Part, ...] | None = None
 
     @property
     def name(self) -> str:
         return tracks.printable(self.path)
 
-    def open(self) -> soundfile.SoundFile:
-        return soundfile.SoundFile(self.path)
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        parts = self.parts or layout_of(self.path, thorough=False).parts
+        return read_stretch(self.path, parts, start, stop)
 
 
 def list_tracks(source: SourceConfig) -> tuple[list[Recording], list[str]]:
@@ -77,7 +83,7 @@ def inspect(files: Sequence[tracks.MusicFile]) -> tuple[list[Track], list[str]]:
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         found = list(pool.map(_inspect, files))
     usable = [track for track in found if isinstance(track, Track)]
-    return usable, [line for line in found if isinstance(line, str)]
+    return usable, [visible(line) for line in found if isinstance(line, str)]
 
 
 def _inspect(file: tracks.MusicFile) -> Track | str:
@@ -91,46 +97,41 @@ def _inspect(file: tracks.MusicFile) -> Track | str:
         frames = int((file.duration - 0.0005) * file.rate)
         return _usable(Track(frames, file.rate, file.channels, path, file.name))
     try:
-        info = soundfile.info(path)
-        size = path.stat().st_size
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        return f"{name}: not readable: {error}"
-    track = _usable(Track(info.frames, info.samplerate, info.channels, path, file.name))
-    if isinstance(track, str):
-        return track
-    if track.frames < MOST_SAMPLES_PER_BYTE * size and _reachable(path, track.frames - 1):
-        return track
-    try:
-        return _usable(replace(track, frames=_counted(path)))
-    except (AudioFileError, soundfile.SoundFileError) as error:
-        line = str(error)
-        return line if line.startswith(str(path)) else f"{name}: not readable: {line}"
+        layout = layout_of(path, thorough=False)
+        info = layout.info
+        frames = info.header_samples or 0
+        track = Track(frames, info.rate, info.channels, path, file.name, layout.parts)
+        told = 0 < frames < MOST_SAMPLES_PER_BYTE * path.stat().st_size
+        if isinstance(_usable(replace(track, frames=1)), Track) and not (
+            told and _reachable(track, frames - 1)
+        ):
+            track = _counted(track)
+    except (AudioFileError, OSError) as error:
+        return str(error)
+    return _usable(track)
 
 
-def _reachable(path: Path, place: int) -> bool:
+def _reachable(track: Track, place: int) -> bool:
     """Whether the sample at ``place`` can be read."""
     try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(place)
-            return len(file.read(1)) == 1
-    except (soundfile.SoundFileError, ValueError, AssertionError):
+        return len(track.read(place, place + 1)[0]) == 1
+    except (AudioFileError, soundfile.SoundFileError, ValueError, AssertionError):
         return False
 
 
-def _counted(path: Path) -> int:
-    """Samples of a file whose header does not tell them, as a stream's does not, or tells more
-    than there are. It is read once to its end. The last one is not counted: after a read soundfile
-    seeks to its end, and the very end of such a file cannot be sought.
-
-    Raises AudioFileError if it is damaged, or if one cannot read at any place in it.
+def _counted(track: Track) -> Track:
+    """A file whose header does not tell its length, or tells more than there is, read once to its
+    end. Raises AudioFileError if it is damaged, or if one cannot read at any place in it.
     """
-    frames = sum(block.shape[1] for block in AudioSource(path).blocks()) - 1
-    if not (_reachable(path, frames - 1) and _reachable(path, frames // 2)):
+    source = AudioSource(track.path)
+    frames = sum(block.shape[1] for block in source.blocks())
+    track = replace(track, frames=frames, parts=source.layout.parts)
+    if not (_reachable(track, frames - 1) and _reachable(track, frames // 2)):
         raise AudioFileError(
-            f"{path}: its header does not tell its length, and only its beginning can be reached; "
-            "write it anew, for instance with `ffmpeg -i IN OUT.flac`"
+            f"{track.name}: its header does not tell its length, and only its beginning can be "
+            "reached; write it anew, for instance with `ffmpeg -i IN OUT.flac`"
         )
-    return frames
+    return track
 
 
 def _usable(track: Track) -> Track | str:

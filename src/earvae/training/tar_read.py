@@ -20,20 +20,33 @@ packets are the source's own.
 from __future__ import annotations
 
 import io
-import json
 import os
+import stat
 import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import soundfile
+from pydantic import BaseModel, ConfigDict, Field
 
+from earvae import json_files
+from earvae.audio import RATES
 from earvae.errors import ConfigError
+from earvae.regular import ReadError, open_regular
 
 FORMAT = "earvae-shards"
 VERSION = 1
 RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits before a remote read is tried again
+MOST_INDEX_BYTES = 1 << 30
+MOST_SEGMENT_BYTES = (1 << 32) - 1  # what a WAV file holds
+MOST_SEGMENT_SECONDS = 1e6
+
+# Even at 6 kb/s a compressed file has 64 samples for each byte; a header that tells many more is
+# not believed.
+MOST_SAMPLES_PER_BYTE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +67,11 @@ class Recording:
         """The place, as messages name it."""
         raise NotImplementedError
 
-    def open(self) -> soundfile.SoundFile:
-        """The audio to read. Raises OSError or SoundFileError."""
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Samples ``start`` to ``stop``, float32 ``[samples, channels]``, fewer where it ends; and
+        their rate, Hz. Raises OSError, SoundFileError, AudioFileError, ValueError or
+        AssertionError.
+        """
         raise NotImplementedError
 
 
@@ -72,11 +88,13 @@ class Segment(Recording):
     def name(self) -> str:
         return f"{self.shard} at byte {self.offset}"
 
-    def open(self) -> soundfile.SoundFile:
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, int]:
         data = fetch(self.shard, self.offset, self.size)
         if zlib.crc32(data) != self.crc32:
             raise OSError(f"{self.shard}: damaged at byte {self.offset}")
-        return soundfile.SoundFile(io.BytesIO(data))
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            file.seek(start)
+            return file.read(stop - start, dtype="float32", always_2d=True), file.samplerate
 
 
 def is_remote(location: str) -> bool:
@@ -87,21 +105,27 @@ def is_remote(location: str) -> bool:
 def fetch(location: str, offset: int = 0, size: int | None = None) -> bytes:
     """``size`` bytes (None: to the end) from ``offset`` of a file, or of a URL known to fsspec.
 
-    A remote read that fails is tried again after each of ``RETRY_SECONDS``. Nothing stays open,
-    so worker processes may be forked at any time. Raises OSError.
+    No more is taken in than was asked for, to the end ``MOST_INDEX_BYTES``, however much a server
+    sends. A remote read that fails is tried again after each of ``RETRY_SECONDS``. Nothing stays
+    open, so worker processes may be forked at any time. Raises OSError.
     """
+    most = MOST_INDEX_BYTES if size is None else size
     if is_remote(location):
-        data = _fetch_remote(location, offset, size)
+        data = _fetch_remote(location, offset, size, most + 1)
     else:
-        with open(location, "rb") as file:
-            file.seek(offset)
-            data = file.read(-1 if size is None else size)
-    if size is not None and len(data) != size:
-        raise OSError(f"{location}: gave {len(data)} bytes where {size} were asked for")
+        try:
+            with open_regular(location) as file:
+                file.seek(offset)
+                data = file.read(most if size is not None else most + 1)
+        except ReadError as error:
+            raise OSError(str(error)) from None
+    if len(data) > most or size is not None and len(data) != size:
+        count = "more" if len(data) > most else str(len(data))
+        raise OSError(f"{location}: gave {count} bytes where {most} were asked for")
     return data
 
 
-def _fetch_remote(location: str, offset: int, size: int | None) -> bytes:
+def _fetch_remote(location: str, offset: int, size: int | None, most: int) -> bytes:
     try:
         import fsspec
     except ModuleNotFoundError:
@@ -110,10 +134,12 @@ def _fetch_remote(location: str, offset: int, size: int | None) -> bytes:
         system, path = fsspec.core.url_to_fs(location)  # kept by fsspec, for each process
     except (ImportError, ValueError) as error:  # a package is missing, or no such kind of URL
         raise OSError(f"{location}: {error}") from None
-    end = None if size is None else offset + size
+    web = "http" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
     for wait in (*RETRY_SECONDS, None):
         try:
-            return system.cat_file(path, start=offset, end=end)
+            if web:
+                return _fetch_web(system, path, offset, size, most)
+            return system.cat_file(path, start=offset, end=offset + (size or most))
         except FileNotFoundError:
             raise OSError(f"{location}: no such file") from None
         except PermissionError as error:
@@ -125,44 +151,103 @@ def _fetch_remote(location: str, offset: int, size: int | None) -> bytes:
     raise AssertionError("unreachable")
 
 
+def _fetch_web(system: Any, url: str, offset: int, size: int | None, most: int) -> bytes:
+    """At most ``most`` bytes of an answer, as they come: servers may send more than was asked."""
+    headers = dict(system.kwargs.get("headers", {}))
+    if size is not None:
+        headers["Range"] = f"bytes={offset}-{offset + size - 1}"
+    # A block size of 0 is fsspec's word for a stream; with a size it does not ask for one.
+    with system.open(url, block_size=0, size=1, headers=headers) as answer:
+        if size is not None and answer.r.status != 206:
+            raise OSError("the server does not give parts of files")
+        data = bytearray()
+        while len(data) < most and (block := answer.read(most - len(data))):
+            data += block
+    return bytes(data)
+
+
+class _Shard(BaseModel):
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]  # beside the index
+    bytes: Annotated[int, Field(strict=True, ge=1)]
+
+
+class _Sample(BaseModel):
+    """What is used of a sample; see above for the rest."""
+
+    model_config = ConfigDict(strict=True)
+
+    shard: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=1, le=MOST_SEGMENT_BYTES)]
+    crc32: int
+    frames: Annotated[int, Field(ge=1)]
+    rate: Annotated[int, Field(ge=RATES.start, lt=RATES.stop)]
+    channels: Annotated[int, Field(ge=1, le=2)]
+
+
+class _Index(BaseModel):
+    format: Literal["earvae-shards"]
+    version: Literal[1]
+    segment_seconds: Annotated[float, Field(gt=0, le=MOST_SEGMENT_SECONDS)]
+    shards: list[_Shard]
+    samples: list[object]
+
+
 def read_index(location: str) -> tuple[list[Segment], list[str]]:
-    """The segments that an index lists, and one line for each shard with something missing.
+    """The segments that an index lists, and one line for each shard with something missing, and
+    for samples that cannot be.
 
     Local shards are looked for; remote ones are taken to be there. Raises ConfigError if the
     index cannot be read or is none.
     """
     try:
-        index = json.loads(fetch(location))
-        if index["format"] != FORMAT or index["version"] != VERSION:
-            raise ValueError
-        return _segments(index, location)
+        index = json_files.typed(_Index, json_files.parse(fetch(location), location), location)
     except OSError as error:
         reason = error.strerror or str(error).removeprefix(f"{location}: ")
         raise ConfigError(f"{location}: cannot be read: {reason}") from None
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise ConfigError(f"{location}: is not an index that `earvae pack` wrote") from None
+    except json_files.JsonError as error:
+        reason = str(error).removeprefix(f"{location}: ")
+        raise ConfigError(
+            f"{location}: is not an index that `earvae pack` wrote: {reason}"
+        ) from None
+    return _segments(index, location)
 
 
-def _segments(index: dict, location: str) -> tuple[list[Segment], list[str]]:
-    shards = [_beside(location, shard["file"]) for shard in index["shards"]]
+def _segments(index: _Index, location: str) -> tuple[list[Segment], list[str]]:
+    shards = [_beside(location, shard.file) for shard in index.shards]
     there = [
-        shard["bytes"] if is_remote(location) else size_of(path)
-        for shard, path in zip(index["shards"], shards, strict=True)
+        shard.bytes if is_remote(location) else size_of(path)
+        for shard, path in zip(index.shards, shards, strict=True)
     ]
-    fields = ("frames", "rate", "channels", "offset", "size", "crc32")
-    segments, lost = [], [0] * len(shards)
-    for sample in index["samples"]:
-        number = sample["shard"]
-        segment = Segment(shard=shards[number], **{field: sample[field] for field in fields})
-        if segment.offset + segment.size > there[number]:
-            lost[number] += 1
-        else:
-            segments.append(segment)
+    segments, lost, odd = [], [0] * len(shards), []
+    for number, value in enumerate(index.samples):
+        name = f"{location}: sample {number}"
+        try:
+            sample = json_files.typed(_Sample, value, name)
+            longest = max(1, round(index.segment_seconds * sample.rate))
+            if sample.shard >= len(shards):
+                raise json_files.JsonError(f"{name}: is of no shard that is listed")
+            if sample.frames > min(longest, MOST_SAMPLES_PER_BYTE * sample.size):
+                raise json_files.JsonError(
+                    f"{name}: {sample.frames} frames do not fit into {sample.size} bytes and "
+                    f"{index.segment_seconds:g} s"
+                )
+        except json_files.JsonError as error:
+            odd.append(str(error))
+            continue
+        if sample.offset + sample.size > there[sample.shard]:
+            lost[sample.shard] += 1
+            continue
+        own = sample.model_dump() | {"shard": shards[sample.shard]}
+        segments.append(Segment(**own))
     left_out = [
         f"{path}: {'cut off' if bytes_there else 'missing'}; {count} of its segments left out"
         for path, bytes_there, count in zip(shards, there, lost, strict=True)
         if count
     ]
+    if odd:
+        more = f", and {len(odd) - 1} more like it" if len(odd) > 1 else ""
+        left_out.append(f"{odd[0]}{more}: left out; pack it anew")
     return segments, left_out
 
 
@@ -173,8 +258,9 @@ def _beside(location: str, name: str) -> str:
 
 
 def size_of(path: str | Path) -> int:
-    """Bytes of a file; 0 if there is none."""
+    """Bytes of a regular file; 0 if there is none."""
     try:
-        return os.stat(path).st_size
-    except OSError:
+        status = os.stat(path)
+    except (OSError, ValueError):
         return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

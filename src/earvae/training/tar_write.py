@@ -25,6 +25,9 @@ import soundfile
 from earvae import atomic, tar
 from earvae.audio import AudioFileError, AudioSource, sha256_of
 from earvae.config import FilterConfig
+from earvae.errors import WriteError
+from earvae.owned import PACK, Owned
+from earvae.regular import ReadError, read_regular
 from earvae.tracks import printable
 from earvae.training.filters import TrackJudge
 from earvae.training.sources import Track
@@ -34,6 +37,7 @@ INDEX = "index.json"
 JOURNAL = "index.unfinished"  # what an interrupted pack has finished, a line for each shard
 SHARD = "shard-{:06d}.tar"
 SHARD_PATTERN = re.compile(r"shard-\d{6}\.tar")
+MOST_BYTES = 2**31  # of an index
 FULL_SCALE = 2**23  # of 24-bit integers
 
 
@@ -91,16 +95,21 @@ class Packer:
     shard_bytes: int = 1_000_000_000
     filters: FilterConfig | None = None
     report: Callable[[str], None] = print
+    replace: bool = False
 
     def pack(self) -> Packed:
         """Write everything.
 
         A pack that was interrupted goes on after its last complete shard, provided that files
-        (names, sizes and times of change) and options are the same; else it starts anew. What an
-        earlier pack left in ``folder`` is replaced. Raises WriteError where it cannot be written.
+        (names, sizes and times of change) and options are the same; else it starts anew. An
+        earlier pack in ``folder`` is replaced; one that holds other tracks, too, only if
+        ``replace``. Raises WriteError for these, for files that are no pack's, and where it cannot
+        be written.
         """
-        with atomic.writing(self.folder):
-            start_anew(self.folder)
+        owned = owned_by_packs(self.folder)
+        owned.claim(INDEX, JOURNAL)
+        with owned.alone(self.report), atomic.writing(self.folder):
+            start_anew(self.folder, self.tracks, self.replace)
             journal = self.folder / JOURNAL
             records = self._finished(journal)
             lines = [self._identity, *map(json.dumps, records)]
@@ -110,6 +119,7 @@ class Packer:
                 self.report(f"goes on after {position} of {len(self.tracks)} tracks")
             while position < len(self.tracks):
                 number = sum(record["bytes"] > 0 for record in records)
+                owned.claim(SHARD.format(number))
                 record = self._write_shard(self.folder / SHARD.format(number), position)
                 with journal.open("a") as file:
                     file.write(json.dumps(record) + "\n")
@@ -119,7 +129,7 @@ class Packer:
                     self.report(f"left out: {line}")
                 if record["bytes"]:
                     self.report(f"{record['file']}: {position} of {len(self.tracks)} tracks")
-            index = write_index(self.folder, records, self.segment_seconds)
+            index = write_index(self.folder, records, self.segment_seconds, owned)
             journal.unlink()
         left_out, refused = (
             [line for record in records for line in record[kind]]
@@ -207,11 +217,60 @@ class Refused(Exception):
 # ------------------------------------------------------------------------------ files of a pack
 
 
-def start_anew(folder: Path) -> None:
-    """Make ``folder`` if there is none; without an index, a pack is not one. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def owned_by_packs(folder: Path) -> Owned:
+    """What in ``folder`` packs have written. Raises WriteError if something else has a name that
+    they need.
+    """
+    index = _earlier(folder / INDEX)
+    before = [shard["file"] for shard in index["shards"]] if index else []
+    shards = [name for name in before if SHARD_PATTERN.fullmatch(name)]
+    owned = Owned(folder, PACK, [INDEX, *shards] if index else ())
+    there = [path.name for path in folder.glob("shard-*.tar") if SHARD_PATTERN.fullmatch(path.name)]
+    owned.check(INDEX, JOURNAL, *sorted(there))
+    return owned
+
+
+def start_anew(folder: Path, tracks: Sequence[Track], replace: bool) -> None:
+    """Take the index away: without it, a pack is not one.
+
+    Raises WriteError, without ``replace``, if what is packed already holds other tracks as well.
+    """
+    held = (_earlier(folder / INDEX) or {"sources": []})["sources"]
+    for line in _lines(folder / JOURNAL)[1:]:
+        held = held + (_object(line, ("sources",)) or {"sources": []})["sources"]
+    names = {printable(track.below) for track in tracks}
+    lost = [source["path"] for source in held if source["path"] not in names]
+    if lost and not replace:
+        raise WriteError(
+            f"{folder}: holds a pack with {len(lost)} tracks that are not among these "
+            f"({lost[0]}{', …' if len(lost) > 1 else ''}); use another folder, or --replace"
+        )
     (folder / INDEX).unlink(missing_ok=True)
     atomic.sweep(folder)
+
+
+def _earlier(path: Path) -> dict | None:
+    """The index of an earlier pack; None where there is none, or something else."""
+    index = _object("\n".join(_lines(path)), ("sources", "shards", "format"))
+    return index if index and index["format"] == FORMAT else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return read_regular(path, MOST_BYTES).decode("utf-8", "replace").splitlines()
+    except ReadError:
+        return []
+
+
+def _object(text: str, keys: tuple[str, ...]) -> dict | None:
+    """A JSON object that has these keys, sources and shards being lists of objects, or None."""
+    try:
+        found = json.loads(text)
+        [source["path"] for source in found["sources"]]
+        [shard["file"] for shard in found.get("shards", ())]
+        return found if all(key in found for key in keys) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -277,8 +336,10 @@ def add_track(
     record["samples"] += samples
 
 
-def write_index(folder: Path, records: Sequence[dict], segment_seconds: float) -> dict:
-    """Write the index of shards, from a record of each, and remove shards that it does not list.
+def write_index(
+    folder: Path, records: Sequence[dict], segment_seconds: float, owned: Owned
+) -> dict:
+    """Write the index of shards, from a record of each, and remove those of earlier packs.
 
     A record has the shard's ``file`` and ``bytes``, its ``sources``, and its ``samples``, whose
     ``source`` counts in that list. Returns the index. Raises WriteError.
@@ -297,12 +358,11 @@ def write_index(folder: Path, records: Sequence[dict], segment_seconds: float) -
         "format": FORMAT, "version": VERSION, "segment_seconds": segment_seconds,
         "shards": shards, "sources": sources, "samples": samples,
     }  # fmt: skip
-    listed = {shard["file"] for shard in shards}
-    with atomic.writing(folder):
-        for path in folder.iterdir():
-            if SHARD_PATTERN.fullmatch(path.name) and path.name not in listed:
-                path.unlink()
+    listed = [shard["file"] for shard in shards]
+    for name in owned.names - {INDEX, JOURNAL, *listed}:
+        owned.remove(name)
     atomic.write(folder / INDEX, json.dumps(index))
+    owned.keep(INDEX, JOURNAL, *listed)
     return index
 
 

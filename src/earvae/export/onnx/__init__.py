@@ -22,7 +22,6 @@ nodes, a module for each architecture its layers.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
@@ -32,10 +31,14 @@ from earvae.export import runner
 from earvae.export.onnx import oobleck, spectral
 from earvae.export.onnx.graph import Graph
 from earvae.export.onnx.oobleck import UnsupportedLayerError
+from earvae.export.standalone import standalone
 from earvae.model.vae import EarVAE
+from earvae.owned import EXPORT, Owned
+from earvae.regular import ReadError, read_regular
 
 __all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx"]
 
+RUNNER, TRANSFORMER = "runner.py", "transformer.onnx"
 ARCHITECTURES = {"oobleck": oobleck, "spectral": spectral}
 
 
@@ -48,8 +51,9 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
             file is loaded; all computation and all audio stay float32. For weights that were kept
             in half precision anyway (the shipped model's) nothing is lost.
 
-    Files appear when all are complete. A ``transformer.onnx`` of an earlier model is removed if
-    this one has none. Raises UnsupportedLayerError, WriteError.
+    Files appear when all are complete. Those of an earlier export are replaced, and its
+    ``transformer.onnx`` is removed if this model has none; files of these names that are not on
+    its list are refused. Raises UnsupportedLayerError, WriteError.
     """
     if vae.config.architecture not in ARCHITECTURES:
         raise UnsupportedLayerError(
@@ -66,13 +70,25 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
         context = -1 if part == "transformer" else getattr(vae, part).context_frames
         own = {"part": part, "context_frames": str(context)}
         models[f"{part}.onnx"] = graph(vae, half).model(properties | own)
+    owned = Owned(folder, EXPORT, before=_earlier(folder))
+    owned.claim(*models, RUNNER)
     with atomic.files(folder) as temporary:
         for name, model in models.items():
             onnx.save(model, temporary / name)
-        shutil.copyfile(runner.__file__, temporary / "runner.py")
+        (temporary / RUNNER).write_text(standalone(runner.__name__), encoding="utf-8")
     if vae.transformers is None:
-        (folder / "transformer.onnx").unlink(missing_ok=True)
-    return [folder / name for name in (*models, "runner.py")]
+        owned.remove(TRANSFORMER)
+    return [folder / name for name in (*models, RUNNER)]
+
+
+def _earlier(folder: Path) -> list[str]:
+    """The names of an export from before there were lists: its runner tells."""
+    try:
+        text = read_regular(folder / RUNNER, 1_000_000)
+    except ReadError:
+        return []
+    ours = f'FORMAT = "{runner.FORMAT}"'.encode() in text
+    return ["encoder.onnx", "decoder.onnx", TRANSFORMER, RUNNER] if ours else []
 
 
 def metadata(vae: EarVAE, half: bool) -> dict[str, str]:

@@ -1,0 +1,111 @@
+"""The two containers of arrays that latents come in, ``.safetensors`` and ``.npy``: their headers,
+checked against the bytes that are there before any array is made.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+from pydantic import BaseModel, ConfigDict
+
+from earvae import json_files
+
+MOST_HEADER_BYTES = 1 << 24
+TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # of safetensors, as numpy reads
+
+
+@dataclass(frozen=True)
+class Array:
+    """Floating-point numbers of a file, which are all there; ``dtype`` as the file calls it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: np.dtype
+    offset: int  # bytes
+    by_columns: bool = False
+
+    def load(self, file: IO[bytes]) -> np.ndarray:
+        """The numbers, float16 where they are that, else float32 (infinite where that cannot hold
+        them). Raises OSError."""
+        file.seek(self.offset)
+        data = np.frombuffer(file.read(_bytes(self.shape, self.kind)), self.kind)
+        if self.dtype == "BF16":
+            data = (data.astype(np.uint32) << 16).view(np.float32)
+        values = data.reshape(self.shape, order="F" if self.by_columns else "C")
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16 if self.kind.str[1:] == "f2" else np.float32)
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+@dataclass(frozen=True)
+class Safetensors:
+    """The header of a safetensors file: metadata, and what it says of its tensors by name."""
+
+    metadata: dict
+    tensors: dict
+    start: int  # byte of the first number
+    size: int  # bytes of the file
+
+    @classmethod
+    def of(cls, file: IO[bytes], size: int) -> Safetensors:
+        """The header of a file of ``size`` bytes. Raises ValueError, JsonError."""
+        length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
+        if not 0 < length <= min(size - 8, MOST_HEADER_BYTES):
+            raise ValueError("its header is longer than the file")
+        header = json_files.parse(file.read(length), "its header")
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict):
+            raise ValueError("its header is no table of tensors")
+        return cls(metadata, header, 8 + length, size)
+
+    def arrays(self) -> dict[str, Array]:
+        """All tensors. Raises ValueError or JsonError: a type that is not floating point, or a
+        size that is not the file's."""
+        found, end = {}, 0
+        for name, value in self.tensors.items():
+            told = json_files.typed(_Tensor, value, f"its tensor {name}")
+            if told.dtype not in TYPES:
+                raise ValueError(f"its tensor {name} holds {told.dtype}, not floating point")
+            shape, kind = tuple(told.shape), np.dtype(TYPES[told.dtype])
+            size = _bytes(shape, kind)
+            if told.data_offsets != [end, end + size]:
+                raise ValueError(f"its tensor {name} has another size than its shape")
+            found[name] = Array(shape, told.dtype, kind, self.start + end)
+            end += size
+        if self.start + end != self.size:
+            raise ValueError(f"has {self.size} bytes, its header says {self.start + end}")
+        return found
+
+
+def of_npy(file: IO[bytes], size: int) -> Array:
+    """The array of a ``.npy`` file of ``size`` bytes. Raises ValueError: no such file, a type that
+    is not floating point, a size that is not the file's."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        shape, by_columns, kind = readers[npy.read_magic(file)](file)
+    except Exception as error:  # its text is parsed as Python is, with all that this raises
+        raise ValueError(f"its header is no header of .npy: {error}") from None
+    if kind.kind != "f" or kind.itemsize > 8:
+        raise ValueError(f"holds {kind}, not floating point")
+    if (told := file.tell() + _bytes(shape, kind)) != size:
+        raise ValueError(f"has {size} bytes, its header says {told}")
+    return Array(shape, kind.name, kind, file.tell(), by_columns)
+
+
+def _bytes(shape: tuple[int, ...], kind: np.dtype) -> int:
+    """Bytes of an array. Raises ValueError for a shape that nothing has."""
+    if any(length < 0 for length in shape):
+        raise ValueError(f"a shape of {list(shape)}")
+    return math.prod(shape) * kind.itemsize
