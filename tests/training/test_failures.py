@@ -446,11 +446,14 @@ def test_a_run_folder_is_held_by_one_process_and_not_by_those_that_a_dead_one_le
         os.killpg(holder, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "another's"])
 def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path, kind):
     (tmp_path / "precious").write_text("kept")
     lock = tmp_path / training_state.LOCK
-    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda at: at.symlink_to("precious")}
+    make = {
+        "pipe": os.mkfifo, "folder": os.mkdir, "link": lambda at: at.symlink_to("precious"),
+        "another's": lambda at: os.link(tmp_path / "precious", at),
+    }  # fmt: skip
     make[kind](lock)
     with pytest.raises(EarvaeError, match=training_state.LOCK):
         with training_state.alone(ONE, tmp_path):
