@@ -45,6 +45,11 @@ def cut(path: Path, **form) -> None:
     os.truncate(sound(path, **form), int(path.stat().st_size * 0.6))
 
 
+def twice(path: Path) -> None:
+    """Two files, one put behind the other."""
+    path.write_bytes(2 * sound(path).read_bytes())
+
+
 def with_tail(tail: bytes, **form) -> Callable[[Path], object]:
     """A whole file with something behind it."""
     return lambda path: path.write_bytes(sound(path, **form).read_bytes() + tail)
@@ -79,9 +84,13 @@ ID3V1 = b"TAG" + bytes(125)
 FILES = [
     *(Hostile(f"whole{suffix}", sound) for suffix in
       (".wav", ".flac", ".aiff", ".w64", ".au", ".caf", ".rf64", ".ogg")),
-    Hostile("cut.wav", cut, "cut off"),
-    Hostile("cut.rf64", cut, "cut off"),
-    Hostile("cut.flac", cut, "cut off"),
+    *(Hostile(f"cut{suffix}", cut, "") for suffix in
+      (".wav", ".flac", ".aiff", ".w64", ".au", ".caf", ".rf64", ".ogg", ".mp3")),
+    Hostile("two_in_one.flac", twice, samples=2 * SAMPLES),
+    Hostile("two_in_one.ogg", twice, samples=2 * SAMPLES),
+    Hostile("tag_behind.flac", with_tail(ID3V1)),
+    Hostile("tag_behind.wav", with_tail(ID3V1)),
+    Hostile("zeros_behind.flac", with_tail(bytes(5000))),
     Hostile("unknown_size.wav", header(announced=0xFFFF_FFFF)),
     Hostile("size_too_large.wav", header(announced=SAMPLES * 8), "cut off"),
     Hostile("rate_of_1_hz.wav", header(rate=1), "1 Hz"),

@@ -53,6 +53,7 @@ def _refuse(kind: str, wrong: Mapping[tuple[str | int, ...], str]) -> None:
 SampleRate = Annotated[int, Field(ge=1_000, le=1_000_000)]  # Hz
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Blocks = Annotated[int, Field(ge=0, le=256)]
+Depth = Annotated[int, Field(ge=1, le=256)]
 Frames = Annotated[int, Field(ge=1, le=4_095)]
 LONGEST_HOP = 32_768  # samples
 Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
@@ -76,7 +77,7 @@ def _refuse_giant(numbers: int) -> None:
 class TransformerConfig(Config):
     """The rotary transformer in front of the paper's decoder (docs/paper.md)."""
 
-    depth: Blocks = Field(2, ge=1)
+    depth: Depth = 2
     head_channels: HeadChannels = Field(32, description="channels per attention head")
 
 

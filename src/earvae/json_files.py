@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NoReturn, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from earvae.errors import EarvaeError
 from earvae.regular import ReadError, read_regular
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 LIMIT_BYTES = 64 * 2**20  # lists of nothing take up to forty times as much memory as text
 LARGEST = 2**63  # numbers beyond it are no count, rate or size of anything
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Kind = TypeVar("Kind", bound="BaseModel")
 
 
 class JsonError(EarvaeError, ValueError):
@@ -68,6 +69,8 @@ def parse(text: str | bytes, name: str) -> object:
 
 def typed(kind: type[Kind], value: object, name: str) -> Kind:
     """The value as a model of this kind. Raises JsonError with the first that does not fit."""
+    from pydantic import ValidationError  # the rest of this module does without
+
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.weight_files import some
+from earvae.model.weight_files import is_plain, some
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
@@ -52,7 +52,7 @@ def load(
             )
         return found, state
     except ConfigError as error:
-        raise WeightsError(str(error)) from None
+        raise WeightsError("; ".join(str(error).splitlines())) from None
     except OSError as error:
         raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None
 
@@ -61,11 +61,21 @@ def _place(source: str | Path | None, revision: str | None, token: str | bool | 
     """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
     path = SHIPPED if source is None else Path(source).expanduser()
     if not path.exists():
-        if hub.is_id(str(source)):
-            return hub.download(str(source), revision, token)
-        raise WeightsError(
-            f"{source}: no such file or folder, and not a hub id of the form owner/name"
-        )
+        if (found := hub.split_id(str(source))) is None:
+            raise WeightsError(
+                f"{source}: no such file or folder, and not a hub id of the form owner/name or "
+                "owner/name@revision"
+            )
+        repository, pinned = found
+        owner = repository.split("/")[0]
+        if Path(owner).is_dir() and revision is None and pinned is None:
+            raise WeightsError(  # a stranger may own the name that one's own folder has
+                f"{source}: no such file or folder in {owner}, which is a folder here; "
+                f"{source}@main asks the hub all the same"
+            )
+        if revision and pinned and revision != pinned:
+            raise WeightsError(f"{source}: is of revision {pinned}, but {revision} was asked for")
+        return hub.download(repository, revision or pinned, token)
     if revision is not None:
         raise WeightsError(f"{path}: not of the hub, so it has no revision {revision}")
     return path
@@ -122,7 +132,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> 
             )
         if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
-        if tensor.is_meta or tensor.layout != torch.strided:
+        if not is_plain(tensor):
             raise WeightsError(f"{source}: {name} does not hold all its values")
         if not tensor.to(own.dtype).isfinite().all():
             raise WeightsError(

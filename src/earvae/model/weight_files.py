@@ -59,7 +59,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = nested[0]
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    strangers = [str(name) for name, value in content.items() if not _is_plain(value)]
+    strangers = [str(name) for name, value in content.items() if not is_plain(value)]
     if strangers or not content:
         raise WeightsError(
             f"{path}: holds no state dict at its top level or under {', '.join(WRAPPERS)} "
@@ -108,7 +108,7 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(name[:LONGEST_NAME] for name in names[:SHOWN]) + more if names else "none"
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether it is a tensor that is nothing but numbers in memory: not sparse, not quantised."""
     return (
         isinstance(value, Tensor)
@@ -135,7 +135,7 @@ def _loaded(path: Path, load: Callable[[Path], Any], kind: str) -> Any:
     except OSError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = (str(error).splitlines() or [""])[0].split(". ")[0]  # then comes torch's advice
         raise WeightsError(
             f"{path}: not a readable {kind} file: {reason or type(error).__name__}"
         ) from None
