@@ -62,6 +62,7 @@ TAMPERED = {
     ),
     "no optimiser": lambda s: s.pop("optimiser"),
     "an optimiser of nothing": lambda s: s.update(optimiser=5),
+    "an optimiser without moments": lambda s: s["optimiser"].update(state={}),
     "moments of no parameter": lambda s: s["optimiser"]["state"].update({999: moment(s)}),
     "a moment missing": lambda s: moment(s).pop("exp_avg"),
     "a moment of another shape": lambda s: moment(s).update(exp_avg=torch.zeros(7, 7)),

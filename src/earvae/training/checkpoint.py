@@ -116,6 +116,9 @@ def _check(saved: Checkpoint, path: Path) -> None:
     for name, weights in (("vae", saved.vae), ("ema", saved.ema)):
         pretrained.check(vae, weights, f"{path}: {name}")
     _check_moments(saved.optimiser, vae, f"{path}: optimiser")
+    moved = saved.counters.get("generator_updates", 0) > saved.counters.get("non_finite_steps", 0)
+    if moved and not saved.optimiser.state:
+        raise WeightsError(f"{path}: optimiser: holds nothing of the steps that were made")
     if saved.discriminator is not None:
         name = f"{path}: discriminator"
         pretrained.check(discriminator, saved.discriminator, name)
