@@ -105,16 +105,16 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
                 "convert it to WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
             )
     counted: list[Part] = []
-    kinds: set[tuple[int, int]] = set()
+    kinds: set[tuple[int, int, bool]] = set()
     for part in parts:
         with _opened(path, part) as sound:
-            kinds.add((sound.samplerate, sound.channels))
+            kinds.add((sound.samplerate, sound.channels, sound.format == "OGG"))
             known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
     if len(kinds) > 1:
         raise AudioFileError(
-            f"{path}: is {len(parts)} streams of different rates or channels, one after the other; "
+            f"{path}: is {len(parts)} streams of different rates, channels or kinds, one after the other; "
             "split it, or convert it with `ffmpeg -i IN OUT.wav`"
         )
     counts = [part.samples for part in counted]
