@@ -38,9 +38,9 @@ from earvae.audio.channels import to_mono, to_stereo
 from earvae.audio.reading import RATES, AudioSource
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
 from earvae.errors import EarvaeError, named
-from earvae.latents.file import FORMAT as LATENT_FORMAT
 from earvae.latents.file import SUFFIX as LATENT_SUFFIX
-from earvae.latents.file import VERSION as LATENT_FORMAT_VERSION
+from earvae.latents.metadata import FORMAT as LATENT_FORMAT
+from earvae.latents.metadata import VERSION as LATENT_FORMAT_VERSION
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Moments, Statistics, beside
 from earvae.regular import check_regular, open_regular

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from earvae import json_files
 from earvae.latents import file
-from earvae.latents.file import Latents, LatentsError
+from earvae.latents.file import Latents
+from earvae.latents.metadata import LatentsError, OtherFormat
 
 NAME = "latent_stats.json"
 FORMAT = "earvae-latent-stats"
@@ -225,7 +226,7 @@ def measure(
             for entry in entries(path):
                 total = entry if total is None else _merged(total, entry, path)
         except LatentsError as error:
-            if isinstance(error, file.OtherFormat) and path.suffix != file.SHARD:
+            if isinstance(error, OtherFormat) and path.suffix != file.SHARD:
                 pass  # a file of something else
             elif problem is None:
                 raise

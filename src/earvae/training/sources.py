@@ -14,7 +14,7 @@ import soundfile
 from earvae import tracks
 from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
-from earvae.errors import visible
+from earvae.errors import EarvaeError, about, visible
 from earvae.training.tar_read import Recording, is_remote, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
@@ -85,9 +85,18 @@ def inspect(files: Sequence[tracks.MusicFile]) -> tuple[list[Track], list[str]]:
     duration, rate and channels. Those whose header does not tell the truth are read to their end.
     """
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        found = list(pool.map(_inspect, files))
+        found = list(pool.map(_looked_at, files))
     usable = [track for track in found if isinstance(track, Track)]
     return usable, [visible(line) for line in found if isinstance(line, str)]
+
+
+def _looked_at(file: tracks.MusicFile) -> Track | str:
+    """As :func:`_inspect`; whatever a file does, it is left out alone."""
+    try:
+        with about(file.path):
+            return _inspect(file)
+    except EarvaeError as error:
+        return str(error)
 
 
 def _inspect(file: tracks.MusicFile) -> Track | str:
