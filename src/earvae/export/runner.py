@@ -37,7 +37,7 @@ from earvae import atomic, json_files
 from earvae.audio.channels import to_mono, to_stereo
 from earvae.audio.reading import RATES, AudioSource
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
-from earvae.errors import EarvaeError, named
+from earvae.errors import EarvaeError, named, visible
 from earvae.latents.file import FORMAT as LATENT_FORMAT
 from earvae.latents.file import SUFFIX as LATENT_SUFFIX
 from earvae.latents.file import VERSION as LATENT_FORMAT_VERSION
@@ -570,7 +570,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs.add_parser("info", help="what the model is", parents=[shared])
     given = parser.parse_args(arguments)
     try:
-        print(_done(given))
+        print(*map(visible, _done(given)), sep="\n")
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
@@ -583,20 +583,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _done(given: argparse.Namespace) -> str:
-    """What a command line asks for, and a line about it."""
+def _done(given: argparse.Namespace) -> list[str]:
+    """What a command line asks for, and lines about it."""
     model = Runner(given.model, given.threads, given.provider or ["CPUExecutionProvider"])
     if given.verb == "info":
-        return "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
+        return [f"{name}: {value}" for name, value in sorted(model.metadata.items())]
     source, target = given.source, given.target
     chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
     if given.verb == "encode":
-        return encode_file(model, source, target, chunk, given.downmix)
+        return [encode_file(model, source, target, chunk, given.downmix)]
     output = output_format(Path(target).suffix, given.subtype, given.clip)
     if given.verb == "reconstruct":
-        return reconstruct_file(model, source, target, output, chunk, given.stereo, given.downmix)
+        options = given.stereo, given.downmix
+        return [reconstruct_file(model, source, target, output, chunk, *options)]
     options = given.stereo, given.force, given.denormalise
-    return decode_file(model, source, target, output, chunk, *options)
+    return [decode_file(model, source, target, output, chunk, *options)]
 
 
 def _at_least(least: float) -> Callable[[str], float]:
@@ -612,5 +613,8 @@ def _at_least(least: float) -> Callable[[str], float]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # names that a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     heed()
     sys.exit(main())
