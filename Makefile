@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIP ?= $(firstword $(wildcard tests/clips/*.flac))
 
-.PHONY: demo test lint setup clean
+MINUTES ?= 5
+NICE ?= 0
+.PHONY: demo test fuzz soak lint setup clean
 
 setup: $(VENV)/.installed
 
@@ -19,9 +21,16 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# Damaged files for every reader; commands under kills and full disks. Both say what they found.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --nice $(NICE)
+
+soak: setup
+	$(BIN)/python tools/soak.py --minutes $(MINUTES) --nice $(NICE)
+
 lint: setup
 	$(BIN)/ruff check src tests benchmarks tools experiments
 	$(BIN)/ruff format --check src tests benchmarks tools experiments
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output fuzz_faults

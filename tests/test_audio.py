@@ -113,6 +113,12 @@ def test_missing_folder_empty_and_text_files_are_named(tmp_path):
         joined(AudioSource(tmp_path / "no_samples.wav").blocks())
 
 
+def test_containers_that_nobody_can_check_are_named(tmp_path):
+    path = save(tmp_path / "old.wav", noise(2, 1_000), format="NIST")
+    with pytest.raises(AudioFileError, match="old.wav: is NIST.*convert it to WAV"):
+        AudioSource(path)
+
+
 def test_a_cut_flac_is_an_error_not_a_shorter_file(tmp_path):
     path = save(tmp_path / "cut.flac", noise(2, 100_000))
     data = path.read_bytes()
@@ -155,6 +161,82 @@ def test_a_flac_that_ends_cleanly_before_its_announced_length_is_an_error(tmp_pa
         joined(AudioSource(path).blocks())
 
 
+@pytest.mark.parametrize("form", ["FLAC", "MP3", "OGG"])
+def test_files_one_after_the_other_are_read_as_each_alone(tmp_path, form):
+    parts = [save(tmp_path / f"{n}", noise(2, 20_000 + n), format=form) for n in (1, 2)]
+    chained = tmp_path / "chained"
+    chained.write_bytes(b"".join(path.read_bytes() for path in parts))
+    alone = [joined(AudioSource(path).blocks()) for path in parts]
+    source = AudioSource(chained)
+    assert source.info.header_samples == 40_003
+    assert np.array_equal(joined(source.blocks()), np.concatenate(alone, axis=1))
+    layout = audio.layout_of(chained)
+    across, rate = audio.read_stretch(chained, layout.parts, 19_900, 20_100)
+    assert rate == 44_100
+    np.testing.assert_allclose(across.T, np.concatenate(alone, axis=1)[:, 19_900:20_100], atol=1e-6)
+
+
+def test_files_of_two_rates_one_after_the_other_are_refused(tmp_path):
+    parts = [
+        save(tmp_path / f"{rate}", noise(2, 9_000), rate, format="MP3") for rate in (44_100, 48_000)
+    ]
+    (tmp_path / "chained.mp3").write_bytes(b"".join(path.read_bytes() for path in parts))
+    with pytest.raises(AudioFileError, match="chained.mp3: is 2 streams of different rates"):
+        AudioSource(tmp_path / "chained.mp3")
+
+
+def test_an_mp3_of_varying_bit_rate_without_its_first_frame_is_read_whole(tmp_path):
+    """libsndfile guesses the length from the first frame's bit rate: silence, so far too much, or
+    the reverse."""
+    values = noise(2, 200_000)
+    values[:, 100_000:] = 0
+    path = save(tmp_path / "a.mp3", values, format="MP3", bitrate_mode="VARIABLE")
+    data = path.read_bytes()
+    second = data.index(data[:2], 100)
+    path.write_bytes(data[second:])
+    assert 0 <= joined(AudioSource(path).blocks()).shape[1] - 200_000 < 3 * 1152
+
+
+def test_bytes_in_the_middle_of_an_mp3_that_are_no_frames_are_damage(tmp_path):
+    data = save(tmp_path / "a.mp3", noise(2, 100_000), format="MP3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(data[:20_000] + bytes(range(40, 140)) * 30 + data[20_000:])
+    with pytest.raises(AudioFileError, match="a.mp3: damaged: bytes .* are no frames"):
+        AudioSource(tmp_path / "a.mp3")
+
+
+@pytest.mark.parametrize("cut", ["byte", "page"])
+def test_pages_of_ogg_that_are_damaged_or_missing_are_named(tmp_path, cut):
+    data = bytearray(save(tmp_path / "a.ogg", noise(2, 200_000)).read_bytes())
+    pages = [place for place in range(len(data)) if data[place : place + 4] == b"OggS"]
+    if cut == "byte":
+        data[len(data) // 2] ^= 1
+    else:
+        del data[pages[5] : pages[6]]
+    (tmp_path / "a.ogg").write_bytes(data)
+    with pytest.raises(AudioFileError, match="a.ogg: damaged: .*page"):
+        AudioSource(tmp_path / "a.ogg")
+
+
+def test_a_wav_whose_32_bits_have_wrapped_around_is_read_to_its_end(tmp_path):
+    """As ffmpeg, sox and libsndfile leave one of more than 4 GiB; here it is a sparse file."""
+    data = save(tmp_path / "a.wav", noise(2, 50_000), subtype="PCM_16").read_bytes()
+    with (tmp_path / "a.wav").open("r+b") as file:
+        file.truncate(len(data) + 2**32)
+    info = audio.inspect(tmp_path / "a.wav")
+    assert info.header_samples == 50_000 + 2**32 // 4
+    found, _ = audio.read_stretch(
+        tmp_path / "a.wav", audio.layout_of(tmp_path / "a.wav").parts, 2**30, 2**30 + 9
+    )
+    assert len(found) == 9 and not found.any()
+
+
+def test_a_file_followed_by_garbage_without_end_is_looked_through_once(tmp_path):
+    data = save(tmp_path / "a.mp3", noise(2, 50_000), format="MP3").read_bytes()
+    garbage = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
+    (tmp_path / "a.mp3").write_bytes(data + garbage)
+    assert joined(AudioSource(tmp_path / "a.mp3").blocks()).shape[1] == 50_000
+
+
 def test_a_rate_that_no_music_has_is_a_damaged_header(tmp_path):
     path = save(tmp_path / "slow.wav", noise(2, 100), 1)
     with pytest.raises(AudioFileError, match="slow.wav.* 1 Hz"):
@@ -183,6 +265,15 @@ def test_non_finite_samples_are_located(tmp_path, bad):
     path = save(tmp_path / "bad.wav", values, subtype="FLOAT")
     with pytest.raises(AudioFileError, match=r"bad.wav.*NaN or infinity.*2\.000 s"):
         joined(AudioSource(path).blocks())
+
+
+def test_denormal_numbers_are_silence(tmp_path):
+    """They take a network, or a filter, twenty times as long as others."""
+    values = noise(2, 1_000)
+    values[:, 500:] *= np.float32(1e-40)
+    path = save(tmp_path / "tail.wav", values, subtype="FLOAT")
+    found = joined(AudioSource(path).blocks())
+    assert np.array_equal(found[:, :500], values[:, :500]) and not found[:, 500:].any()
 
 
 def test_read_audio_is_stereo_at_the_wanted_rate(tmp_path):

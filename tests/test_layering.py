@@ -19,6 +19,7 @@ FLOORS = [
         "config",
         "config_files",
         "config_problems",
+        "config_sizes",
         "recipes",
         "audio",
         "tracks",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from earvae.tracks import TracksError, find, held_out, inside, printable, read_manifest
+from earvae.tracks import TracksError, find, fitting, held_out, inside, printable, read_manifest
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -101,20 +101,49 @@ def test_only_line_feeds_end_a_line_of_a_manifest(tmp_path):
 @pytest.mark.parametrize(
     "line",
     ["nonsense", "[]", '"a"', "{}", '{"file": 3}', '{"file": ""}', '{"file": "a\\u0000"}',
-     '{"file": "\\ud800.wav"}', "[" * 100_000],
+     '{"file": "\\ud800.wav"}', "[" * 100_000, '{"file": "a/.."}', '{"file": "/"}',
+     '{"file": "a.wav", "duration": NaN}', "\udcff", '{"file": "' + "a" * 2**20 + '"}',
+     '{"file": "' + "a" * 256 + '"}'],
 )  # fmt: skip
 def test_a_bad_line_is_a_problem_of_its_own(tmp_path, line):
-    (tmp_path / "m.jsonl").write_text('{"file": "a.wav"}\n' + line + '\n{"file": "b.wav"}\n')
+    text = '{"file": "a.wav"}\n' + line + '\n{"file": "b.wav"}\n'
+    (tmp_path / "m.jsonl").write_text(text, errors="surrogateescape")
     files, problems = read_manifest(tmp_path / "m.jsonl")
     assert [file.name for file in files] == ["a.wav", "b.wav"]
     assert len(problems) == 1 and "line 2" in problems[0]
+
+
+def test_what_is_no_manifest_at_all_is_told_in_some_lines(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\n" * 1000)
+    (tmp_path / "m").mkdir()
+    files, problems = read_manifest(tmp_path / "m.jsonl")
+    assert not files and len(problems) == 101 and "900 more" in problems[-1]
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("pipe.jsonl", "m", "nothing.jsonl"):
+        with pytest.raises(TracksError, match=name):
+            read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "loop", "a\0b"])
+def test_an_input_with_an_odd_name_is_refused_by_name(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(TracksError, match=f"{name[0]}.*: (no such|cannot be used)"):
+        find([tmp_path / name])
+
+
+def test_a_name_with_a_longer_ending_is_cut_and_stays_its_own():
+    long = ["é" * 124 + "x.", "é" * 124 + "y."]
+    cut = [fitting(stem, ".safetensors") for stem in long]
+    assert len(set(cut)) == 2 and all(len(name.encode()) <= 243 for name in cut)
+    assert fitting("é" * 121, ".safetensors") == "é" * 121
+    assert len(os.fsencode(fitting("\udcff" * 250, ".safetensors"))) <= 243
 
 
 def test_a_manifest_tells_lengths_only_where_they_make_sense(tmp_path):
     (tmp_path / "m.jsonl").write_text(
         '{"file": "a", "duration": 2, "rate": 44100, "channels": 2}\n'
         '{"file": "b", "duration": -1, "rate": true, "channels": 0}\n'
-        '{"file": "c", "duration": NaN, "rate": 44100.0}\n'
+        '{"file": "c", "duration": 1e10, "rate": 44100.0}\n'
     )
     a, b, c = read_manifest(tmp_path / "m.jsonl")[0]
     assert (a.duration, a.rate, a.channels) == (2.0, 44100, 2)

@@ -11,6 +11,7 @@ Where the file system has no locks, partials stay.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -25,8 +26,12 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from earvae.errors import WriteError
+from earvae.errors import UnwritableName, WriteError
 
+OF_THE_NAME = frozenset(
+    (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+    + (errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+)
 CONTENTS = ".earvae-contents"  # in a folder that was written as a whole: its files, a name a line
 
 
@@ -40,7 +45,7 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _partial(within or path.parent) as temporary:
             yield temporary
             os.replace(temporary, path)
@@ -110,13 +115,25 @@ def refuse_strangers(path: Path) -> None:
         )
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if need be. Not recursive: names of music may lie a
+    thousand folders deep. Raises OSError."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Any OSError inside becomes a WriteError that names ``path``."""
     try:
         yield
     except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+        kind = UnwritableName if error.errno in OF_THE_NAME else WriteError
+        raise kind(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def sweep(folder: Path, everything: bool = False) -> None:
@@ -182,7 +199,7 @@ class Staging:
 def _partial(folder: Path, is_folder: bool = False) -> Iterator[Path]:
     """A new file or folder in ``folder``, which is made, locked; at the end it is removed, if it
     is still there under this name. What killed calls left in ``folder`` is removed first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _sweep_once(folder)
     path = lock = None
     try:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from earvae import config_sizes
 from earvae.config_files import Document, load, merged
 from earvae.config_problems import problems
 from earvae.errors import ConfigError
@@ -48,24 +49,35 @@ def _refuse(kind: str, wrong: Mapping[tuple[str | int, ...], str]) -> None:
 # --------------------------------------------------------------------------- models
 
 # Bounds far beyond any model that makes sense: a file cannot ask for a loop without end or for an
-# array that no machine holds. What they allow together is bounded where a model is built.
+# array that no machine holds. ``MOST_NUMBERS`` bounds what they ask for together.
 SampleRate = Annotated[int, Field(ge=1_000, le=1_000_000)]  # Hz
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Blocks = Annotated[int, Field(ge=0, le=256)]
+Depth = Annotated[int, Field(ge=1, le=256)]
 Frames = Annotated[int, Field(ge=1, le=4_095)]
-LONGEST_HOP = 65_536  # samples
+LONGEST_HOP = 32_768  # samples
 Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
+Block = Annotated[int, Field(le=4_096)]  # samples; the transform has its square in numbers
 HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
 Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Expansion = Annotated[int, Field(ge=1, le=256)]
 Classes = Annotated[int, Field(ge=1, le=4_096)]
+MOST_NUMBERS = 2**32  # of a model: 17 GB; the paper's has 2**27
+
+
+def _refuse_giant(numbers: int) -> None:
+    if numbers > MOST_NUMBERS:
+        raise ValueError(
+            f"such a model would have {numbers / 1e9:.0f} billion parameters; make it smaller than "
+            f"{MOST_NUMBERS / 1e9:.1f} billion"
+        )
 
 
 class TransformerConfig(Config):
     """The rotary transformer in front of the paper's decoder (docs/paper.md)."""
 
-    depth: Blocks = Field(2, ge=1)
+    depth: Depth = 2
     head_channels: HeadChannels = Field(32, description="channels per attention head")
 
 
@@ -109,6 +121,7 @@ class OobleckConfig(Config):
             )
         if self.transformer and self.latent_channels % self.transformer.head_channels:
             raise ValueError("transformer.head_channels must divide latent_channels")
+        _refuse_giant(self.numbers)
         return self
 
     @model_serializer(mode="wrap")
@@ -119,6 +132,11 @@ class OobleckConfig(Config):
             if values.get(name) == OobleckConfig.model_fields[name].default:
                 del values[name]
         return values
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.oobleck(self)
 
     @property
     def hop_length(self) -> int:
@@ -142,7 +160,7 @@ class SpectralConfig(Config):
     audio_channels: Literal[2] = 2
     latent_channels: Channels = Field(64, ge=2)
     hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: Hop = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
     linear_channels: Channels = Field(
         54, description="latents that hold the fixed linear code of the low band"
     )
@@ -176,7 +194,13 @@ class SpectralConfig(Config):
             raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
         if not self.kernel % 2 == self.level_frames % 2 == 1:
             raise ValueError("kernel and level_frames must be odd")
+        _refuse_giant(self.numbers)
         return self
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.spectral(self)
 
     @property
     def learned_channels(self) -> int:
@@ -196,7 +220,7 @@ class CompactConfig(Config):
     audio_channels: Literal[2] = 2
     latent_channels: Channels = 64
     hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: Hop = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
     width: Channels = Field(512, ge=8, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
@@ -211,7 +235,13 @@ class CompactConfig(Config):
             raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
         if self.kernel % 2 == 0:
             raise ValueError("kernel must be odd")
+        _refuse_giant(self.numbers)
         return self
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.compact(self)
 
 
 ModelConfig = Annotated[
@@ -344,9 +374,12 @@ class AugmentationConfig(Config):
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
     equaliser_db: float = Field(
-        0.0, ge=0, description="a random curve, of this many dB (standard deviation) every octave"
+        0.0,
+        ge=0,
+        le=20,
+        description="a random curve, of this many dB (standard deviation) every octave",
     )
-    width_db: tuple[float, float] = Field(
+    width_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
     )
     limit: float = Field(

@@ -43,6 +43,10 @@ class WriteError(EarvaeError):
     """A place that cannot be written: disk full, no permission, a name too long, a hub."""
 
 
+class UnwritableName(WriteError):
+    """A name that a file cannot have in that place: the next file may well have one that can."""
+
+
 class WeightsError(EarvaeError):
     """A model that cannot be loaded: nothing there, damaged, partial, or of another form."""
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import NoReturn, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from earvae.errors import EarvaeError
+from earvae.regular import ReadError, read_regular
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 LIMIT_BYTES = 64 * 2**20  # lists of nothing take up to forty times as much memory as text
 LARGEST = 2**63  # numbers beyond it are no count, rate or size of anything
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Kind = TypeVar("Kind", bound="BaseModel")
 
 
 class JsonError(EarvaeError, ValueError):
@@ -31,12 +33,9 @@ def read(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> object:
     Raises JsonError: it cannot be read, is longer than ``limit_bytes``, or as :func:`parse` does.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(limit_bytes + 1)
-    except OSError as error:
-        raise JsonError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(data) > limit_bytes:
-        raise JsonError(f"{path}: has more than {limit_bytes} bytes; that is not what it should be")
+        data = read_regular(path, limit_bytes)
+    except ReadError as error:
+        raise JsonError(str(error)) from None
     return parse(data, str(path))
 
 
@@ -70,6 +69,8 @@ def parse(text: str | bytes, name: str) -> object:
 
 def typed(kind: type[Kind], value: object, name: str) -> Kind:
     """The value as a model of this kind. Raises JsonError with the first that does not fit."""
+    from pydantic import ValidationError  # the rest of this module does without
+
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -7,17 +7,19 @@ suffixes, with the same splits; what is left out is counted and named.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import posixpath
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from earvae.errors import EarvaeError, visible
+from earvae import json_files
+from earvae.errors import EarvaeError, named, visible
+from earvae.json_files import JsonError
 from earvae.owned import EVALUATION, listed
-from earvae.regular import ReadError
+from earvae.regular import ReadError, open_regular
 
 SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
@@ -34,6 +36,9 @@ TRAIN, VALIDATION = "train", "validation"
 HELD_OUT = 0.05  # share of a folder's tracks that is its validation split
 FEWEST = 5  # tracks of a folder that has a validation split: of fewer, each is needed to train on
 SHOWN = 3  # names in a line
+LINE_BYTES = 2**20  # of a manifest at most
+MOST_PROBLEMS = 100  # lines of a manifest that are told one by one
+NAME_BYTES = 255  # that file systems take
 
 
 class TracksError(EarvaeError):
@@ -102,10 +107,8 @@ def find(
     music = Music()
     for entry in map(Path, inputs):
         before, problems = len(music.files), len(music.problems)
-        if entry.is_dir():
+        if _is_folder(entry):
             music.files += _of_folder(entry, leave_out, split, suffixes, music)
-        elif not entry.exists():
-            raise TracksError(f"{printable(entry)}: no such file, folder or manifest")
         elif entry.suffix == MANIFEST:
             listed, bad = read_manifest(entry)
             music.files += [file for file in listed if split in (None, file.split)]
@@ -129,22 +132,22 @@ def read_manifest(manifest: str | Path) -> tuple[list[MusicFile], list[str]]:
 
     Only line feeds end a line. Files need not exist. Raises TracksError if it cannot be read.
     """
-    manifest = Path(manifest)
     files: list[MusicFile] = []
     problems: list[str] = []
+    bad = 0
     try:
-        with manifest.open(encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    files.append(_of_line(manifest, line))
-                except (ValueError, RecursionError) as error:
-                    problems.append(f"{printable(manifest)}: line {number}: {error}")
-    except OSError as error:
-        raise TracksError(f"{printable(manifest)}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise TracksError(f"{printable(manifest)}: is not UTF-8 text; write it anew") from None
+        for number, line in enumerate(_lines(manifest), 1):
+            try:
+                if line.strip():
+                    files.append(_of_line(Path(manifest), line, f"{manifest}: line {number}"))
+            except JsonError as error:
+                bad += 1
+                if bad <= MOST_PROBLEMS:
+                    problems.append(str(error))
+    except (ReadError, OSError) as error:
+        raise TracksError(str(named(manifest, error))) from None
+    if bad > MOST_PROBLEMS:
+        problems.append(f"{printable(manifest)}: {bad - MOST_PROBLEMS} more lines name no file")
     return files, problems
 
 
@@ -167,6 +170,17 @@ def inside(name: str) -> str:
     if name.startswith(("/", "..")):
         return "/".join(part for part in name.split("/") if part not in ("", ".."))
     return name
+
+
+def fitting(stem: str, ending: str) -> str:
+    """The stem of a file name, cut where with ``ending`` it were longer than file systems take; a
+    few digits then tell it from others that begin alike."""
+    room = NAME_BYTES - len(os.fsencode(ending))
+    name = os.fsencode(stem)
+    if len(name) <= room:
+        return stem
+    digits = hashlib.sha256(name).hexdigest()[:8]
+    return f"{name[: room - 9].decode('utf-8', 'ignore')}-{digits}"
 
 
 def identity(path: str | Path) -> object:
@@ -261,21 +275,39 @@ def _of_evaluations(entries: list[os.DirEntry[str]], music: Music) -> frozenset[
     return frozenset()
 
 
-def _of_line(manifest: Path, line: str) -> MusicFile:
-    """A file as its manifest line tells it. Raises ValueError with the reason."""
+def _is_folder(entry: Path) -> bool:
+    """Whether an input is a folder. Raises TracksError if there is nothing of that name."""
     try:
-        entry = json.loads(line)
-        file = entry["file"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError("is not a JSON object with a `file`") from None
-    if not isinstance(file, str) or not file:
-        raise ValueError("`file` is not a path")
-    try:
-        os.fsencode(file)
-    except UnicodeEncodeError:
-        raise ValueError("`file` holds half a character (a lone surrogate)") from None
+        return stat.S_ISDIR(os.stat(entry).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise TracksError(f"{printable(entry)}: no such file, folder or manifest") from None
+    except OSError as error:
+        raise TracksError(f"{printable(entry)}: cannot be used: {error.strerror}") from None
+
+
+def _lines(manifest: str | Path) -> Iterator[bytes]:
+    """Lines of a file, of which one that is too long is cut. Raises ReadError, OSError."""
+    with open_regular(manifest) as file:
+        while line := file.readline(LINE_BYTES + 1):
+            yield line
+            while len(line) > LINE_BYTES and not line.endswith(b"\n"):
+                line = file.readline(LINE_BYTES + 1)
+
+
+def _of_line(manifest: Path, line: bytes, place: str) -> MusicFile:
+    """A file as its manifest line tells it. Raises JsonError, which begins with ``place``."""
+    if len(line) > LINE_BYTES:
+        raise JsonError(f"{place}: has more than {LINE_BYTES} bytes")
+    entry = json_files.parse(line, place)
+    if not isinstance(entry, dict) or "file" not in entry:
+        raise JsonError(f"{place}: is not a JSON object with a `file`")
+    file = entry["file"]
+    if not isinstance(file, str) or posixpath.basename(file) in ("", ".", ".."):
+        raise JsonError(f"{place}: `file` is not the path of a file")
     if "\0" in file:
-        raise ValueError("`file` holds a NUL character")
+        raise JsonError(f"{place}: `file` holds a NUL character")
+    if max(len(os.fsencode(part)) for part in file.split("/")) > NAME_BYTES:
+        raise JsonError(f"{place}: `file` is longer than a name can be")
     path = os.path.join(manifest.parent, file)
     name = os.path.relpath(path, manifest.parent).replace(os.sep, "/")
     split, duration = entry.get("split"), entry.get("duration")

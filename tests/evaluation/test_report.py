@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -743,3 +744,41 @@ def test_phone_scrolls_tables_and_not_the_page(visit, name):
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     page.set_viewport_size({"width": 320, "height": 640})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 320
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda v: v["tracks"][0].update(slug="../../x"),
+        lambda v: v["tracks"][0].update(slug="folder_plain"),
+        lambda v: v["codecs"][0].update(name="../x"),
+        lambda v: v["codecs"].append(v["codecs"][0]),
+        lambda v: v["results"].pop(),
+        lambda v: v["results"][0].update(track="another"),
+        lambda v: v["results"][0].update(lag_samples=[1]),
+        lambda v: v["summary"][0].update(codec="another"),
+        lambda v: v["settings"].update(sample_rate=0),
+        lambda v: v.update(tracks=[]),
+    ],
+)
+def test_results_that_do_not_fit_together_are_refused_by_name(tmp_path, edit):
+    values = example_results()
+    edit(values)
+    path = tmp_path / "results.json"
+    for text in (json.dumps(values), "[" * 99_999):
+        path.write_text(text)
+        with pytest.raises(ResultsError, match=f"^{path}: "):
+            report.build(tmp_path)
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_sound_that_cannot_be_read_is_missing_and_the_rest_is_shown(tmp_path):
+    write_example(tmp_path)
+    folder = tmp_path / "audio" / "evil"
+    (folder / "earvae.wav").write_bytes(b"no sound")
+    soundfile.write(folder / "identity.wav", noise(0)[:100], RATE)
+    (tmp_path / "audio" / "folder_plain" / "reference.wav").write_bytes(b"")
+    report.build(tmp_path)
+    page = (tmp_path / "report" / "tracks" / "evil.html").read_text()
+    assert "is not as long as the reference" in page and "earvae.wav: " in page
+    assert (tmp_path / "report" / "tracks" / "folder_plain.html").exists()

@@ -58,3 +58,10 @@ def test_a_file_that_is_listed_twice_is_refused(tmp_path):
     (tmp_path / "list.jsonl").write_text('{"file": "a.wav"}\n{"file": "./a.wav"}\n')
     with pytest.raises(LibraryError, match="a.wav: is listed twice"):
         Library(find([tmp_path / "list.jsonl"]).files)
+
+
+def test_outputs_stay_out_of_our_own_folder_and_have_names_that_fit():
+    names = [".earvae/blocks/000000.wav", ".EARVAE/x.wav", "a/.earvae/y.wav", "é" * 124 + ".wav"]
+    keys = [item.key for item in items(Library([MusicFile(name, name) for name in names]))]
+    assert keys[:3] == ["_.earvae/blocks/000000", "_.EARVAE/x", "a/.earvae/y"]
+    assert len(f"{keys[3]}-0000.safetensors".encode()) <= 255

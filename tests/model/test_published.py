@@ -325,7 +325,7 @@ def test_unusable_config_is_refused_naming_the_key(tmp_path, edit, complaint):
 def test_config_that_is_not_json_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe{")
-    with pytest.raises(WeightsError, match=r"config\.json: not readable as JSON"):
+    with pytest.raises(WeightsError, match=r"config\.json: is not UTF-8"):
         load(weights_of("tiny44k"), path)
 
 

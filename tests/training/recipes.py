@@ -58,15 +58,15 @@ def assert_identical(one, other) -> None:
         assert one == other
 
 
-def interrupt_at(monkeypatch, step: int) -> None:
-    """Send SIGTERM to this process during the given step of the next run."""
+def interrupt_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send a signal to this process during the given step of the next run."""
     original = training.train_step
     calls = []
 
     def interrupted(*arguments):
         calls.append(None)
         if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(*arguments)
 
     monkeypatch.setattr(training, "train_step", interrupted)

@@ -17,8 +17,8 @@ import yaml
 from earvae.config import ConfigError, TrainConfig
 from earvae.model.vae import EarVAE
 from earvae.training import train as training
-from earvae.training.ending import Budget, Stop, Workers, explain
-from tests.training.recipes import of_steps, start, state_of
+from earvae.training.ending import INTERRUPTED, Budget, Stop, Workers, explain
+from tests.training.recipes import interrupt_at, of_steps, start, state_of
 
 # What happens at the third step, in place of it.
 FAULTS = {
@@ -106,11 +106,8 @@ def test_out_of_memory_ends_the_process_and_its_workers_with_one_line(recipe, tm
     assert time.monotonic() - began < 10
     assert process.returncode == 1
     assert "Traceback" not in errors
-    assert (
-        errors.strip()
-        .splitlines()[-1]
-        .startswith("error: stage warm-up, after step 2: out of memory (CUDA out of memory.")
-    )
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'run'}: stage warm-up, after step 2: out of memory")
     assert workers and all_ended(workers)
     assert state_of(tmp_path / "run")["step"] == 2
 
@@ -230,6 +227,19 @@ def test_failures_are_told_in_one_line_with_what_to_do():
         assert part in line and "\n" not in line, line
 
 
+def test_a_closed_terminal_stops_a_run_unless_that_is_ignored(recipe, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 1, signal.SIGHUP)
+    recipe = recipe | {"validation": None}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        assert start(recipe, tmp_path / "closed") == INTERRUPTED
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert start(of_steps(recipe, 2), tmp_path / "nohup") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert state_of(tmp_path / "closed")["step"] == 1
+
+
 def test_a_folder_is_trained_in_by_one_process_at_a_time(recipe, tmp_path, monkeypatch):
     """A second one is refused; the first goes on."""
     original = training.train_step
@@ -268,7 +278,7 @@ def test_the_first_line_comes_before_what_is_slow_to_import(tmp_path):
     )
     told = ast.literal_eval(done.stdout.splitlines()[-1])
     assert told[0] == ("recipe nothing.yaml; run r", False)
-    assert done.stderr.startswith("error: nothing.yaml: cannot be read")
+    assert done.stderr.startswith("error: nothing.yaml: no such file")
 
 
 def test_without_a_terminal_a_line_a_minute_tells_where_the_run_is(recipe, tmp_path, capfd):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from earvae.config import ConfigError, TrainConfig, parse
+from earvae.errors import WriteError
 from earvae.model.vae import EarVAE
 from earvae.training import train as training
 from tests.training.recipes import assert_identical, of_steps, start, state_of
@@ -19,6 +20,27 @@ def test_the_last_checkpoints_are_kept_under_their_steps(recipe, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [*names, "checkpoint.pt"]
     for step, name in zip((4, 5, 6), names, strict=True):
         assert torch.load(tmp_path / name, weights_only=True)["step"] == step
+
+
+@pytest.mark.parametrize("name", ["config.json", "ema/model.safetensors", "log.jsonl"])
+def test_a_folder_that_holds_something_else_is_not_taken_for_a_run(recipe, tmp_path, name):
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("somebody's")
+    with pytest.raises(WriteError, match=f"{name.split('/')[0]}: is there already"):
+        start(recipe, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
+    assert theirs.read_text() == "somebody's"
+
+
+def test_checkpoints_that_a_run_did_not_write_stay(recipe, tmp_path):
+    theirs = [tmp_path / "checkpoint-00000001.pt", tmp_path / "checkpoint-good.pt"]
+    for path in theirs:
+        path.write_text("somebody's")
+    recipe = of_steps(recipe, 4) | {"validation": None, "checkpoint_every": 2, "keep": 2}
+    start(recipe, tmp_path)
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 4
+    assert [path.read_text() for path in theirs] == ["somebody's"] * 2
 
 
 def test_a_run_can_go_back_to_a_kept_checkpoint(recipe, tmp_path):

@@ -77,7 +77,7 @@ def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
         {"file": "text.wav"} | told,
         {"file": "text.wav", "duration": 1.0},  # does not tell enough
         {"file": "good.wav", "duration": "1", "rate": RATE, "channels": 2},  # no number
-        {"file": "text.wav", "duration": float("nan"), "rate": RATE, "channels": 2},
+        {"file": "text.wav", "duration": float("nan"), "rate": RATE, "channels": 2},  # no JSON
         {"file": "gone.wav"} | told,
         {"file": "surround.wav", "duration": 1, "rate": RATE, "channels": 6},
     ]
@@ -87,7 +87,7 @@ def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
     tracks, left_out = listed(manifest)
     assert [track.path.name for track in tracks] == ["good.wav", "text.wav", "good.wav"]
     assert [line.split(": ")[0].rsplit("/")[-1] for line in left_out] == [
-        "text.wav", "text.wav", "gone.wav", "surround.wav"
+        "manifest.jsonl", "text.wav", "gone.wav", "surround.wav"
     ]  # fmt: skip
     data = dataset(manifest)
     dropped = sum(data[index]["dropped"] for index in range(30))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BLOCK_SAMPLES = 65_536  # per channel and block; half a megabyte of stereo
 RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
+FAINTEST = 2.0**-100  # of full scale, -600 dB; what is fainter is 0, for denormal numbers are slow
 REMEDY = "get an intact copy, or salvage it with `ffmpeg -i IN OUT.wav`"
 CHANGED = "changed while it was read; run it again"
 
@@ -98,10 +99,11 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
         except OSError as error:
             raise AudioFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not parts:
-        parts = [Part(0, status.st_size)]
-        with _opened(path, parts[0]) as sound:
-            if " (should be " in sound.extra_info:  # libsndfile's log, of sizes that do not fit
-                raise AudioFileError(f"{path}: cut off: its header does not fit its size; {REMEDY}")
+        with _opened(path, Part(0, status.st_size)) as sound:
+            raise AudioFileError(
+                f"{path}: is {sound.format}, of which nobody here can tell whether it is whole; "
+                "convert it to WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
+            )
     counted: list[Part] = []
     kinds: set[tuple[int, int]] = set()
     for part in parts:
@@ -213,7 +215,7 @@ class AudioSource:
                     "repair or export it again"
                 )
             done += len(block)
-            yield block
+            yield _audible(block)
         # The pages of an Ogg file have been looked at, and its count is only the last one's.
         if self.info.container != "OGG" and done < (part.samples or 0):
             raise AudioFileError(
@@ -242,7 +244,13 @@ def read_stretch(
         start, stop = max(0, start - length), stop - length
     if not pieces:
         raise ValueError("ends before the place that is wanted")
-    return np.concatenate(pieces), rate
+    return _audible(np.concatenate(pieces)), rate
+
+
+def _audible(block: np.ndarray) -> np.ndarray:
+    """The block without denormal numbers, nor those that a filter would turn into such."""
+    block[np.abs(block) < FAINTEST] = 0
+    return block
 
 
 def read_audio(path: str | Path, sample_rate: int, downmix: bool = False) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import typer
 
 from earvae import tracks
 from earvae.cli.errors import usage_error
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, about, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +83,8 @@ def plan(
                 print_left_out(found)
             for file in found.files:
                 below = Path(tracks.inside(file.name))
-                target = output / below.with_name(f"{below.stem}{ending}{new_suffix}")
+                stem = tracks.fitting(below.stem, ending + new_suffix)
+                target = output / below.with_name(f"{stem}{ending}{new_suffix}")
                 planned.jobs.append(Job(Path(file.path), target))
     _refuse_collisions(planned.jobs)
     return planned
@@ -97,11 +98,11 @@ def print_left_out(music: tracks.Music) -> None:
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     inputs = {tracks.identity(job.source): job.source for job in jobs}
-    sources: dict[Path, Path] = {}  # by target
+    sources: dict[str, Path] = {}  # by target
     for job in jobs:
         if (same := inputs.get(tracks.identity(job.target))) is not None:
             usage_error(f"{job.target}: is the input {same}; choose another output")
-        target = job.target.resolve()
+        target = os.path.realpath(job.target)
         if (first := sources.get(target)) is not None:
             if tracks.identity(first) == tracks.identity(job.source):
                 usage_error(f"{job.source}: is given twice")
@@ -121,14 +122,15 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
     failures = list(planned.failures)
     with progress_bar(len(planned.jobs), "") as update:
         for number, job in enumerate(planned.jobs):
-            update(completed=number, description=job.source.name)
+            update(completed=number, description=tracks.printable(job.source.name))
 
             def progress(share: float, number: int = number) -> None:
                 update(completed=number + share)
 
             try:
-                with memory_explained(
-                    f"{job.source}: out of memory; use a smaller --chunk-seconds"
+                with (
+                    about(job.source),
+                    memory_explained(f"{job.source}: out of memory; use a smaller --chunk-seconds"),
                 ):
                     reports.append(work(job.source, job.target, progress=progress))
             except EarvaeError as error:
@@ -138,34 +140,40 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
 
 def print_table(reports: list[Report]) -> None:
     """One line a file on standard output."""
-    from rich.table import Table
-    from rich.text import Text
-
     scored = any(report.si_sdr is not None for report in reports)
-    table = Table()
-    table.add_column("written", overflow="fold")
-    for title in ("samples", "seconds", "× real time", "peak"):
-        table.add_column(title, justify="right", no_wrap=True)
-    if scored:
-        table.add_column("SI-SDR dB", justify="right", no_wrap=True)
+    header = ["written", "samples", "seconds", "× real time", "peak"]
+    rows = []
     for report in reports:
         peak = f"{report.peak:.3f}"
         if report.gain != 1:
             peak += f" (× {report.gain:.3f})"
         if report.clamped:
             peak += f" ({report.clamped} clamped)"
-        score = "–" if report.si_sdr is None else f"{report.si_sdr:.2f}"
-        table.add_row(
-            Text(report.output.encode(errors="backslashreplace").decode()),
-            str(report.samples),
-            f"{report.duration:.2f}",
-            f"{report.speed:.1f}",
-            peak,
-            *([score] if scored else []),
-        )
-    stdout().print(table)
+        row = [report.output, str(report.samples), f"{report.duration:.2f}", f"{report.speed:.1f}"]
+        rows.append([*row, peak])
+        if scored:
+            rows[-1].append("–" if report.si_sdr is None else f"{report.si_sdr:.2f}")
+    print_rows([*header, "SI-SDR dB"] if scored else header, rows)
     if reports[0].seed is not None:
         typer.echo(f"latents sampled with --seed {reports[0].seed}")
+
+
+def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """A table on standard output; its first column is a name, the others are figures.
+
+    Nothing in it is obeyed: names may hold escapes of terminals, or markup.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(visible(title)) if title else None)
+    for number, heading in enumerate(header):
+        figures = number > 0
+        justify = "right" if figures else "left"
+        table.add_column(Text(visible(heading)), justify=justify, no_wrap=figures, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    stdout().print(table)
 
 
 @contextmanager

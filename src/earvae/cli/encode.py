@@ -10,7 +10,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import plan, run, to_one_file
-from earvae.cli.errors import finish, usage_error
+from earvae.cli.errors import finish, say, usage_error
 
 MANY = 1_000  # files after which resuming is worth a word
 
@@ -71,7 +71,7 @@ def encode(
     )
     reports, failures = run(planned, work)
     for report in reports:
-        typer.echo(f"{report.output}: {report.frames} frames, {report.duration:.2f} s")
+        say(f"{report.output}: {report.frames} frames, {report.duration:.2f} s")
     if reports and seed is not None:
         typer.echo(f"latents sampled with --seed {seed}")
     finish(failures, len(reports))

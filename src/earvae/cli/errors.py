@@ -31,6 +31,11 @@ def usage_error(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def say(line: str, err: bool = False) -> None:
+    """Print a line that may hold names of files, to standard output or standard error."""
+    typer.echo(visible(line), err=err)
+
+
 def finish(failures: list[str], done: int) -> None:
     """List the failures of a batch and leave with status 1 if there are any."""
     if not failures:
@@ -82,8 +87,8 @@ def _tracebacks() -> Iterator[None]:
 
 
 def _error(message: str) -> None:
-    lines = message.split("\n")  # of a configuration, one a problem
-    typer.echo("\n".join(visible(line) for line in [f"error: {lines[0]}", *lines[1:]]), err=True)
+    for line in f"error: {message}".split("\n"):  # of a configuration, one a problem
+        say(line, err=True)
 
 
 def _paths(options: dict[str, object]) -> Iterator[str]:

@@ -101,7 +101,8 @@ def evaluate(
             )
         failures += more
         tables.write_all(results, output)
-        print_table(f"mean over {len(results.tracks)} tracks", *tables.compact_table(results))
+        title = f"mean over {len(results.tracks)} tracks"
+        batch.print_rows(*tables.compact_table(results), title)
         page = _page(output) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
@@ -130,20 +131,6 @@ def _start(text: str) -> float | None:
     if not 0 <= start < 1e9:
         options.usage_error(f"--start {text}: give middle, or seconds from 0 on")
     return start
-
-
-def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table of figures, of which the first column is a name."""
-    from rich.table import Table
-
-    from earvae.cli.batch import stdout
-
-    shown = Table(title=title)
-    for number, heading in enumerate(header):
-        shown.add_column(heading, justify="right" if number else "left")
-    for row in rows:
-        shown.add_row(*row)
-    stdout().print(shown)
 
 
 def _page(output: Path) -> Path | None:

@@ -11,6 +11,7 @@ import typer
 from earvae.cli import options
 from earvae.cli.batch import stdout
 from earvae.cli.errors import usage_error
+from earvae.errors import visible
 
 if TYPE_CHECKING:
     from earvae import EarVAE
@@ -49,7 +50,7 @@ def info(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name.replace("_", " "), Text(str(value)))
+        table.add_row(Text(visible(name.replace("_", " "))), Text(visible(str(value))))
     stdout().print(table)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import memory_explained, print_left_out, progress_bar
-from earvae.cli.errors import one_line, usage_error
+from earvae.cli.errors import one_line, say, usage_error
 
 if TYPE_CHECKING:
     from earvae.library.encode import Result
@@ -249,7 +249,7 @@ def _finish(result: Result, problems: list[str], folder: Path) -> None:
     """
     failures = problems + result.summary.failures
     for failure in failures[:LISTED_FAILURES]:
-        typer.echo(f"error: {failure}", err=True)
+        say(f"error: {failure}", err=True)
     if len(failures) > LISTED_FAILURES:
         typer.echo(f"… and {len(failures) - LISTED_FAILURES} more", err=True)
     if result.counts is None:

@@ -21,10 +21,10 @@ from earvae.cli.library import library
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.renamed import OPTIONS, register
-from earvae.signals import heed
 from earvae.cli.stats import stats
 from earvae.cli.thdn import thdn
 from earvae.cli.train import train
+from earvae.signals import heed
 
 if TYPE_CHECKING:
     from click import Context

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earvae.cli.errors import finish, one_line, usage_error
+from earvae.cli.errors import finish, one_line, say, usage_error
 
 if TYPE_CHECKING:
     from earvae.training.excerpts import PackedExcerpts
@@ -102,23 +102,23 @@ def pack(
         filters = FilterConfig(true_peak_db=true_peak, bandwidth_hz=bandwidth)
     music = tracks.find([source], leave_out=folder, split=split)
     for line in music.left_out_lines():
-        typer.echo(line)
+        say(line)
     usable, unusable = inspect(music.files)
     unusable = music.problems + unusable
     if not usable:
         one_line(unusable[0])
     if excerpts is None:
         seconds, size = segment_seconds or 30.0, round((shard_mb or 1000.0) * 1e6)
-        packed = Packer(usable, folder, seconds, size, filters, typer.echo, replace).pack()
+        packed = Packer(usable, folder, seconds, size, filters, say, replace).pack()
         lines = _lines(packed)
     else:
         size = round(megabytes * 1e6)
         codec = codec or "vorbis"
-        packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, typer.echo, replace)
+        packed = pack_excerpts(usable, folder, excerpts, size, filters, codec, say, replace)
         lines = _lines_of_excerpts(packed, codec)
     typer.echo(f"{lines[0]}; train on {folder / INDEX}")
     for line in lines[1:]:
-        typer.echo(line)
+        say(line)
     if packed.refused:
         typer.echo(f"{len(packed.refused)} tracks refused by the filters")
     finish(unusable + packed.left_out, len(packed.index["sources"]))

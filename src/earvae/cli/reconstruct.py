@@ -11,11 +11,10 @@ import typer
 
 from earvae.cli import options
 from earvae.cli.batch import plan, print_table, run, to_one_file
-from earvae.cli.errors import finish
+from earvae.cli.errors import finish, usage_error
 
 
 def reconstruct(
-    context: typer.Context,
     inputs: options.OptionalInputs = None,
     output: options.OptionalOutput = None,
     weights: options.Weights = None,
@@ -58,11 +57,11 @@ def reconstruct(
     """
     sources = [*(inputs or []), *([indir] if indir else [])]
     if not sources:
-        context.fail("Missing argument 'IN...'.")  # as where it cannot be --indir
+        usage_error("name the music: IN, or --indir FOLDER")
     if output is None and outdir is None:
-        context.fail("Missing option '--output' / '-o'.")
+        usage_error("say where results go: -o OUT, or --outdir FOLDER")
     if output is not None and outdir is not None:
-        context.fail("Give --output or --outdir, not both.")
+        usage_error("give --output or --outdir, not both")
     seed = options.seed_of(sample, seed)
     one_file = output is not None and to_one_file(sources, output)
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)

@@ -89,15 +89,13 @@ def stats(
 
 
 def _table(found) -> None:
-    from rich.table import Table
-    from rich.text import Text
+    from earvae.cli.batch import print_rows
 
-    from earvae.cli.batch import stdout
-
-    title = f"{found.entries} entries, {found.moments.count} frames, {found.latents} of model "
-    table = Table(title=Text(title + found.model))  # a name of any file, and no markup
-    for name in ("channel", "mean", "std"):
-        table.add_column(name, justify="right")
-    for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True)):
-        table.add_row(str(channel), f"{mean:.4f}", f"{std:.4f}")
-    stdout().print(table)
+    rows = [
+        [str(channel), f"{mean:.4f}", f"{std:.4f}"]
+        for channel, (mean, std) in enumerate(zip(found.mean, found.moments.std, strict=True))
+    ]
+    counts = f"{found.entries} entries, {found.moments.count} frames"
+    print_rows(
+        ["channel", "mean", "std"], rows, f"{counts}, {found.latents} of model {found.model}"
+    )

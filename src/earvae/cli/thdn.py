@@ -74,7 +74,7 @@ def thdn(
 
 def _print_table(readings: dict) -> None:
     """THD+N in dB at a few frequencies, by codec and level."""
-    from earvae.cli.evaluate import print_table
+    from earvae.cli.batch import print_rows
 
     frequencies = list(dict.fromkeys(s.frequency_hz for steps in readings.values() for s in steps))
     shown = [f for f in (100, 997, 5000, 10_000) if f in frequencies] or frequencies[:4]
@@ -86,4 +86,4 @@ def _print_table(readings: dict) -> None:
             cells = ["–" if value is None else f"{value:.1f}" for value in values]
             rows.append([name, f"{level:g}", *cells])
     header = ["codec", "dBFS", *(f"{frequency} Hz" for frequency in shown)]
-    print_table("THD+N in dB (AES17)", header, rows)
+    print_rows(header, rows, "THD+N in dB (AES17)")

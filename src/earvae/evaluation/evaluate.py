@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from earvae import atomic, audio
-from earvae.errors import EarvaeError, WriteError
+from earvae import atomic, audio, json_files
+from earvae.errors import LOG, EarvaeError, WriteError, about, visible
 from earvae.evaluation import figures
 from earvae.evaluation.aggregate import summarise
 from earvae.evaluation.align import align
@@ -26,6 +27,7 @@ from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
 from earvae.evaluation.systems.system import System, UnusableSystem
+from earvae.json_files import JsonError
 from earvae.owned import EVALUATION, Owned
 from earvae.tracks import printable
 
@@ -75,19 +77,19 @@ def evaluate(
     failures: list[str] = []
     references: list[Reference] = []
     results: list[Result] = []
-    for number, track in enumerate(tracks):
-        progress(number * len(systems), printable(track.name))
-        bench = _Bench(track, out, span)
+    for number, (track, name) in enumerate(zip(tracks, _shown(tracks), strict=True)):
+        progress(number * len(systems), name)
+        bench = _Bench(track, name, out, span)
         try:
-            references.append(bench.reference())
+            with about(track.path):
+                references.append(bench.reference())
         except WriteError:
             raise
-        except (EarvaeError, OSError) as error:
+        except EarvaeError as error:
             failures.append(str(error))
             continue
         for position, system in enumerate(systems):
-            doing = f"{printable(track.name)}, {system.name}"
-            progress(number * len(systems) + position, doing)
+            progress(number * len(systems) + position, f"{name}, {system.name}")
             result = bench.result(system)
             results.append(result)
             if result.error:
@@ -103,12 +105,20 @@ def evaluate(
     return found, failures
 
 
+class _Kept(BaseModel):
+    """What stands in the cache beside a result's audio."""
+
+    key: str
+    bytes: int
+    """Of the audio file."""
+    row: dict
+
+
 class _Bench:
     """One track on the bench: it is read when the first system needs it, and only then."""
 
-    def __init__(self, track: Track, out: Path, span: Span) -> None:
-        self.track, self.span = track, span
-        self.name = printable(track.name)
+    def __init__(self, track: Track, name: str, out: Path, span: Span) -> None:
+        self.track, self.name, self.span = track, name, span
         self.audio_folder = out / "audio" / track.slug
         self.cache_folder = out / "cache" / track.slug
         self.excerpt: Excerpt | None = None
@@ -149,8 +159,9 @@ class _Bench:
         except (MemoryError, torch.OutOfMemoryError):
             error = "out of memory; evaluate less with --seconds"
         except Exception as problem:  # systems are other people's code; the others go on
+            LOG.debug("%s, %s", system.name, self.name, exc_info=True)
             reason = str(problem).strip().splitlines() or [""]
-            error = f"{type(problem).__name__}: {reason[0]}"
+            error = visible(f"{type(problem).__name__}: {reason[0]}")
         return Result(codec=system.name, track=self.name, error=error)
 
     def _measured(self, system: System, identity: dict) -> Result:
@@ -184,12 +195,14 @@ class _Bench:
         return self.excerpt
 
     def _kept(self, name: str, identity: dict, kind: type[Row]) -> Row | None:
-        """The row that was kept under a name, if it is of this identity and its audio is there."""
+        """The row that was kept under a name, if it is of this identity and its audio is whole."""
+        place = self.cache_folder / f"{name}.json"
         try:
-            kept = json.loads((self.cache_folder / f"{name}.json").read_text(encoding="utf-8"))
-            fits = kept["key"] == _key(identity) and (self.audio_folder / f"{name}.wav").is_file()
-            return kind.model_validate(kept["row"]) if fits else None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            kept = json_files.typed(_Kept, json_files.read(place), str(place))
+            if kept.key != _key(identity) or kept.bytes != self._sound(name).stat().st_size:
+                return None
+            return json_files.typed(kind, kept.row, str(place))
+        except (OSError, JsonError):
             return None  # none, or not one of ours
 
     def _keep(self, name: str, identity: dict, row: BaseModel, samples: torch.Tensor) -> None:
@@ -198,14 +211,29 @@ class _Bench:
         path.unlink(missing_ok=True)
         blocks = (piece.numpy() for piece in samples.split(audio.BLOCK_SAMPLES, dim=1))
         audio.write(
-            self.audio_folder / f"{name}.wav",
+            self._sound(name),
             blocks,
             SAMPLE_RATE,
             samples.shape[0],
             samples.shape[1],
             audio.output_format(".wav"),
         )
-        atomic.write(path, json.dumps({"key": _key(identity), "row": row.model_dump()}))
+        size = self._sound(name).stat().st_size
+        kept = _Kept(key=_key(identity), bytes=size, row=row.model_dump())
+        atomic.write(path, kept.model_dump_json())
+
+    def _sound(self, name: str) -> Path:
+        return self.audio_folder / f"{name}.wav"
+
+
+def _shown(tracks: list[Track]) -> list[str]:
+    """Names of tracks as people read them, no two alike."""
+    names = [printable(track.name) for track in tracks]
+    counts = Counter(names)
+    return [
+        name if counts[name] == 1 else f"{name} ({track.slug})"
+        for name, track in zip(names, tracks, strict=True)
+    ]
 
 
 def _settings(span: Span) -> Settings:

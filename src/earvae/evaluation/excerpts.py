@@ -7,6 +7,7 @@ import math
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -75,17 +76,16 @@ class Excerpt:
 def references(music: Iterable[MusicFile]) -> list[Track]:
     """The references among found files (``earvae.tracks.find``): all but those of the published
     reconstructions' naming."""
-    names = {
-        Path(file.path): file.name
-        for file in music
-        if not posixpath.splitext(file.name)[0].endswith(RECONSTRUCTION_ENDING)
-    }
-    slugs = [slug_of(posixpath.splitext(name)[0]) for name in names.values()]
-    taken = [slug.lower() for slug in slugs]
+    paths: dict[str, Path] = {}  # by name: a manifest may name a file twice
+    for file in music:
+        if not posixpath.splitext(file.name)[0].endswith(RECONSTRUCTION_ENDING):
+            paths.setdefault(file.name, Path(file.path))
+    slugs = [slug_of(posixpath.splitext(name)[0]) for name in paths]
+    counts = Counter(slug.lower() for slug in slugs)
     tracks = []
-    for (path, name), slug in zip(names.items(), slugs, strict=True):
-        if not slug or taken.count(slug.lower()) > 1:
-            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:6]
+    for (name, path), slug in zip(paths.items(), slugs, strict=True):
+        if not slug or counts[slug.lower()] > 1:
+            digits = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
             slug = f"{slug or 'track'}_{digits}"
         tracks.append(Track(path, name, slug))
     return tracks

@@ -8,13 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from earvae import atomic
+from earvae import atomic, json_files
 from earvae.errors import EarvaeError
 from earvae.evaluation.metrics.loudness import Loudness
+from earvae.json_files import JsonError
 
 FORMAT = "earvae-evaluation-2"
+LIMIT_BYTES = 2**30  # a thousand tracks of ten codecs are 30 MB
+FILE_NAME = r"^[^/\\\x00-\x1f\x7f]+$"
 
 
 class ResultsError(EarvaeError):
@@ -28,7 +31,7 @@ class _Part(BaseModel):
 class Settings(_Part):
     """What all results have in common."""
 
-    sample_rate: int
+    sample_rate: int = Field(ge=1000, le=1_000_000)
     metric_version: int
     seconds: FiniteFloat | None
     """Of each track; None: all of it."""
@@ -41,7 +44,7 @@ class Settings(_Part):
 class Codec(_Part):
     """A system that was evaluated (``systems.System`` says what its fields are)."""
 
-    name: str
+    name: str = Field(pattern=FILE_NAME, max_length=200)
     description: str = ""
     parameters: int | None = None
     kbps: FiniteFloat | None = None
@@ -53,7 +56,7 @@ class Reference(_Part):
     """The stretch of a track that was compared. ``slug`` names its folder of audio."""
 
     name: str
-    slug: str = Field(pattern="^[A-Za-z0-9_-]+$")
+    slug: str = Field(pattern="^[A-Za-z0-9_-]+$", max_length=200)
     start: FiniteFloat
     seconds: FiniteFloat
     loudness: Loudness
@@ -102,6 +105,20 @@ class Results(_Part):
     results: list[Result]
     summary: list[Summary]
 
+    @model_validator(mode="after")
+    def _whole(self) -> Results:
+        """Every codec has one result of every track, and all is of these."""
+        codecs, tracks = [c.name for c in self.codecs], [t.name for t in self.tracks]
+        pairs = [(result.codec, result.track) for result in self.results]
+        for names in (codecs, tracks, [t.slug for t in self.tracks], pairs):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{max(names, key=names.count)} is there twice")
+        if set(pairs) != {(codec, track) for codec in codecs for track in tracks}:
+            raise ValueError("the results are not those of each codec on each track")
+        if not {summary.codec for summary in self.summary} <= set(codecs):
+            raise ValueError("there is a summary of a codec that is not listed")
+        return self
+
     @cached_property
     def result_of(self) -> dict[tuple[str, str], Result]:
         """Results by codec and track."""
@@ -138,13 +155,6 @@ class Results(_Part):
     def read(cls, path: Path) -> Results:
         """results.json. Raises ResultsError."""
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise ResultsError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ResultsError(
-                f"{path}: is no evaluation's results of this version ({place}: {first['msg']}); "
-                "run earvae evaluate again"
-            ) from None
+            return json_files.typed(cls, json_files.read(path, LIMIT_BYTES), str(path))
+        except JsonError as error:
+            raise ResultsError(f"{error}; run earvae evaluate again") from None

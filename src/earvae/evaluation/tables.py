@@ -147,7 +147,7 @@ def published_values(results: Results) -> dict[str, dict]:
         rows = results.done_of(codec)
         values = {"model_name": codec.name, "file_count": len(rows)}
         for theirs, ours in PUBLISHED_METRICS.items():
-            values[f"avg_{theirs}"] = _mean([row.metrics[ours] for row in rows])
+            values[f"avg_{theirs}"] = _mean([row.metrics.get(ours) for row in rows])
         versions = ("gen", [row.loudness for row in rows]), ("gt", [tracks[r.track] for r in rows])
         for version, readings in versions:
             for theirs, ours in PUBLISHED_LOUDNESS.items():

@@ -20,17 +20,17 @@ from torch import Tensor
 
 from earvae import json_files
 from earvae.atomic import Staging
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, UnwritableName, WriteError, about
 from earvae.latents.file import LatentsError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
 from earvae.library.entries import entries_of
-from earvae.library.items import Library
+from earvae.library.items import HIDDEN, Library
 from earvae.library.plan import Batch, Geometry, Solo, plan
 from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
 from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
-from earvae.library.settings import HIDDEN, Settings, claim
+from earvae.library.settings import Settings, claim
 from earvae.library.store import SUMMARY, Block, Record, Store
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -291,12 +291,16 @@ class _Run:
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
         item = work.block.items[place]
         try:
-            posterior = Posterior(parameters, self.vae.config.std_floor)
-            entries = entries_of(item, facts, posterior, self.settings, self.statistics)
-        except LatentsError as error:
-            self._fail(work, place, Failure(f"{item.path}: {error}", facts.state))
+            with about(item.path):
+                posterior = Posterior(parameters, self.vae.config.std_floor)
+                entries = entries_of(item, facts, posterior, self.settings, self.statistics)
+                work.records[place] = self.store.write(work.block, item, facts.state, entries)
+        except EarvaeError as error:
+            if isinstance(error, WriteError) and not isinstance(error, UnwritableName):
+                raise  # no place for the next file either
+            line = f"{item.path}: {error}" if isinstance(error, LatentsError) else str(error)
+            self._fail(work, place, Failure(line, facts.state))
             return
-        work.records[place] = self.store.write(work.block, item, facts.state, entries)
         self.summary.encoded += 1
         self.summary.audio_seconds += facts.original_samples / facts.rate
         self.progress(1)

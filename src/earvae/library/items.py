@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from earvae.errors import EarvaeError
-from earvae.tracks import MusicFile, inside, printable
+from earvae.tracks import MusicFile, fitting, inside, printable
 
+HIDDEN = ".earvae"  # in the output folder: everything that is not a result
+LONGEST_ENDING = "-0000.safetensors"
 RESERVED = frozenset(("library", "summary", "latent_stats"))  # .json files of our own in OUT
 
 
@@ -92,6 +94,7 @@ def _keys(names: Sequence[str]) -> list[str]:
         folded = key.lower()
         if counts[folded] > 1 or folded in RESERVED:
             key = inside(name)
+        key = _own(key)
         if (other := owners.setdefault(key.lower(), index)) != index:
             if names[other] == name:
                 raise LibraryError(f"{printable(name)}: is listed twice")
@@ -101,3 +104,12 @@ def _keys(names: Sequence[str]) -> list[str]:
             )
         keys.append(key)
     return keys
+
+
+def _own(key: str) -> str:
+    """The key out of the way of what is ours, and short enough for a file's name."""
+    folder, name = posixpath.split(key)
+    first, slash, rest = folder.partition("/")
+    if first.lower() == HIDDEN:
+        folder = f"_{first}{slash}{rest}"
+    return posixpath.join(folder, fitting(name, LONGEST_ENDING))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -12,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from earvae import audio, codec
-from earvae.audio import AudioFileError, AudioSource
+from earvae.audio import AudioSource
+from earvae.errors import EarvaeError, about
 from earvae.library.items import Item
 from earvae.library.plan import Batch, Geometry, windows
 from earvae.library.settings import Settings
@@ -77,8 +77,9 @@ class Reader:
     def length(self, item: Item) -> int | None:
         """Latent frames by the file's header; None where that does not tell."""
         try:
-            header = audio.inspect(item.path)
-        except AudioFileError:
+            with about(item.path):
+                header = audio.inspect(item.path)
+        except EarvaeError:
             return None
         if not header.header_samples or header.rate not in audio.RATES:
             return None
@@ -109,7 +110,7 @@ class Reader:
         """The windows of a file, then its facts, or why it failed."""
         state = state_of(item.path)
         try:
-            with _named(item):
+            with about(item.path):
                 digest = audio.sha256_of(item.path)
                 source = AudioSource(item.path, self.settings.downmix)
                 cut = windows(self._blocks(source), self.hop, self.geometry, self._frames)
@@ -117,16 +118,16 @@ class Reader:
                     audios, firsts, lasts = zip(*group, strict=True)
                     yield LoadedWindows(np.stack(audios), list(zip(firsts, lasts, strict=True)))
             yield self._facts(source, digest, state)
-        except AudioFileError as error:
+        except EarvaeError as error:
             yield Failure(str(error), state)
 
     def probe(self, item: Item) -> str | None:
         """Why a file cannot be read to its end; None if it can."""
         try:
-            with _named(item):
+            with about(item.path):
                 for _ in self._blocks(AudioSource(item.path, self.settings.downmix)):
                     pass
-        except AudioFileError as error:
+        except EarvaeError as error:
             return str(error)
         return None
 
@@ -137,7 +138,7 @@ class Reader:
         nothing = np.zeros((2, 0), np.float32)
         state = state_of(item.path)
         try:
-            with _named(item):
+            with about(item.path):
                 digest = audio.sha256_of(item.path) if hashed else ""
                 source = AudioSource(item.path, self.settings.downmix)
                 blocks = []
@@ -147,7 +148,7 @@ class Reader:
                     if samples > frames * self.hop:
                         return None, nothing
                     blocks.append(block)
-        except AudioFileError as error:
+        except EarvaeError as error:
             return Failure(str(error), state), nothing
         if self._frames(samples) != frames:
             return None, nothing
@@ -183,14 +184,3 @@ def state_of(path: str) -> State:
     except OSError:
         return State(0, 0)
     return State(status.st_size, status.st_mtime_ns)
-
-
-@contextmanager
-def _named(item: Item) -> Iterator[None]:
-    """Whatever a file does to the libraries that read it, it is that file's failure alone."""
-    try:
-        yield
-    except OSError as error:
-        raise AudioFileError(f"{item.path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RuntimeError) as error:
-        raise AudioFileError(f"{item.path}: cannot be read: {error}") from None

@@ -13,7 +13,6 @@ from earvae.atomic import Staging
 from earvae.library.items import LibraryError
 
 RECORD = "library.json"
-HIDDEN = ".earvae"  # in the output folder: everything that is not a result
 FORMAT = "earvae-library"
 VERSION = 1
 

@@ -40,9 +40,9 @@ from earvae.errors import EarvaeError
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
 from earvae.latents.statistics import NAME as STATISTICS_NAME
-from earvae.library.items import Block, Item, Library, LibraryError
+from earvae.library.items import HIDDEN, Block, Item, Library, LibraryError
 from earvae.library.reader import Reader, State, state_of
-from earvae.library.settings import FORMAT, HIDDEN, RECORD, Settings
+from earvae.library.settings import FORMAT, RECORD, Settings
 from earvae.owned import Owned
 from earvae.regular import open_regular
 from earvae.tracks import printable

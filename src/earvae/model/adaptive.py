@@ -14,15 +14,16 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from earvae.model.layers import Constants
 from earvae.model.pca import AUDIBLE, at_unit_level, principal_components
 
 ROUNDS = 8  # turns of each clustering; the last one gains a hundredth of a decibel
 PRIOR_FRAMES = 200  # how many frames of all music each class's statistics are mixed with
 
 
-class AdaptiveCode(nn.Module):
+class AdaptiveCode(Constants):
     """``channels`` components of frames with ``features`` values, in the best of several bases.
 
     All bases lie in one ``subspace`` of the frames, the strongest principal components of music,

@@ -62,12 +62,13 @@ class CompactEncoder(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
-            frames = self.transform(audio.float())  # [batch, frames, 2·hop], Mid and Side
-            linear = self.linear(frames)  # [batch, frames, latent]
+            frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, 2·hop], M/S
+            own = self.linear.weight.dtype
+            linear = self.linear(frames.to(own))  # [batch, frames, latent]
             seen = torch.cat([compressed(frames), self.bands.measure(frames)], dim=2)
-        x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
+        x = self.norm(self.blocks(self.input(seen.to(own))))  # [batch, frames, width]
         with without_autocast(audio):
-            mean, scale = self.output(x.float()).chunk(2, dim=2)
+            mean, scale = self.output(x.to(own)).chunk(2, dim=2)
             return torch.cat([linear + mean, scale], dim=2).transpose(1, 2)
 
 
@@ -104,19 +105,26 @@ class CompactDecoder(nn.Module):
             self.texture.bias.fill_(FIRST_TEXTURE)
 
     def forward(self, latents: Tensor, first_frame: int | Tensor = 0) -> Tensor:
-        latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
+        own = self.linear.weight.dtype
+        latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
         x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
         with without_autocast(latents):
-            x = x.float()
+            x = x.to(own)
             noise = self.noise(first_frame, x.shape[1])
-            shape = self.shape(x) + self._gain(self.texture(x)) * noise  # of Mid and Side
-            own = mid_side(mid_side(shape, -1) * self._gain(self.level(x)), -1)
-            return self.transform.inverse(self.linear(latents) + own)
+            shape = self._wide(self.shape(x)) + self._gain(self.texture(x)) * noise  # Mid and Side
+            shape = mid_side(mid_side(shape, -1) * self._gain(self.level(x)), -1)
+            frames = self._wide(self.linear(latents)) + shape
+            return self.transform.inverse(frames).to(own)
 
     def _gain(self, levels: Tensor) -> Tensor:
         """Natural logs by band, ``[..., levels]``, to factors of coefficients, ``[..., 2·hop]``."""
-        return self.bands.spread(LEVEL_RANGE * torch.tanh(levels / LEVEL_RANGE)).exp()
+        levels = LEVEL_RANGE * torch.tanh(self._wide(levels) / LEVEL_RANGE)
+        return self.bands.spread(levels).exp()
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """In the precision that audio is computed in, which is not that of a half model."""
+        return x.to(self.transform.dtype)
 
 
 class EarBands(Bands):

@@ -8,7 +8,6 @@ channels, which must be twice the latents'. (``earvae.export.diffusers`` writes 
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import product
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from earvae.config import Config, OobleckConfig, parse
+from earvae import json_files
+from earvae.config import Config, Multiples, OobleckConfig, Strides, parse
 from earvae.errors import WeightsError
+from earvae.json_files import JsonError
 from earvae.model.published import STABLE_AUDIO, two_activations, with_our_names
 from earvae.model.weight_files import read_json, read_metadata, read_tensors
 
@@ -45,8 +46,8 @@ class DiffusersConfig(Config):
     """The keys and defaults of an AutoencoderOobleck's ``config.json``; others are refused."""
 
     encoder_hidden_size: int = 128
-    downsampling_ratios: tuple[int, ...] = (2, 4, 4, 8, 8)
-    channel_multiples: tuple[int, ...] = (1, 2, 4, 8, 16)
+    downsampling_ratios: Strides = (2, 4, 4, 8, 8)
+    channel_multiples: Multiples = (1, 2, 4, 8, 16)
     decoder_channels: int = 128
     decoder_input_channels: int = 64
     audio_channels: int = 2
@@ -160,6 +161,6 @@ def _noted_config(path: Path) -> OobleckConfig | None:
     if noted is None:
         return None
     try:
-        return parse(OobleckConfig, json.loads(noted), str(path))
-    except ValueError as error:
-        raise WeightsError(f"{path}: {OUR_CONFIG}: not readable: {error}") from None
+        return parse(OobleckConfig, json_files.parse(noted, f"{path}: {OUR_CONFIG}"), str(path))
+    except JsonError as error:
+        raise WeightsError(str(error)) from None

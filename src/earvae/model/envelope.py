@@ -8,8 +8,9 @@ tell most of what ~200 bands hold (docs/spectral.md has the figures).
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from earvae.model.layers import Constants
 from earvae.model.pca import principal_components
 
 POWER_FLOOR = 1e-6  # 60 dB below ordinary music, in the units that the envelope is taken in
@@ -17,7 +18,7 @@ NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
 RELATIVE = 0.12  # share of its frequency that a centre is apart, between these
 
 
-class Bands(nn.Module):
+class Bands(Constants):
     """Levels of frames by block and band, about an eighth of an octave wide.
 
     Args:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from earvae.errors import WeightsError, WriteError
 from earvae.model import diffusers, saved
 from earvae.model.weight_files import SUFFIXES, read_json
 
+ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
-def is_id(source: str) -> bool:
-    """Whether ``source`` has the form ``owner/name``."""
-    parts = source.split("/")
-    return len(parts) == 2 and all(parts) and not source.startswith((".", "~"))
+
+def split_id(source: str) -> tuple[str, str | None] | None:
+    """The repository and the revision of ``owner/name`` or ``owner/name@revision``; None for
+    anything else."""
+    match = ID.fullmatch(source)
+    return match and (match["repository"], match["revision"])
 
 
 def download(repository: str, revision: str | None, token: str | bool | None) -> Path:
@@ -21,9 +25,16 @@ def download(repository: str, revision: str | None, token: str | bool | None) ->
     ``revision`` is a branch, tag or commit; ``token`` a string, or False for none; None takes what
     the user logged in with. Raises WeightsError.
     """
-    configs = _fetch(repository, revision, token, allow_patterns=["*.json"])
-    commit = configs.name  # the folder has its name; the weights must be of the same
-    return _fetch(repository, commit, token, **_weights_for(configs))
+    folder = _fetch(repository, revision, token, allow_patterns=["*.json"])
+    commit = folder.name  # the folder has its name; the weights must be of the same
+    part, choices = _weights_for(folder)
+    for names in choices:
+        patterns = {"allow_patterns": [part + name for name in names]}
+        outside = {} if part else {"ignore_patterns": ["*/*"]}
+        folder = _fetch(repository, commit, token, **patterns, **outside)
+        if any(path for name in names for path in (folder / part).glob(name)):
+            break
+    return folder
 
 
 def _fetch(
@@ -39,15 +50,16 @@ def _fetch(
         ) from error
 
 
-def _weights_for(configs: Path) -> dict[str, list[str]]:
-    """Which files of a repository hold the weights that its configs describe."""
+def _weights_for(configs: Path) -> tuple[str, list[list[str]]]:
+    """Where the weights lie that a repository's configs describe: a folder in it, empty or with
+    its slash, and names; safetensors first, the others only where there are none."""
     if "architecture" in read_json(configs / saved.CONFIG_NAME):
-        return {"allow_patterns": [saved.WEIGHTS_NAME]}
+        return "", [[saved.WEIGHTS_NAME]]
     for part in ("", "vae/"):  # a pipeline has its autoencoder there
         if diffusers.is_config(read_json(configs / part / diffusers.CONFIG_NAME)):
-            return {"allow_patterns": [part + name for name in diffusers.WEIGHTS_NAMES]}
-    everywhere = [f"*{suffix}" for suffix in SUFFIXES]
-    return {"allow_patterns": everywhere, "ignore_patterns": ["*/*"]}
+            return part, [[name] for name in diffusers.WEIGHTS_NAMES]
+    pickled = [f"*{suffix}" for suffix in SUFFIXES if suffix != ".safetensors"]
+    return "", [["*.safetensors"], pickled]
 
 
 def upload(folder: Path, repository: str, token: str | bool | None, private: bool) -> str:

@@ -9,7 +9,7 @@ how much context a chunk of a longer signal needs.
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,22 @@ def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)`` outside autocast, in the precision of the layer's own parameters."""
     with without_autocast(x):
         return layer(x.to(next(layer.parameters()).dtype))
+
+
+class Constants(nn.Module):
+    """A module of buffers that a model computes audio with: float32 at least.
+
+    ``half()``, ``bfloat16()`` and ``to(dtype)`` leave them as they are, since eleven bits of a
+    transform or of a fixed code would be heard; ``double()`` takes them along.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        def kept(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            narrow = changed.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(changed.device) if narrow else changed
+
+        return super()._apply(kept, recurse)
 
 
 class SnakeBeta(nn.Module):
@@ -121,13 +137,16 @@ class WeightNormConv1d(_WeightNormConvolution):
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.effective_weight()
+        weight, bias = self.effective_weight(), self.bias
+        arguments = self.stride, self.padding, self.dilation
+        if x.device.type != "cpu" or self.stride == 1 or weight.shape[1] >= NARROW:
+            return F.conv1d(x, weight, bias, *arguments)
         # oneDNN's bfloat16 kernels for AMX give noise here, with torch 2.13; a few channels cost
         # nothing in float32 either.
-        broken = x.device.type == "cpu" and self.stride > 1 and weight.shape[1] < NARROW
-        with torch.autocast("cpu", enabled=False) if broken else nullcontext():
-            x = x.to(weight.dtype) if broken else x
-            return F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            bias = bias if bias is None else bias.to(wide)
+            return F.conv1d(x.to(wide), weight.to(wide), bias, *arguments).to(weight.dtype)
 
     def output_length(self, length: int) -> int:
         reach = self.dilation * (self.kernel_size - 1)

@@ -2,7 +2,8 @@
 
 A form of weights is a function that gives a configuration and tensors under our names, or None for
 a path that is not of its form; ``_read`` asks them one after another. ``fill`` then puts the
-tensors into a new model, and checks names, shapes and values alike for all.
+tensors into a new model, and checks names, shapes and values alike for all. A configuration that
+asks for far more than the tensors hold is refused before a model of it is built.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.weight_files import some
+from earvae.model.weight_files import is_plain, some
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
+SMALL = 2**22  # numbers that are no matter
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -39,9 +44,15 @@ def load(
             raise WeightsError(
                 f"{path}: says {found.sample_rate} Hz, but {sample_rate} Hz was asked for"
             )
+        held = sum(tensor.numel() for tensor in state.values())
+        if found.numbers > ROUGHLY * held + SMALL:
+            raise WeightsError(
+                f"{path}: its configuration asks for about {found.numbers} numbers, but its "
+                f"weights hold {held}; they do not belong together"
+            )
         return found, state
     except ConfigError as error:
-        raise WeightsError(str(error)) from None
+        raise WeightsError("; ".join(str(error).splitlines())) from None
     except OSError as error:
         raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None
 
@@ -50,11 +61,21 @@ def _place(source: str | Path | None, revision: str | None, token: str | bool | 
     """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
     path = SHIPPED if source is None else Path(source).expanduser()
     if not path.exists():
-        if hub.is_id(str(source)):
-            return hub.download(str(source), revision, token)
-        raise WeightsError(
-            f"{source}: no such file or folder, and not a hub id of the form owner/name"
-        )
+        if (found := hub.split_id(str(source))) is None:
+            raise WeightsError(
+                f"{source}: no such file or folder, and not a hub id of the form owner/name or "
+                "owner/name@revision"
+            )
+        repository, pinned = found
+        owner = repository.split("/")[0]
+        if Path(owner).is_dir() and revision is None and pinned is None:
+            raise WeightsError(  # a stranger may own the name that one's own folder has
+                f"{source}: no such file or folder in {owner}, which is a folder here; "
+                f"{source}@main asks the hub all the same"
+            )
+        if revision and pinned and revision != pinned:
+            raise WeightsError(f"{source}: is of revision {pinned}, but {revision} was asked for")
+        return hub.download(repository, revision or pinned, token)
     if revision is not None:
         raise WeightsError(f"{path}: not of the hub, so it has no revision {revision}")
     return path
@@ -109,12 +130,14 @@ def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> 
             raise WeightsError(
                 f"{source}: {name} is {list(tensor.shape)} instead of {list(own.shape)}"
             )
-        if not tensor.is_floating_point():
+        if tensor.dtype not in DTYPES:
             raise WeightsError(f"{source}: {name} holds {tensor.dtype}, not floating point")
-        if tensor.is_meta or tensor.layout != torch.strided:
+        if not is_plain(tensor):
             raise WeightsError(f"{source}: {name} does not hold all its values")
-        if not tensor.isfinite().all():
-            raise WeightsError(f"{source}: {name} holds NaN or infinity")
+        if not tensor.to(own.dtype).isfinite().all():
+            raise WeightsError(
+                f"{source}: {name} holds NaN or infinity, or values beyond {own.dtype}"
+            )
         first = first_names[name]
         if first != name and not torch.equal(tensor, state[first]):
             raise WeightsError(

@@ -22,7 +22,17 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from earvae.config import Config, OobleckConfig, TransformerConfig, parse
+from earvae.config import (
+    Channels,
+    Config,
+    Depth,
+    HeadChannels,
+    Multiples,
+    OobleckConfig,
+    Strides,
+    TransformerConfig,
+    parse,
+)
 from earvae.errors import WeightsError
 from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
@@ -239,9 +249,9 @@ def _transformer_layout(
 
 
 class _Convolutions(Config):
-    channels: int
-    c_mults: tuple[int, ...]
-    strides: tuple[int, ...]
+    channels: Channels
+    c_mults: Multiples
+    strides: Strides
     latent_dim: int
     in_channels: int | None = None
     use_snake: Literal[True]
@@ -269,12 +279,12 @@ class _Bottleneck(Config):
 
 
 class _Attention(Config):
-    dim_heads: int
+    dim_heads: HeadChannels
     rotary_pos_emb: Literal[True]
 
 
 class _Transformer(Config):
-    depth: int
+    depth: Depth
     config: _Attention
 
     def ours(self) -> TransformerConfig:

@@ -80,19 +80,20 @@ class SpectralEncoder(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, 2·latent, frames]`` (mean ‖ scale)."""
         with without_autocast(audio):
-            frames = self.transform(audio.float())  # [batch, frames, 2·hop]
+            frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, 2·hop]
             linear, chosen = self.code.encode(frames)  # [batch, frames, linear], one-hot classes
             residual, level = self.residual(frames, linear, chosen)
             levels = self.envelope.measure(residual)  # [batch, frames, blocks·bands]
             coarse = self.envelope.encode(levels)  # [batch, frames, learned]
         spectra = torch.cat([signed_sqrt(residual), signed_sqrt(linear / level)], dim=2)
-        x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2))
-        x = self.blocks(x + self.class_input(chosen))
+        own = self.output.weight.dtype  # of a model cast to half precision or double, another one
+        x = self.input(torch.cat([spectra, levels - self.envelope.mean], dim=2).to(own))
+        x = self.blocks(x + self.class_input(chosen.to(own)))
         with without_autocast(x):
-            mean, scale = self.output(self.norm(x.float())).chunk(2, dim=2)  # [.., .., learned]
+            mean, scale = self.output(self.norm(x.to(own))).chunk(2, dim=2)  # [.., .., learned]
         fixed = torch.cat([linear, self.code.points_of(chosen)], dim=2)
         fixed_scale = self.fixed_scale.expand_as(fixed)
-        return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).transpose(1, 2)
+        return torch.cat([fixed, coarse + mean, fixed_scale, scale], dim=2).to(own).transpose(1, 2)
 
     def residual(self, frames: Tensor, linear: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """What the linear code leaves, in units of the local level and of what it leaves of each
@@ -130,21 +131,23 @@ class SpectralDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """``[batch, latent, frames]`` latents to ``[batch, 2, frames·hop]`` audio."""
-        latents = latents.transpose(1, 2).float()  # [batch, frames, latent]
+        latents = latents.transpose(1, 2).to(self.transform.dtype)  # [batch, frames, latent]
         channels = [self.config.linear_channels, CLASS_LATENTS, self.config.learned_channels]
         linear, point, learned = latents.split(channels, dim=2)
         chosen = self.code.nearest(point)  # [batch, frames, classes], one-hot
         level = local_level(linear, self.config.level_frames)
-        x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2))
-        x = self.norm(self.blocks(x + self.class_input(chosen)))  # [batch, frames, width]
+        own = self.shape.weight.dtype
+        x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2).to(own))
+        x = self.norm(self.blocks(x + self.class_input(chosen.to(own))))  # [batch, frames, width]
         with without_autocast(latents):
-            shape, gain = self.shape(x.float()), self.gain(x.float())
+            x = x.to(own)
+            shape, gain = self.shape(x).to(latents.dtype), self.gain(x).to(latents.dtype)
             log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
             log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
             unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)
             residual = shape * log_gain.exp() * (chosen @ unit) * level  # [batch, frames, 2·hop]
             frames = self.code.decode(linear, chosen) + residual
-            return self.transform.inverse(self.makeup * frames)
+            return self.transform.inverse(self.makeup * frames).to(own)
 
 
 @torch.no_grad()

@@ -9,12 +9,14 @@ seconds at 44.1 kHz, which nobody hears.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from earvae.model.layers import Constants
 
 PERIOD = 256  # frames
 
 
-class StoredNoise(nn.Module):
+class StoredNoise(Constants):
     """PERIOD frames of noise of unit variance, uniform, ``[PERIOD, features]``.
 
     It is no part of a model's files: integers that wrap make it, the same everywhere.

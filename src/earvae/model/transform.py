@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from earvae.model.layers import Constants
+
 
 def mid_side(x: Tensor, dim: int = 1) -> Tensor:
     """L/R to M/S and back, the two halves of ``dim``: M = (L+R)/√2, S = (L−R)/√2 (orthonormal)."""
@@ -20,7 +22,7 @@ def mid_side(x: Tensor, dim: int = 1) -> Tensor:
     return torch.cat([left + right, left - right], dim) * math.sqrt(0.5)
 
 
-class MDCT(nn.Module):
+class MDCT(Constants):
     """Orthonormal lapped transform, blocks of an even number of samples, sine window of 2·block.
 
     A block depends on half a block beyond each of its ends, and on nothing else.
@@ -71,6 +73,11 @@ class FrameTransform(nn.Module):
         self.blocks_per_frame = hop_length // mdct_length
         self.features = 2 * hop_length
         self.mdct = MDCT(mdct_length)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision that it computes in: float32, or float64 in a model of that."""
+        return self.mdct.dct.dtype
 
     def forward(self, audio: Tensor) -> Tensor:
         """``[batch, 2, frames·hop]`` audio to ``[batch, frames, 2·hop]`` frames."""

@@ -34,7 +34,9 @@ class LatentTransformer(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = latents.transpose(1, 2)  # [batch, frames, latent]
+        x = latents.transpose(1, 2).to(
+            self.layers[0].pre_norm.gamma.dtype
+        )  # [batch, frames, latent]
         rotation = self.rotary_pos_emb(x.shape[1])
         for layer in self.layers:
             x = layer(x, rotation)

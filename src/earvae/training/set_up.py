@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from earvae import atomic
 from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.compact import fit_linear_start
@@ -160,7 +161,7 @@ def _introduce(
 ) -> None:
     """Print the whole configuration and the sizes, and keep the former in the run folder."""
     text = config.model_dump_json(indent=2)
-    (run_dir / "config.json").write_text(text + "\n", encoding="utf-8")
+    atomic.write(run_dir / "config.json", text + "\n")
     console = Console(stderr=True)
     console.print_json(text)
     for name, network in (("generator", vae), ("discriminator", discriminator)):

@@ -13,6 +13,7 @@ import soundfile
 from earvae import tracks
 from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
+from earvae.errors import visible
 from earvae.training.tar_read import Recording, is_remote, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
@@ -82,7 +83,7 @@ def inspect(files: Sequence[tracks.MusicFile]) -> tuple[list[Track], list[str]]:
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         found = list(pool.map(_inspect, files))
     usable = [track for track in found if isinstance(track, Track)]
-    return usable, [line for line in found if isinstance(line, str)]
+    return usable, [visible(line) for line in found if isinstance(line, str)]
 
 
 def _inspect(file: tracks.MusicFile) -> Track | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections import Counter
@@ -27,6 +28,7 @@ from earvae.config import ConfigError, TrainConfig
 from earvae.discriminator import Discriminator
 from earvae.errors import EarvaeError, WriteError
 from earvae.model.vae import EarVAE
+from earvae.owned import RUN, Owned
 from earvae.regular import check_regular
 from earvae.training.augment import AUGMENTATIONS
 from earvae.training.balance import Balance
@@ -37,6 +39,8 @@ from earvae.training.stages import locate
 
 EMA = "ema"
 LOCK = ".lock"
+WRITTEN = ("config.json", "log.jsonl", "csv", EMA, "best")  # in a run folder, of any use to others
+NUMBERED = re.compile(r"checkpoint-\d{8,}\.pt")
 HOLDER_BYTES = 200  # of the lock file, that a message tells
 
 
@@ -176,22 +180,30 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
     """Hold the run folder, so that a job started twice does not write over itself.
 
     Raises ConfigError if another process holds it, saying which, and WriteError if the folder
-    cannot be written. The system lets go of the lock when its process ends, however it does and on
-    whatever machine: a process has it, not those that it has started. Where there are no locks
-    (Windows, some network disks), nothing is checked.
+    cannot be written, or if something else has a name that a run writes: a model, a recipe.
+    (``checkpoint.pt`` speaks for itself: a run goes on with it, or refuses it.) The system lets go
+    of the lock when its process ends, however it does and on whatever machine: a process has it,
+    not those that it has started. Where there are no locks (Windows, some network disks), nothing
+    is locked.
     """
-    if fcntl is None or not fabric.is_global_zero:
+    if not fabric.is_global_zero:
         yield
         return
     path = run_dir / LOCK
+    numbered = [path.name for path in run_dir.glob("checkpoint-*.pt") if _is_numbered(path)]
+    Owned(run_dir, RUN, [*WRITTEN, *numbered] if path.exists() else ()).claim(*WRITTEN)
+    if fcntl is None:
+        yield
+        return
     with atomic.writing(path):
         run_dir.mkdir(parents=True, exist_ok=True)
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     with open(number, "r+b", buffering=0) as file:
         check_regular(path)
+        os.register_at_fork(after_in_child=file.close)  # or a decoding process would hold it, too
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             holder = file.read(HOLDER_BYTES).decode("utf-8", "replace")
             raise ConfigError(
                 f"{run_dir}: another process trains in this folder ({holder}); wait for it, or "
@@ -286,11 +298,17 @@ def _keep_numbered(run_dir: Path, step: int, keep: int) -> None:
     """Keep the checkpoint just written under its number, too, and of those the last ``keep``."""
     if keep < 2:
         return
-    with atomic.file(run_dir / f"checkpoint-{step:08d}.pt") as temporary:
+    owned, name = Owned(run_dir, RUN), f"checkpoint-{step:08d}.pt"
+    owned.claim(name)
+    with atomic.file(run_dir / name) as temporary:
         shutil.copyfile(run_dir / CHECKPOINT, temporary)  # no link: one may be copied over another
-    written = sorted(run_dir.glob("checkpoint-*.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in written[:-keep]:
-        path.unlink()
+    there = [run_dir / name for name in owned.names if _is_numbered(run_dir / name)]
+    for path in sorted(there, key=lambda path: path.stat().st_mtime_ns)[:-keep]:
+        owned.remove(path.name)
+
+
+def _is_numbered(path: Path) -> bool:
+    return NUMBERED.fullmatch(path.name) is not None and path.is_file()
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,7 @@ from earvae.audio.containers.tags import past_tags
 
 FAMILIES = (chunked, flac, ogg, mpeg)
 MOST_BEHIND = 4096  # bytes behind the last stream that nobody asks about
+MOST_PARTS = 4096
 
 __all__ = ["ContainerError", "Part", "PartFile", "survey"]
 
@@ -37,6 +38,8 @@ def survey(file: BinaryIO, size: int, thorough: bool = True) -> list[Part]:
             break
         streams, at = family.parts(file, at, size, thorough)
         parts += streams
+        if len(parts) > MOST_PARTS:
+            raise ContainerError(f"is more than {MOST_PARTS} files, one after the other")
         last = family
     if last is chunked and size - at > MOST_BEHIND and any(bytes_at(file, at, 1 << 20)):
         raise ContainerError(

@@ -25,6 +25,7 @@ KILOBITS = {
 }  # by version (2.5 is as 2) and layer
 BLOCK = 1 << 20
 SEARCHED = 1 << 16  # bytes in front of the first frame
+OVERLAP = 8192  # bytes that hold so many frames in a row
 SURE = 4  # frames in a row that are no accident
 COUNT_SLACK = 1  # frames; some count the one that tells
 
@@ -41,7 +42,7 @@ class Frame(NamedTuple):
 
 def begins(file: BinaryIO, at: int, stop: int) -> bool:
     """Whether frames begin at ``at``."""
-    return _sure(bytes_at(file, at, 8 * 1024), 0, at, stop)
+    return _sure(bytes_at(file, at, OVERLAP), 0, at, stop)
 
 
 def search(file: BinaryIO, at: int, stop: int) -> int | None:
@@ -131,7 +132,7 @@ def _frames(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[Frame, bytes]]
             frame = frame if _sure(data, at - begin, at, stop) else None
         if frame is None:
             behind = past_tags(file, at, stop)
-            if behind > at and _sure(bytes_at(file, behind, 8192), 0, behind, stop):
+            if behind > at and _sure(bytes_at(file, behind, OVERLAP), 0, behind, stop):
                 at, kind, data, begin = behind, None, b"", behind
                 continue
             if (later := _later(file, behind, stop)) is not None:
@@ -146,11 +147,11 @@ def _later(file: BinaryIO, at: int, stop: int) -> int | None:
     """Where frames go on behind something else; None where they do not."""
     while at < stop:
         data = bytes_at(file, at, min(BLOCK, stop - at))
-        if not data:
-            return None
         if (found := _search(data, at)) is not None:
             return found
-        at += max(1, len(data) - 8192)  # frames may lie across the end
+        if len(data) <= OVERLAP:
+            return None
+        at += len(data) - OVERLAP
     return None
 
 

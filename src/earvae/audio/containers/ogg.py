@@ -122,11 +122,8 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
         # A stream that was joined late has its headers, and then pages of a high number.
         if before and before.granule > 0 and page.sequence != before.sequence + 1 & 0xFFFF_FFFF:
             raise ContainerError(f"damaged: pages are missing before byte {place}")
-        follows = before and (before.granule > 0 or page.flags & LAST)
-        if longest and follows and page.granule != NO_PACKET_ENDS:
-            # A page may end before its last packet does, but not behind it.
-            most = (sum(length < 255 for length in page.segments) + 1) * longest
-            believable &= page.granule <= before.granule + most
+        if before and (before.granule > 0 or page.flags & LAST):
+            believable &= _can_be(page, before, longest)
         if page.granule == NO_PACKET_ENDS and before:
             page = replace(page, granule=before.granule)
         running[page.serial] = page
@@ -175,17 +172,26 @@ def pages(file: BinaryIO, at: int, stop: int) -> Iterator[tuple[int, Page]]:
         at += page.size
 
 
+def _can_be(page: Page, before: Page, longest: int) -> bool:
+    """Whether a page may end where it says. (Not behind its last packet, perhaps before.)"""
+    most = (sum(length < 255 for length in page.segments) + 1) * longest
+    return not longest or page.granule <= before.granule + most
+
+
 def _one_stream(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether the last page ends the stream that the first one begins, by these two alone."""
-    first, tail = (
-        bytes_at(file, place, LARGEST_PAGE) for place in (at, max(at, stop - LARGEST_PAGE))
-    )
+    """Whether the last page ends the stream that the first one begins, by a few pages alone."""
+    tail_at = max(at, stop - 2 * LARGEST_PAGE)
+    first, tail = bytes_at(file, at, LARGEST_PAGE), bytes_at(file, tail_at, stop - tail_at)
     place = tail.rfind(MARK)
+    before = tail.rfind(MARK, 0, max(0, place))
+    if before < 0:
+        return False
     try:
-        begin, end = page_in(first, 0), page_in(tail, place) if place >= 0 else None
+        pages = [page_in(first, 0), page_in(tail, before), page_in(tail, place)]
     except ContainerError:
         return False
-    if begin is None or end is None:
+    if any(page is None or page.serial != pages[0].serial for page in pages):
         return False
-    whole = place + end.size == len(tail)
-    return whole and end.serial == begin.serial and bool(end.flags & LAST)
+    begin, previous, end = pages
+    whole = place + end.size == len(tail) and end.flags & LAST
+    return bool(whole) and _can_be(end, previous, _longest_packet(begin.body))

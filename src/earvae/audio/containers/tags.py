@@ -8,6 +8,7 @@ from typing import BinaryIO
 from earvae.audio.containers.parts import bytes_at
 
 MOST_ZEROS = 1 << 20  # bytes in a row that are passed over
+BLOCK = 4096
 
 
 def past_tags(file: BinaryIO, at: int, stop: int) -> int:
@@ -64,6 +65,12 @@ def _synchsafe(data: bytes) -> int:
 
 def _zeros(file: BinaryIO, at: int, stop: int) -> int:
     """How many bytes from ``at`` on are 0, as far as ``MOST_ZEROS``; 0 where there are more."""
-    data = bytes_at(file, at, min(MOST_ZEROS, stop - at))
-    zeros = len(data) - len(data.lstrip(b"\0"))
+    zeros = 0
+    while zeros < MOST_ZEROS and (
+        data := bytes_at(file, at + zeros, min(BLOCK, stop - at - zeros))
+    ):
+        found = len(data) - len(data.lstrip(b"\0"))
+        zeros += found
+        if found < len(data):
+            return zeros
     return zeros if zeros < MOST_ZEROS else 0

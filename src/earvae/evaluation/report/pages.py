@@ -15,10 +15,15 @@ import numpy as np
 
 from earvae import atomic
 from earvae.audio import read_audio
+from earvae.errors import EarvaeError, about
 from earvae.evaluation.figures import FIGURES, band_name, groups
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
 from earvae.evaluation.results import Codec, Reference, Result, Results
+
+
+class ReportError(EarvaeError):
+    """Sound that cannot be shown: one line that says why."""
 
 
 @dataclass
@@ -107,8 +112,9 @@ def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None
         if version.missing:
             continue
         version.matching = next(matching)
-        stem = version.codec.name if version.codec else "reference"
-        audio = read_audio(sounds / page.track.slug / f"{stem}.wav", rate).numpy().T
+        audio = _sound(page, version, rate, sounds)
+        if audio is None:
+            continue
         own = {
             name: spectrograms.spectrogram(signal, rate)
             for name, signal in spectrograms.mid_side(audio).items()
@@ -131,6 +137,23 @@ def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None
         data = sound.flac(audio, rate, page.gains.gain)
         script.write_text(sound.script(f"{page.track.slug}/{number}", data), "ascii")
         version.files["sound"] = script.relative_to(report).as_posix()
+
+
+def _sound(page: TrackPage, version: Version, rate: int, sounds: Path) -> np.ndarray | None:
+    """``[samples, 2]``, as long as the reference; else None, and the version says why."""
+    reference = page.versions[0]
+    path = sounds / page.track.slug / f"{version.codec.name if version.codec else 'reference'}.wav"
+    try:
+        if reference.missing:
+            raise ReportError("there is no sound of the reference")
+        with about(path):
+            audio = read_audio(path, rate).numpy().T
+        if audio.shape[1:] != (2,) or len(audio) != (page.frames or len(audio) or 1):
+            raise ReportError(f"{path}: is not as long as the reference, or not stereo")
+    except EarvaeError as error:
+        version.missing = str(error)
+        return None
+    return audio
 
 
 def _curve_paths(drawn: curves.Curves, levels_db: tuple[float, float]) -> dict[str, str]:
@@ -185,7 +208,7 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             ],
             rate=rate,
             ticks=spectrograms.ticks(rate),
-            times=_times(page.frames / rate),
+            times=_times(page.frames / rate) if page.frames else [],
             colours=spectrograms.colour_stops(),
             range_db=spectrograms.RANGE_DB,
             difference_db=spectrograms.DIFFERENCE_DB,

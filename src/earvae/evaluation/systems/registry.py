@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, about
 from earvae.evaluation.systems.checks import CHECKS, Check
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
 from earvae.evaluation.systems.folder import Beside, Folder
@@ -24,7 +24,7 @@ def make(spec: str, device: str = "cpu") -> System:
     Raises SpecError where the spec itself is wrong, another EarvaeError where what it names cannot
     be set up here.
     """
-    match = re.fullmatch(r"(?:([\w.-]+)=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
+    match = re.fullmatch(r"(?:([\w.-]{1,100})=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
     if not match or match[2] not in _MAKERS:
         kinds = ", ".join(_MAKERS)
         raise SpecError(f"--codec {spec}: unknown; use one of {kinds} (see --help)")
@@ -33,7 +33,7 @@ def make(spec: str, device: str = "cpu") -> System:
     if (argument is None) != (wants is None) and kind != "earvae":
         form = kind if wants is None else f"{kind}:{wants}"
         raise SpecError(f"--codec {spec}: write {form}")
-    if wants in ("KBPS", "COMPONENTS") and not (argument.isdecimal() and int(argument)):
+    if wants in ("KBPS", "COMPONENTS") and not re.fullmatch("[1-9][0-9]{0,5}", argument):
         raise SpecError(f"--codec {kind}:{argument}: give a whole number, such as {kind}:96")
     return maker(argument, name, device)
 
@@ -47,7 +47,8 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
     failures = []
     for spec in specs:
         try:
-            system = make(spec, device)
+            with about(f"--codec {spec}"):
+                system = make(spec, device)
         except SpecError:
             raise
         except EarvaeError as error:
@@ -71,7 +72,7 @@ def _name_of(path: str) -> str:
     """The last part of a path as a name."""
     last = Path(path.rstrip("/")).name
     stem = Path(last).stem if Path(last).suffix in (".pyt", ".pt", ".safetensors") else last
-    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-") or "folder"
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII)[-100:].strip(".-") or "folder"
 
 
 _Maker = Callable[[str | None, str | None, str], System]

@@ -1,0 +1,52 @@
+"""How large a model is, by its configuration alone: known before anything is allocated.
+
+Counts of the numbers that a model saves: never fewer than it does, and at most three times as
+many.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from earvae.config import CompactConfig, OobleckConfig, SpectralConfig
+
+
+def oobleck(config: OobleckConfig) -> int:
+    """About how many numbers a model of the paper's architecture saves."""
+    widths = [config.channels, *(config.channels * multiple for multiple in config.multiples)]
+    total = (14 * config.audio_channels + 4) * widths[0]
+    for (narrow, wide), stride in zip(pairwise(widths), config.strides, strict=True):
+        units = 3 * (8 * narrow**2 + 8 * narrow)
+        total += 2 * (units + 2 * stride * narrow * wide + 6 * (narrow + wide))
+    latent = config.latent_channels
+    total += (13 * latent + 10) * widths[-1] + 6 * latent
+    if config.transformer:
+        total += config.transformer.depth * (16 * latent**2 + 16 * latent)
+        total += config.transformer.head_channels
+    return total
+
+
+def compact(config: CompactConfig) -> int:
+    """About how many numbers a compact model saves."""
+    return _blocks_and_ends(config) + 4 * config.hop_length * config.latent_channels
+
+
+def spectral(config: SpectralConfig) -> int:
+    """About how many numbers a spectral model saves, its fixed codes with it."""
+    features, classes = 2 * config.hop_length, config.linear_classes
+    linear = config.linear_channels
+    subspace = min(config.linear_subspace, features)
+    code = subspace * (features + classes * linear) + classes * (linear + 2 * features)
+    envelope = features * (config.learned_channels + 1)
+    rest = 2 * classes * config.width + config.latent_channels
+    return _blocks_and_ends(config) + code + envelope + rest
+
+
+def _blocks_and_ends(config: CompactConfig | SpectralConfig) -> int:
+    features, latent, width = 2 * config.hop_length, config.latent_channels, config.width
+    block = 2 * config.expansion * width**2 + (config.kernel + config.expansion + 6) * width
+    # As if a frame had as many levels as features; it has fewer, in up to three layers.
+    ends = 5 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
+    return (config.encoder_blocks + config.decoder_blocks) * block + ends
