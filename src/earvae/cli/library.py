@@ -55,7 +55,10 @@ def library(
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", min=0, help="Of --store sample, the same for every run and every rank."
+            "--seed",
+            min=0,
+            max=2**63 - 1,
+            help="Of --store sample, the same for every run and every rank.",
         ),
     ] = None,
     half: options.Half = False,

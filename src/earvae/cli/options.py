@@ -76,7 +76,10 @@ Sample = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(
-        "--seed", min=0, help="Of --sample, for every file alike. Default: a new one, reported."
+        "--seed",
+        min=0,
+        max=2**63 - 1,
+        help="Of --sample, for every file alike. Default: a new one, reported.",
     ),
 ]
 Half = Annotated[bool, typer.Option("--half", help="Store float16 latents.")]

@@ -11,7 +11,6 @@ from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
-from pydantic import BaseModel, ConfigDict
 
 from earvae import json_files
 
@@ -41,14 +40,6 @@ class Array:
             return values.astype(np.float16 if self.kind.str[1:] == "f2" else np.float32)
 
 
-class _Tensor(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    dtype: str
-    shape: list[int]
-    data_offsets: list[int]
-
-
 @dataclass(frozen=True)
 class Safetensors:
     """The header of a safetensors file: metadata, and what it says of its tensors by name."""
@@ -71,18 +62,21 @@ class Safetensors:
         return cls(metadata, header, 8 + length, size)
 
     def arrays(self) -> dict[str, Array]:
-        """All tensors. Raises ValueError or JsonError: a type that is not floating point, or a
+        """All tensors. Raises ValueError: a type that is not floating point, or a
         size that is not the file's."""
         found, end = {}, 0
         for name, value in self.tensors.items():
-            told = json_files.typed(_Tensor, value, f"its tensor {name}")
-            if told.dtype not in TYPES:
-                raise ValueError(f"its tensor {name} holds {told.dtype}, not floating point")
-            shape, kind = tuple(told.shape), np.dtype(TYPES[told.dtype])
+            dtype, shape, places = (
+                value.get(key) if isinstance(value, dict) else None
+                for key in ("dtype", "shape", "data_offsets")
+            )
+            if not isinstance(dtype, str) or dtype not in TYPES:
+                raise ValueError(f"its tensor {name} holds {dtype!r:.20}, not floating point")
+            kind = np.dtype(TYPES[dtype])
             size = _bytes(shape, kind)
-            if told.data_offsets != [end, end + size]:
+            if places != [end, end + size]:
                 raise ValueError(f"its tensor {name} has another size than its shape")
-            found[name] = Array(shape, told.dtype, kind, self.start + end)
+            found[name] = Array(tuple(shape), dtype, kind, self.start + end)
             end += size
         if self.start + end != self.size:
             raise ValueError(f"has {self.size} bytes, its header says {self.start + end}")
@@ -104,8 +98,10 @@ def of_npy(file: IO[bytes], size: int) -> Array:
     return Array(shape, kind.name, kind, file.tell(), by_columns)
 
 
-def _bytes(shape: tuple[int, ...], kind: np.dtype) -> int:
+def _bytes(shape: object, kind: np.dtype) -> int:
     """Bytes of an array. Raises ValueError for a shape that nothing has."""
-    if any(length < 0 for length in shape):
-        raise ValueError(f"a shape of {list(shape)}")
+    if not isinstance(shape, list | tuple) or any(
+        type(length) is not int or length < 0 for length in shape
+    ):
+        raise ValueError(f"a shape of {shape!r:.40}")
     return math.prod(shape) * kind.itemsize

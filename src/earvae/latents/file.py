@@ -12,130 +12,23 @@ import io
 import json
 import math
 import os
-import re
 import struct
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, BinaryIO, Literal
+from typing import IO, BinaryIO
 
 import numpy as np
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from earvae import atomic, json_files, tar
-from earvae.audio import RATES
-from earvae.errors import EarvaeError
 from earvae.latents.arrays import Array, Safetensors, of_npy
+from earvae.latents.metadata import LatentsError, Metadata
 from earvae.regular import ReadError, open_regular
 
-FORMAT = "earvae-latents"
-VERSION = "1"
 SUFFIX, NPY, SIDECAR, SHARD = ".safetensors", ".npy", ".json", ".tar"
-MOST_SAMPLES = 1 << 40  # months of any rate
 MOST_BYTES = 1 << 32  # of an entry: a hundred hours
-
-
-class LatentsError(EarvaeError):
-    """Latents or statistics of them that cannot be used; the message names the file."""
-
-
-class OtherFormat(LatentsError):
-    """A file that does not say that it holds latents; it may be whole and good."""
-
-
-def _digits(value: object) -> object:
-    """Metadata of safetensors are strings; those of whole numbers are decimal digits."""
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value):
-        return int(value)
-    return value
-
-
-Whole = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_digits)]
-Count = Annotated[Whole, Field(ge=1, le=MOST_SAMPLES)]
-Rate = Annotated[Whole, Field(ge=RATES.start, lt=RATES.stop)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """What files say of their latents, under their names and in their order.
-
-    Fields are None where a file does not say. From ``settings`` on, but for ``samples`` and
-    ``original_samples``, they are of entries of a library. Samples are counted per channel.
-    """
-
-    sample_rate: Rate  # Hz, of the model
-    original_rate: Rate  # Hz, of the source
-    channels: Annotated[Whole, Field(ge=1, le=2)]  # of the source
-    hop_length: Count  # samples at the model's rate for each frame
-    model: str  # EarVAE.identity
-    latents: Literal["mean", "sample"]
-    seed: Whole | None = None  # of the sample
-    normalised: str | None = None  # digest of the statistics; None: as the model gave them
-    settings: str | None = None  # digest of the library's settings
-    source: str | None = None  # path below the library's input
-    source_sha256: str | None = None
-    track_samples: Count | None = None  # of the whole track, at the model's rate
-    samples: Count  # at the model's rate
-    sample_offset: Whole | None = None  # in the track
-    original_samples: Count  # at the source's rate
-    original_offset: Whole | None = None
-    frames: Count | None = None
-    frames_valid: Count | None = None  # the mask: what follows is padding
-    segment: Whole | None = None  # from 0, of a track that was cut; None: a whole track
-    segments: Count | None = None
-
-    @property
-    def true_frames(self) -> int:
-        """Frames that stand for audio, of files with and without a mask."""
-        return -(-self.samples // self.hop_length)
-
-    def values(self) -> dict[str, int | str]:
-        """The metadata as JSON holds them, the format's name and version first."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in own.items() if value is not None}
-        return {"format": FORMAT, "format_version": VERSION} | given
-
-    @classmethod
-    def parse(cls, values: object) -> Metadata:
-        """The metadata of a header or a sidecar; other names are ignored. Raises LatentsError
-        (that does not name the file)."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise OtherFormat(f"not latents of `earvae encode` (no format={FORMAT})")
-        if (version := values.get("format_version")) != VERSION:
-            raise LatentsError(f"format version {version}, this program reads {VERSION}; "
-                               "update earvae")  # fmt: skip
-        try:
-            found = _METADATA.validate_python(values)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise LatentsError(
-                f"its metadata make no sense ({first['loc'][0]}: {first['msg']}); encode it again"
-            ) from None
-        # Rates and lengths say the same, but for a sample that was rounded at either rate.
-        own, original = found.samples * found.original_rate, found.original_samples
-        if abs(own - original * found.sample_rate) > found.sample_rate + found.original_rate:
-            raise LatentsError(
-                f"its metadata make no sense ({found.samples} samples at {found.sample_rate} Hz "
-                f"are not {original} at {found.original_rate} Hz); encode it again"
-            )
-        return found
-
-    def check(self, frames: int) -> None:
-        """Raise LatentsError where latents of so many frames are not what these tell of."""
-        padded = self.frames is not None and self.frames_valid is not None
-        true = self.true_frames
-        if padded and (self.frames, self.frames_valid) != (frames, true):
-            told = f"{self.frames} frames, {self.frames_valid} of them valid"
-        elif frames < true or not padded and frames > true + 1:
-            told = f"{self.samples} samples, {true} frames"
-        else:
-            return
-        raise LatentsError(f"holds {frames} frames, its metadata say {told}; encode it again")
-
-
-_METADATA = TypeAdapter(Metadata)
 
 
 @dataclass(frozen=True)
