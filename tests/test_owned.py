@@ -53,6 +53,16 @@ def test_results_from_before_there_were_lists_are_ours_too(tmp_path: Path) -> No
         Owned(tmp_path, PACK, before=["theirs.tar"]).claim("theirs.tar")
 
 
+def test_a_list_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / PACK).write_text(f"../precious\n..\n{tmp_path}/precious\n\na.tar\n")
+    owned = Owned(tmp_path / "out", PACK)
+    for name in ("../precious", str(tmp_path / "precious")):
+        owned.remove(name)
+    assert owned.names - {""} == {"a.tar"} and (tmp_path / "precious").exists()
+
+
 def test_another_process_may_have_claimed_it(tmp_path: Path) -> None:
     early = Owned(tmp_path, PACK)
     Owned(tmp_path, PACK).claim("a.tar")

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -55,6 +56,8 @@ MUSIC_PACKAGES = (
 )
 AUDIO_SUFFIXES = (".ogg", ".oga", ".opus", ".mp3", ".flac", ".wav")
 ARCHIVE_SUFFIXES = (".pk3", ".zip")
+MOST_EXPANSION = 20  # times an archive's bytes that its music may take; coded music hardly shrinks
+SLACK_BYTES = 1 << 26  # that any archive may take
 MANIFEST = "manifest.jsonl"
 MIN_SECONDS = 20.0  # shorter files are effects, voices and jingles
 MIN_RATE = 44_100
@@ -163,13 +166,15 @@ def unpack(deb: Path, folder: Path) -> None:
     if shutil.which("dpkg-deb") is None:
         raise CorpusError("dpkg-deb not found: install the package dpkg")
     command = ["dpkg-deb", "--fsys-tarfile", deb]
+    left = _room(deb)
     with atomic.folder(folder) as unfinished:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     name = member.name.lower()
                     wanted = name.endswith(AUDIO_SUFFIXES + ARCHIVE_SUFFIXES)
-                    if member.isfile() and (wanted or name.endswith("/copyright")):
+                    left = _less(left, member.size, deb)
+                    if member.isreg() and (wanted or name.endswith("/copyright")):
                         archive.extract(member, unfinished, filter="data")
         if process.returncode:
             raise CorpusError(f"{deb}: dpkg-deb failed with status {process.returncode}")
@@ -188,11 +193,25 @@ def version_of(deb: Path) -> str:
 
 def _unzip_audio(path: Path) -> None:
     """Replace an archive by a folder of the audio in it."""
+    left = _room(path)
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.lower().endswith(AUDIO_SUFFIXES):
-                archive.extract(name, path.with_name(path.name + ".d"))
+        for member in archive.infolist():
+            if member.filename.lower().endswith(AUDIO_SUFFIXES):
+                left = _less(left, member.file_size, path)
+                archive.extract(member, path.with_name(path.name + ".d"))
     path.unlink()
+
+
+def _room(archive: Path) -> int:
+    """Bytes that may be unpacked from an archive."""
+    return SLACK_BYTES + MOST_EXPANSION * archive.stat().st_size
+
+
+def _less(left: int, size: int, archive: Path) -> int:
+    """Of the room, what is left by a file of ``size`` bytes. Raises CorpusError if it is larger."""
+    if size > left:
+        raise CorpusError(f"{archive.name}: would become far larger than it is; not unpacked")
+    return left - size
 
 
 def is_silent(path: Path) -> bool:
@@ -267,7 +286,7 @@ def build(
                 (folder / VERSION_FILE).write_text(version_of(fetch(package, debs)) + "\n")
         except (
             EarvaeError, OSError, subprocess.CalledProcessError, tarfile.TarError,
-            zipfile.BadZipFile,
+            zipfile.BadZipFile, zlib.error, RuntimeError,
         ) as error:  # fmt: skip
             report(f"{package}: left out: {error}")
             continue

@@ -30,18 +30,19 @@ def encode(vae: EarVAE, audio: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Post
     """Posterior of ``[batch, 2, samples]`` audio, computed ``chunk_frames`` frames at a time.
 
     Equals ``vae.encode`` of the audio padded with zeros to :func:`frames_for` frames. Raises
-    ValueError for another shape, for no samples, or for a chunk shorter than a frame.
+    ValueError as that does, or for a chunk shorter than a frame.
     """
-    if audio.ndim != 3 or audio.shape[1] != vae.config.audio_channels:
-        raise ValueError(
-            f"audio must be [batch, {vae.config.audio_channels}, samples], got {list(audio.shape)}"
-        )
+    vae.check_audio(audio)
     return _encode_blocks(vae, [audio], chunk_frames)[0]
 
 
 def decode(vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
     """The first ``samples`` samples of decoded ``[batch, latent, frames]`` latents,
-    ``[batch, 2, samples]``, computed ``chunk_frames`` frames at a time."""
+    ``[batch, 2, samples]``, computed ``chunk_frames`` frames at a time.
+
+    Raises ValueError as ``vae.decode``, or for fewer than one sample, more than the latents hold,
+    or a chunk shorter than a frame.
+    """
     return torch.cat(list(_decode_blocks(vae, latents, samples, chunk_frames)), dim=2)
 
 
@@ -197,11 +198,10 @@ def _decode_blocks(
     vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int
 ) -> Iterator[Tensor]:
     """The transformer once, then the decoder in chunks: blocks ``[batch, 2, n]`` on the CPU."""
-    if latents.ndim != 3 or latents.shape[1] != vae.latent_channels:
-        raise ValueError(
-            f"latents must be [batch, {vae.latent_channels}, frames], got {list(latents.shape)}"
-        )
+    vae.check_latents(latents)
     _check_chunk(chunk_frames)
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number of at least 1, got {samples}")
     frames = latents.shape[2]
     if samples > frames * vae.hop_length - vae.decoder.tail_deficit:
         raise ValueError(f"{frames} latent frames cannot hold {samples} samples")

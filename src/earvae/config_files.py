@@ -28,6 +28,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 LONGEST_JSON = 2**20  # bytes
 LONGEST_YAML = 2**17  # characters; its reader takes up to 40 µs for each
 MOST_VALUES = 100_000
+DEEPEST = 100  # brackets
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,15 @@ def merged(base: Any, changes: Any) -> Any:
     return base | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
 
 
+class _Loader(yaml.SafeLoader):
+    """Text alone, no code; brackets within brackets, which take time by their square, end early."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
+
+
 def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     """The values of a YAML text and the nodes that they were written as; ``name`` is its file's.
 
@@ -108,8 +118,8 @@ def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     """
     if len(text) > LONGEST_YAML:
         raise ConfigError(f"{name}: has more than {LONGEST_YAML} characters, too many for YAML")
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if _expanded(root, {}) > MOST_VALUES:
             raise ConfigError(
@@ -126,8 +136,6 @@ def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
     except Exception as error:  # characters that may not be there; values unlike their tags
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(f"{name}: not valid YAML: {reason or type(error).__name__}") from None
-    finally:
-        loader.dispose()
 
 
 def _expanded(node: yaml.Node | None, known: dict[int, float]) -> float:

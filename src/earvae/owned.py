@@ -24,6 +24,7 @@ EVALUATION = ".earvae-evaluation"  # names of lists, one a kind of result
 EXPORT = ".earvae-export"
 PACK = ".earvae-pack"
 RUN = ".earvae-run"
+WEIGHTS = ".earvae-weights"
 MOST_BYTES = 100_000_000  # of a list
 NO_WAITING = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -110,11 +111,14 @@ class Owned:
 
 
 def listed(record: str | Path) -> frozenset[str]:
-    """The names on a list; none where there is no list. Raises ReadError."""
+    """The names on a list; none where there is no list. What leads out of the folder is no name.
+
+    Raises ReadError.
+    """
     if not os.path.lexists(record):
         return frozenset()
     text = read_regular(record, MOST_BYTES).decode("utf-8", "replace")
-    return frozenset(text.splitlines())
+    return frozenset(name for name in text.splitlines() if name == os.path.basename(name) != "..")
 
 
 def _taken(path: Path) -> bool:

@@ -106,3 +106,24 @@ def test_music_a_thousand_folders_deep_is_encoded(tmp_path, earvae, music):
     result = earvae("library", tmp_path / "in", "-o", tmp_path / "out")
     subprocess.run(["rm", "-r", tmp_path / "in", tmp_path / "out"], check=True)  # pytest recurses
     assert result.exit_code == 0 and "2 entries of 2 files" in result.stdout
+
+
+def test_a_defect_met_while_music_is_packed_leaves_out_one_file(
+    tmp_path, earvae, music, monkeypatch
+):
+    from earvae.training import tar_write
+
+    for name in "ab":
+        music(tmp_path / "music" / f"{name}.wav", samples=3000)
+    real = tar_write.AudioSource
+
+    def faulty(path):
+        if path.name == "a.wav":
+            raise KeyError("nobody thought of it")
+        return real(path)
+
+    monkeypatch.setattr(tar_write, "AudioSource", faulty)
+    with pytest.raises(AssertionError, match=r"a\.wav: KeyError: .* \(a fault in earvae"):
+        earvae("pack", tmp_path / "music", "-o", tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert [source["path"] for source in index["sources"]] == ["b.wav"]

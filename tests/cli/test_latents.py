@@ -440,3 +440,28 @@ def test_help_teaches_by_example(earvae):
     assert "earvae reconstruct song.flac -o out.wav" in earvae("--help").stdout
     for verb in ("reconstruct", "encode", "decode", "library", "info", "stats"):
         assert f"  earvae {verb}" in earvae(verb, "--help").stdout
+
+
+def test_the_model_that_is_used_is_never_written_over(tmp_path, earvae, music):
+    model = tmp_path / "m" / "model.safetensors"
+    model.parent.mkdir()
+    model.write_text("the model")
+    source = music(tmp_path / "model.wav")
+    for target, weights in ((model, model.parent), (model, model), (f"{model.parent}/", model)):
+        result = earvae("encode", source, "-o", target, "--weights", weights)
+        assert result.exit_code == 2 and f"{model}: is the model" in result.stderr
+    assert model.read_text() == "the model"
+
+
+def test_statistics_replace_no_input_and_nothing_that_is_none(tmp_path, earvae, music):
+    earvae("encode", music(tmp_path / "a.wav"), "-o", tmp_path / "l" / "a.safetensors")
+    latents = tmp_path / "l" / "a.safetensors"
+    before = latents.read_bytes()
+    result = earvae("stats", tmp_path / "l", "-o", latents)
+    assert result.exit_code == 2 and f"{latents}: is one of the inputs" in result.stderr
+    assert latents.read_bytes() == before
+    theirs = tmp_path / "l" / "latent_stats.json"
+    theirs.write_text('{"mine": 1}')
+    result = earvae("stats", tmp_path / "l")
+    assert result.exit_code == 1 and str(theirs) in result.stderr and "-o FILE" in result.stderr
+    assert theirs.read_text() == '{"mine": 1}'

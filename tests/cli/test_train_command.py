@@ -118,3 +118,9 @@ def test_a_run_on_a_folder_trains_and_its_weights_start_another(earvae, tmp_path
     second = earvae("train", *common, "--run", tmp_path / "two", "--weights", tmp_path / "one")
     assert second.exit_code == 0, second.output
     assert json.loads((tmp_path / "two" / "config.json").read_text())["model"] == saved["model"]
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf"])
+def test_an_endless_time_is_a_usage_error(earvae, started, minutes):
+    result = earvae("train", "--data", CLIPS, "--minutes", minutes)
+    assert result.exit_code == 2 and "--minutes" in result.output and not started

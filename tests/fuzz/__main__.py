@@ -5,13 +5,14 @@
 
 Readers take turns, each in a process of its own with bounded memory, so that a crash or a hang is
 a fault like any other. Prints for each reader how many files it was given and how many of these it
-took, then every fault with the folder (below ``--faults``) where its files were kept. The status
+took, and every fault with the folder (below ``--faults``) where its files were kept. The status
 is 1 if there was any. A turn is repeated by its seed, which is printed with its faults.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -57,11 +58,10 @@ def _all_turns(readers: list[Reader], minutes: float, first: int, faults: Path) 
     turn = min(TURN, 60 * minutes / len(readers))
     tried = {reader.name: [0, 0] for reader in readers}
     found: dict[str, str] = {}
-    number = first
-    while time.monotonic() < end:
-        for reader in readers:
-            number += 1
-            _one_turn(reader, turn, number, tried[reader.name], found, faults)
+    for number, reader in enumerate(itertools.cycle(readers), first):
+        if number >= first + len(readers) and time.monotonic() + turn > end:
+            break
+        _one_turn(reader, turn, number, tried[reader.name], found, faults)
     for name, (files, taken) in tried.items():
         print(f"{name}: {files} files, {taken} taken, {files - taken} refused")
     total = sum(files for files, _ in tried.values())

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from earvae.errors import WeightsError, WriteError
 from earvae.export.diffusers import export_diffusers
@@ -132,3 +134,36 @@ def test_a_failed_push_is_one_line(small, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi", HfApi)
     with pytest.raises(WriteError, match="^someone/mine: the upload failed: 401 Unauthorized$"):
         small.push_to_hub("someone/mine")
+
+
+def test_a_revision_may_stand_behind_the_name(small, hub):
+    small.save_pretrained(hub.folder)
+    assert EarVAE.from_pretrained("someone/ear-vae@0123abc").identity == small.identity
+    assert hub.calls[0] == ("someone/ear-vae", "0123abc", None)
+    with pytest.raises(WeightsError, match="is of revision 0123abc, but v1 was asked for"):
+        EarVAE.from_pretrained("someone/ear-vae@0123abc", revision="v1")
+
+
+def test_nothing_is_unpickled_where_there_are_safetensors(hub):
+    for suffix in ("safetensors", "pt", "ckpt"):
+        (hub.folder / f"weights.{suffix}").write_bytes(b"not looked at")
+    shutil.copy(GOLDEN / "tiny44k_state_dict.safetensors", hub.folder / "weights.safetensors")
+    assert EarVAE.from_pretrained("someone/published").sample_rate == 44_100
+    assert hub.fetched == ["weights.safetensors"]
+
+
+def test_a_published_file_of_another_form_is_fetched_where_there_is_nothing_else(hub):
+    torch.save(load_file(GOLDEN / "tiny44k_state_dict.safetensors"), hub.folder / "weights.pyt")
+    assert EarVAE.from_pretrained("someone/published").sample_rate == 44_100
+
+
+def test_what_is_missing_in_ones_own_folder_is_not_asked_of_a_stranger(
+    small, hub, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    small.save_pretrained(hub.folder)
+    with pytest.raises(WeightsError, match="runs/compact: no such file or folder in runs"):
+        EarVAE.from_pretrained("runs/compact")
+    assert hub.calls == []
+    assert EarVAE.from_pretrained("runs/compact@main").identity == small.identity

@@ -71,3 +71,38 @@ def test_the_gradient_of_the_papers_model_keeps_its_direction(seed):
         objective(fake, audio, posterior.kl()).total.backward()
         found.append(torch.cat([p.grad.flatten() for p in vae.parameters()]))
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.965
+
+
+def decibels(of: Tensor, found: Tensor) -> float:
+    """Level of ``of`` over that of what ``found`` differs from it."""
+    of, found = of.double(), found.double()
+    return float(10 * (of.square().sum() / (of - found).square().sum()).log10())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [(torch.float16, 45), (torch.bfloat16, 30), (torch.float64, 100)],
+    ids=["half", "bfloat16", "double"],
+)
+@pytest.mark.parametrize("config", MODELS, ids=lambda config: config.architecture)
+@torch.no_grad()
+def test_a_model_that_was_cast_computes_the_same_in_its_own_precision(config, dtype, least):
+    torch.manual_seed(0)
+    vae, audio = EarVAE(config).eval(), music(8192)
+    latents = vae.encode(audio).mean
+    decoded = vae.decode(latents)
+    vae.to(dtype)
+    for given in (audio, audio.to(dtype)):
+        found = vae.encode(given).mean
+        assert found.dtype == dtype
+        assert decibels(latents, found) > least
+        found = vae.decode(latents.to(given.dtype))
+        assert found.dtype == dtype
+        assert decibels(decoded, found) > least
+
+
+def test_constants_of_a_transform_keep_their_precision():
+    vae = EarVAE(MODELS[1])
+    exact = vae.encoder.transform.mdct.dct.clone()
+    vae.half().float()
+    assert torch.equal(vae.encoder.transform.mdct.dct, exact)

@@ -4,10 +4,12 @@ import json
 import shutil
 import stat
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from earvae import codec
 from earvae.config import OobleckConfig
 from earvae.errors import WeightsError
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
@@ -168,3 +170,34 @@ def test_the_shipped_model_loads_by_default_and_fits_its_limits():
     assert (vae.latent_channels, vae.hop_length, vae.sample_rate) == (64, 1024, 44_100)
     assert sum(p.numel() for p in vae.parameters()) <= 16_000_000
     assert (SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
+
+
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    [
+        (torch.full((1, 2, 99), torch.nan), "must be finite"),
+        (torch.zeros(1, 2, 99, dtype=torch.int16), "must be floating point"),
+        (torch.zeros(0, 2, 99), "there are no"),
+        (torch.zeros(1, 2, 0), "there are no"),
+        (torch.zeros(1, 2, 99).numpy(), "must be"),
+    ],
+)
+def test_what_cannot_be_encoded_or_decoded_is_a_value_error(small, signal, message):
+    vae = small.eval()
+    for encode in (vae.encode, lambda x: codec.encode(vae, x)):
+        with pytest.raises(ValueError, match=f"^audio.* {message}"):
+            encode(signal)
+    latents = signal.repeat(4, axis=1) if isinstance(signal, np.ndarray) else signal.repeat(1, 4, 1)
+    for decode in (vae.decode, lambda x: codec.decode(vae, x, 9)):
+        with pytest.raises(ValueError, match=f"^latents.* {message}"):
+            decode(latents)
+
+
+@pytest.mark.parametrize("samples", [0, -5, 1.5])
+def test_a_length_that_is_none_is_a_value_error(small, samples):
+    with pytest.raises(ValueError, match="samples must be a whole number of at least 1"):
+        codec.decode(small, torch.zeros(1, 8, 3), samples)
+
+
+def test_values_are_not_looked_at_in_training_which_counts_them_itself(small):
+    assert small.train().encode(torch.full((1, 2, 99), torch.nan)).mean.isnan().any()

@@ -235,6 +235,24 @@ def test_a_damaged_archive_leaves_its_package_out(tmp_path):
 
 
 @needs_dpkg
+def test_archives_that_would_become_far_larger_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "SLACK_BYTES", 10_000)
+    folder = tmp_path / "debs"
+
+    def zipped(root):
+        root.mkdir(parents=True)
+        with zipfile.ZipFile(root / "music.pk3", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.ogg", bytes(10**7))
+
+    make_package(folder, "zip-music", zipped)
+    told = []
+    with pytest.raises(corpus.CorpusError, match="no music"):
+        corpus.build(tmp_path / "corpus", ["zip-music"], folder, told.append)
+    assert "zip-music: left out: music.pk3: would become far larger" in "\n".join(told)
+    assert not list((tmp_path / "corpus").rglob("*.ogg"))
+
+
+@needs_dpkg
 def test_the_command_builds_and_reports(debs, tmp_path, capsys):
     words = [str(tmp_path / "corpus"), "--debs", str(debs), "--package"]
     assert corpus.main([*words, "two-music"]) == 0

@@ -359,9 +359,13 @@ def test_what_a_later_stage_lacks_is_told_before_the_first_step(recipe, tmp_path
 
 @pytest.mark.parametrize("place", [os.mkdir, os.mkfifo])
 def test_a_log_that_is_no_file_does_not_end_or_hold_up_the_run(recipe, tmp_path, capfd, place):
+    recipe = recipe | {"validation": None}
+    start(of_steps(recipe, 1), tmp_path)
+    (tmp_path / "log.jsonl").unlink()
     place(tmp_path / "log.jsonl")
+    shutil.rmtree(tmp_path / "logs")
     (tmp_path / "logs").write_text("a file where TensorBoard wants a folder")
-    assert start(of_steps(recipe, 2) | {"validation": None}, tmp_path) == 0
+    assert start(of_steps(recipe, 2), tmp_path) == 0
     assert "".join(capfd.readouterr()).count("logging failed") == 1
 
 
@@ -442,11 +446,14 @@ def test_a_run_folder_is_held_by_one_process_and_not_by_those_that_a_dead_one_le
         os.killpg(holder, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "another's"])
 def test_a_lock_that_is_no_file_of_ours_is_refused(tmp_path, kind):
     (tmp_path / "precious").write_text("kept")
     lock = tmp_path / training_state.LOCK
-    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda at: at.symlink_to("precious")}
+    make = {
+        "pipe": os.mkfifo, "folder": os.mkdir, "link": lambda at: at.symlink_to("precious"),
+        "another's": lambda at: os.link(tmp_path / "precious", at),
+    }  # fmt: skip
     make[kind](lock)
     with pytest.raises(EarvaeError, match=training_state.LOCK):
         with training_state.alone(ONE, tmp_path):

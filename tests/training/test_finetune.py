@@ -119,6 +119,11 @@ def test_export_weights_in_half_precision_is_half_as_large(staged, tmp_path):
     for name, _ in EarVAE.from_pretrained(tmp_path / "whole").named_parameters():
         assert half[name].dtype == torch.float16
         torch.testing.assert_close(half[name].float(), whole[name], rtol=1e-3, atol=1e-6)
+    run = str(tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    result = CliRunner().invoke(app, ["export-weights", run, "-o", run])  # into the run itself
+    assert result.exit_code == 1 and "config.json: is there already" in result.output
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
 def test_export_weights_of_no_run_is_one_line(tmp_path):

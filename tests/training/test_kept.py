@@ -15,7 +15,9 @@ from tests.training.recipes import assert_identical, of_steps, start, state_of
 
 def test_the_last_checkpoints_are_kept_under_their_steps(recipe, tmp_path):
     recipe = recipe | {"validation": None, "checkpoint_every": 1, "keep": 3}
+    (tmp_path / "checkpoint-mine.pt").write_text("a copy that somebody made")
     start(recipe, tmp_path)
+    (tmp_path / "checkpoint-mine.pt").unlink()  # it is still there
     names = [f"checkpoint-{step:08d}.pt" for step in (4, 5, 6)]
     assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == [*names, "checkpoint.pt"]
     for step, name in zip((4, 5, 6), names, strict=True):

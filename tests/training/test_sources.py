@@ -70,7 +70,7 @@ def test_folders_and_files_are_drawn_in_the_order_of_their_names(folder):
 
 def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
     told = {"duration": 1.0, "rate": RATE, "channels": 2}
-    (tmp_path / "text.wav").write_text("this is not audio")
+    (tmp_path / "text.wav").write_text("this is not audio " * 9)
     save(tmp_path / "good.wav", noise(1))
     entries = [
         {"file": "good.wav"} | told,
@@ -78,6 +78,7 @@ def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
         {"file": "text.wav", "duration": 1.0},  # does not tell enough
         {"file": "good.wav", "duration": "1", "rate": RATE, "channels": 2},  # no number
         {"file": "text.wav", "duration": float("nan"), "rate": RATE, "channels": 2},  # no JSON
+        {"file": "text.wav"} | told | {"duration": 1e9},  # more than its bytes can hold
         {"file": "gone.wav"} | told,
         {"file": "surround.wav", "duration": 1, "rate": RATE, "channels": 6},
     ]
@@ -87,7 +88,7 @@ def test_a_manifest_that_tells_lengths_saves_opening_the_files(tmp_path):
     tracks, left_out = listed(manifest)
     assert [track.path.name for track in tracks] == ["good.wav", "text.wav", "good.wav"]
     assert [line.split(": ")[0].rsplit("/")[-1] for line in left_out] == [
-        "manifest.jsonl", "text.wav", "gone.wav", "surround.wav"
+        "manifest.jsonl", "text.wav", "text.wav", "gone.wav", "surround.wav"
     ]  # fmt: skip
     data = dataset(manifest)
     dropped = sum(data[index]["dropped"] for index in range(30))

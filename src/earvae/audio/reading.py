@@ -271,7 +271,7 @@ def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file as it is stored, in hex. Raises AudioFileError."""
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with _regular(path) as file:
             while data := file.read(1 << 20):
                 digest.update(data)
     except OSError as error:

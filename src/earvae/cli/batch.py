@@ -58,13 +58,14 @@ def plan(
     one_file: bool,
     ending: str = "",
     suffixes: frozenset[str] = tracks.SUFFIXES,
+    weights: str | None = None,
 ) -> Plan:
     """What each input becomes. Nothing is touched yet.
 
     With ``one_file``, ``output`` is the one input's output; else it is a folder, in which the
     files of folders and manifests (:func:`earvae.tracks.find`) keep their subfolders. ``ending``
     goes between a name and ``new_suffix``. Two inputs with one output, or an output that is an
-    input, are usage errors (status 2).
+    input or a file of the model in ``weights``, are usage errors (status 2).
     """
     if one_file:
         planned = Plan([Job(inputs[0], output)], [])
@@ -87,7 +88,16 @@ def plan(
                 target = output / below.with_name(f"{stem}{ending}{new_suffix}")
                 planned.jobs.append(Job(Path(file.path), target))
     _refuse_collisions(planned.jobs)
+    if weights is not None:
+        _refuse_the_model(planned.jobs, Path(weights).expanduser())
     return planned
+
+
+def _refuse_the_model(jobs: list[Job], weights: Path) -> None:
+    own = {tracks.identity(weights), tracks.identity(weights / "model.safetensors")}
+    for job in jobs:
+        if tracks.identity(job.target) in own:
+            usage_error(f"{job.target}: is the model that is used; choose another output")
 
 
 def print_left_out(music: tracks.Music) -> None:

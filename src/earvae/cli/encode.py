@@ -55,7 +55,7 @@ def encode(
     one_file = to_one_file(inputs, output)
     if one_file and Path(output).suffix != SUFFIX:
         usage_error(f"{output}: name a file in {SUFFIX}, or end a folder with a slash")
-    planned = plan(inputs, Path(output), SUFFIX, one_file)
+    planned = plan(inputs, Path(output), SUFFIX, one_file, weights=weights)
     if len(planned.jobs) >= MANY:
         typer.echo(f"{len(planned.jobs)} files; `earvae library` could be stopped and go on",
                    err=True)  # fmt: skip

@@ -29,6 +29,8 @@ def export_weights(
     try:
         import torch
 
+        from earvae.model.saved import CONFIG_NAME, WEIGHTS_NAME
+        from earvae.owned import WEIGHTS, Owned
         from earvae.training import checkpoint
     except ModuleNotFoundError as error:
         one_line(f"reading a run needs the package {error.name}: pip install 'earvae[train]'")
@@ -36,6 +38,7 @@ def export_weights(
     if saved is None:
         one_line(f"{run}: no {checkpoint.CHECKPOINT} there; name the folder of a run")
     vae = saved.generator(averaged=not raw)
+    Owned(output, WEIGHTS).claim(CONFIG_NAME, WEIGHTS_NAME)
     vae.save_pretrained(output, dtype=torch.float16 if half else None)
     which = "last" if raw else "averaged"
     typer.echo(f"{output}: {which} weights after step {saved.step}, model {vae.identity}")

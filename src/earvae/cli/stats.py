@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from earvae.cli import options
-from earvae.cli.errors import finish
+from earvae.cli.errors import finish, one_line, usage_error
+
+if TYPE_CHECKING:
+    from earvae import tracks
 
 
 def stats(
@@ -62,6 +66,7 @@ def stats(
     own = find_rank(rank, world_size)
     latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
     problems = latents.problems
+    _refuse_targets(target, latents.files, output is None)
     paths = [Path(found.path) for found in latents.files][own.rank :: own.world]
     with progress_bar(len(paths), "measuring") as update:
         try:
@@ -86,6 +91,24 @@ def stats(
         typer.echo("not written: say where with -o FILE", err=True)
     elif not as_json:
         typer.echo(f"written: {target}")
+
+
+def _refuse_targets(target: Path | None, inputs: list[tracks.MusicFile], by_default: bool) -> None:
+    """Leave with one line if what is written would replace an input, or, where nobody has named
+    it, something that is no statistics."""
+    from earvae import tracks
+    from earvae.errors import EarvaeError
+    from earvae.latents.statistics import read
+
+    if target is None or not os.path.lexists(target):
+        return
+    if tracks.identity(target) in {tracks.identity(found.path) for found in inputs}:
+        usage_error(f"{target}: is one of the inputs; choose another output")
+    if by_default:
+        try:
+            read(target)
+        except EarvaeError as error:
+            one_line(f"{error}; it stays: say with -o FILE where statistics should go")
 
 
 def _table(found) -> None:

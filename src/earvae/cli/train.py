@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -75,7 +76,8 @@ def train(
         ),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of the model; default: all cores.", min=1)
+        int | None,
+        typer.Option(help="CPU threads of the model; default: all cores.", min=1, max=1024),
     ] = None,
     log: Annotated[
         Literal["tensorboard", "csv"],
@@ -116,6 +118,8 @@ def train(
     started = time.monotonic()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
+    if minutes is not None and not math.isfinite(minutes):
+        usage_error(f"--minutes: {minutes} is no time; leave it out to train all steps")
     path = _recipe_file(config, recipe, data)
     run = run or Path("runs") / path.stem
     _print_once(f"recipe {path}; run {run}")  # what follows is slow to import

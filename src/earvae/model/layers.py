@@ -205,6 +205,20 @@ class Chain(nn.Module):
         return first, last
 
 
+def check_signal(signal: Tensor, name: str, channels: int, unit: str, values: bool) -> None:
+    """Raise ValueError unless ``signal`` is ``[batch, channels, n]`` of floating point and holds
+    something; with ``values``, which waits for the device, also unless all of it is finite."""
+    shape = list(signal.shape) if isinstance(signal, Tensor) else type(signal).__name__
+    if not isinstance(signal, Tensor) or signal.ndim != 3 or signal.shape[1] != channels:
+        raise ValueError(f"{name} must be [batch, {channels}, {unit}], got {shape}")
+    if signal.numel() == 0:
+        raise ValueError(f"{name}: there are no {unit} in {shape}")
+    if not signal.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {signal.dtype}")
+    if values and not torch.compiler.is_compiling() and not signal.isfinite().all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
 def norm_over_first(weight: Tensor) -> Tensor:
     """Euclidean norm of each slice along the first dimension, ``[n, m, k]`` to ``[n, 1, 1]``."""
     return torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)

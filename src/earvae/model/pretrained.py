@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.weight_files import is_plain, some
+from earvae.model.weight_files import is_plain, same, some
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
@@ -59,7 +59,10 @@ def load(
 
 def _place(source: str | Path | None, revision: str | None, token: str | bool | None) -> Path:
     """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
-    path = SHIPPED if source is None else Path(source).expanduser()
+    try:
+        path = SHIPPED if source is None else Path(source).expanduser()
+    except RuntimeError:
+        raise WeightsError(f"{source}: there is no such user here") from None
     if not path.exists():
         if (found := hub.split_id(str(source))) is None:
             raise WeightsError(
@@ -139,7 +142,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> 
                 f"{source}: {name} holds NaN or infinity, or values beyond {own.dtype}"
             )
         first = first_names[name]
-        if first != name and not torch.equal(tensor, state[first]):
+        if first != name and not same(tensor, state[first]):
             raise WeightsError(
                 f"{source}: {first} and {name} differ, but are one tensor in two places"
             )

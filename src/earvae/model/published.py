@@ -36,7 +36,7 @@ from earvae.config import (
 from earvae.errors import WeightsError
 from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
-from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, some
+from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, same, some
 
 KNOWN_SAMPLE_RATES = {  # Hz, by the total stride of the published models
     1024: 44_100,  # εar-VAE
@@ -117,7 +117,8 @@ def _config_beside(weights: Path) -> Path | None:
     """The published JSON config next to a weight file: of the same name, or the only one."""
     if weights.with_suffix(".json").is_file():
         return weights.with_suffix(".json")
-    usable = [path for path in weights.parent.glob("*.json") if _is_config(read_json(path))]
+    beside = (path for path in weights.parent.glob("*.json") if path.is_file())
+    usable = [path for path in beside if _is_config(read_json(path))]
     return usable[0] if len(usable) == 1 else None
 
 
@@ -130,7 +131,7 @@ def two_activations(state: Mapping[str, Tensor]) -> bool:
     """Whether any residual unit has two activations that differ, as in Stable Audio's layout."""
     pairs = ((name, re.sub(r"\.0\.(alpha|beta)$", r".2.\1", name)) for name in state)
     return any(
-        one != other and other in state and not torch.equal(state[one], state[other])
+        one != other and other in state and not same(state[one], state[other])
         for one, other in pairs
     )
 
@@ -174,7 +175,8 @@ def with_our_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name in [name for name in renamed if re.match(r"(encoder|decoder)\..*\.weight$", name)]:
         plain = renamed[name]
         stem = name.removesuffix(".weight")
-        if plain.ndim != 3 or f"{stem}.weight_g" in renamed or f"{stem}.weight_v" in renamed:
+        folded = plain.ndim == 3 and plain.is_floating_point()
+        if not folded or f"{stem}.weight_g" in renamed or f"{stem}.weight_v" in renamed:
             continue  # not a folded weight norm; the check of the names reports it
         del renamed[name]
         norm = norm_over_first(plain.float())
@@ -242,7 +244,8 @@ def _transformer_layout(
         )
     blocks = [re.match(r"transformers\.layers\.(\d{1,3})\.", name) for name in names]
     depth = 1 + max((int(block[1]) for block in blocks if block), default=0)
-    return TransformerConfig(depth=depth, head_channels=head_channels)
+    found = {"depth": depth, "head_channels": head_channels}
+    return parse(TransformerConfig, found, f"{path}: transformer")
 
 
 # The published JSON. A key that is unknown could change the network: refused.

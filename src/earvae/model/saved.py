@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from earvae import atomic
 from earvae.config import ModelConfig, parse
-from earvae.errors import WeightsError
+from earvae.errors import WeightsError, WriteError
 from earvae.model.weight_files import read_json, read_tensors
 
 CONFIG_NAME = "config.json"
@@ -45,6 +45,11 @@ def write(
         converted = tensor.to(dtype or tensor.dtype)
         rounded = isinstance(kept, nn.Parameter) or torch.equal(converted.to(tensor.dtype), tensor)
         tensors[name] = (converted if rounded else tensor).contiguous()
+        if not tensors[name].isfinite().all():
+            raise WriteError(
+                f"{folder}: nothing was written: {name} holds NaN or infinity, or values beyond "
+                f"{tensors[name].dtype}"
+            )
     text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     with atomic.files(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_NAME, {"format": "earvae"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from earvae.config import ModelConfig
 from earvae.model import hub, pretrained, saved
+from earvae.model.layers import check_signal
 from earvae.model.parts import Parts, build, draws_noise
 from earvae.model.posterior import Posterior
 
@@ -55,15 +56,10 @@ class EarVAE(nn.Module):
         """Posterior of ``[batch, 2, samples]`` audio, ``⌈samples / hop_length⌉`` frames.
 
         Audio that is not a whole number of frames is padded with zeros at its end. Raises
-        ValueError for another shape or for no samples at all.
+        ValueError for another shape, for integers, for no samples at all and, in evaluation mode,
+        for values that are not finite.
         """
-        if audio.ndim != 3 or audio.shape[1] != self.config.audio_channels:
-            raise ValueError(
-                f"audio must be [batch, {self.config.audio_channels}, samples], "
-                f"got {list(audio.shape)}"
-            )
-        if audio.shape[2] == 0:
-            raise ValueError("audio holds no samples")
+        self.check_audio(audio)
         audio = F.pad(audio, (0, -audio.shape[2] % self.hop_length))
         return Posterior(self.encoder(audio), self.config.std_floor)
 
@@ -75,13 +71,9 @@ class EarVAE(nn.Module):
 
         With odd strides (the 48 kHz variant) the published decoder stops ``tail_deficit``
         samples short; those samples are zeros here. ``codec.py`` encodes far enough beyond the
-        end that they fall outside a file.
+        end that they fall outside a file. Raises ValueError as :meth:`encode`.
         """
-        if latents.ndim != 3 or latents.shape[1] != self.latent_channels:
-            raise ValueError(
-                f"latents must be [batch, {self.latent_channels}, frames], "
-                f"got {list(latents.shape)}"
-            )
+        self.check_latents(latents)
         if self.transformers is not None:
             latents = self.transformers(latents)
         at_frame = (first_frame,) if draws_noise(self.decoder) else ()
@@ -98,6 +90,14 @@ class EarVAE(nn.Module):
         posterior = self.encode(audio)
         latents = posterior.mode() if noise is None else posterior.at(noise)
         return self.decode(latents, first_frame)[..., : audio.shape[2]], posterior
+
+    def check_audio(self, audio: Tensor) -> None:
+        """Raise ValueError for what :meth:`encode` cannot encode."""
+        check_signal(audio, "audio", self.config.audio_channels, "samples", not self.training)
+
+    def check_latents(self, latents: Tensor) -> None:
+        """Raise ValueError for what :meth:`decode` cannot decode."""
+        check_signal(latents, "latents", self.latent_channels, "frames", not self.training)
 
     @property
     def identity(self) -> str:
@@ -117,7 +117,8 @@ class EarVAE(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` into ``folder``.
 
         ``dtype`` converts the parameters (torch.float16 halves the file), and buffers, which are
-        statistics and constants, where that loses nothing. Raises WriteError.
+        statistics and constants, where that loses nothing. Raises WriteError, also for values that
+        are not finite in that type.
         """
         saved.write(self, self.config, folder, dtype)
 
@@ -155,7 +156,7 @@ class EarVAE(nn.Module):
                 config beside it or not;
                 a folder that holds one weight file, with or without its JSON;
                 a folder of diffusers' AutoencoderOobleck, or a pipeline with it as ``vae``;
-                a Hugging Face hub id such as ``owner/name``;
+                a Hugging Face hub id such as ``owner/name`` or ``owner/name@revision``;
                 None: the model that comes with the package.
             sample_rate: Hz, for published weights whose rate is not known from their stride.
             config: the JSON config of a published weight file, if it is not beside it.

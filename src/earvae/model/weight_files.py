@@ -108,6 +108,11 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(name[:LONGEST_NAME] for name in names[:SHOWN]) + more if names else "none"
 
 
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one shape and the same numbers, in whatever types."""
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
+
+
 def is_plain(value: Any) -> bool:
     """Whether it is a tensor that is nothing but numbers in memory: not sparse, not quantised."""
     return (

@@ -246,6 +246,8 @@ def explain(error: BaseException) -> str:
             "shared memory (/dev/shm) is full, through which decoding processes hand over crops "
             f"({line}); enlarge it (docker run --shm-size=8g) or set data.workers to 0"
         )
+    if "dataloader timed out" in low:
+        return f"{line}; a disk or a network that the music lies on does not answer"
     module = type(error).__module__
     if module.startswith(("torch._dynamo", "torch._inductor")):
         return f"the compiler failed ({line}); `compile: false` does without it"

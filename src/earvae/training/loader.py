@@ -20,6 +20,7 @@ from earvae.training.crops import ATTEMPTS, CropDataset
 from earvae.training.ending import SIGNALS
 from earvae.training.filters import DROP_REASONS
 
+TIMEOUT = 600  # seconds without a batch from the decoding processes
 DRAWS_TO_JUDGE_BY = 200  # of a source; then so many must not be refused:
 MOST_REFUSED = 0.9
 HOPELESS_CROPS = 3  # of a source, all given up, and none that was not
@@ -100,6 +101,7 @@ def make_loader(
         batch_sampler=shares(start, stop, config.batch_size, rank, world_size),
         num_workers=config.workers,
         worker_init_fn=_start_worker,
+        timeout=TIMEOUT if config.workers else 0,
         persistent_workers=False,
         pin_memory=pin_memory,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import soundfile
 from earvae import tracks
 from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
-from earvae.errors import visible
+from earvae.errors import EarvaeError, about, visible
 from earvae.training.tar_read import Recording, is_remote, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
@@ -21,6 +22,9 @@ LISTING_THREADS = 16  # that open files while a source is listed; they mostly wa
 # Even at 6 kb/s a compressed file has 64 samples for each byte; a header that tells many more is
 # not believed.
 MOST_SAMPLES_PER_BYTE = 1000
+
+# Codings whose count is the truth and that can be sought; files of others are read to their end.
+COUNTABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC", "VORBIS", "OPUS", "MPEG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +85,47 @@ def inspect(files: Sequence[tracks.MusicFile]) -> tuple[list[Track], list[str]]:
     duration, rate and channels. Those whose header does not tell the truth are read to their end.
     """
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        found = list(pool.map(_inspect, files))
+        found = list(pool.map(_looked_at, files))
     usable = [track for track in found if isinstance(track, Track)]
     return usable, [visible(line) for line in found if isinstance(line, str)]
+
+
+def _looked_at(file: tracks.MusicFile) -> Track | str:
+    """As :func:`_inspect`; whatever a file does, it is left out alone."""
+    try:
+        with about(file.path):
+            return _inspect(file)
+    except EarvaeError as error:
+        return str(error)
 
 
 def _inspect(file: tracks.MusicFile) -> Track | str:
     """The track in a file, or the line that says why it is left out."""
     path = Path(file.path)
     name = tracks.printable(path)
-    if file.duration is not None and file.rate is not None and file.channels is not None:
-        if not path.is_file():
-            return f"{name}: no such file"
-        # The manifest rounds to milliseconds; what it may have added is taken off again.
-        frames = int((file.duration - 0.0005) * file.rate)
-        return _usable(Track(frames, file.rate, file.channels, path, file.name))
     try:
+        most = MOST_SAMPLES_PER_BYTE * os.stat(path).st_size
+        if file.duration is not None and file.rate is not None and file.channels is not None:
+            # The manifest rounds to milliseconds; what it may have added is taken off again.
+            frames = int((file.duration - 0.0005) * file.rate)
+            if frames < most:
+                return _usable(Track(frames, file.rate, file.channels, path, file.name))
         layout = layout_of(path, thorough=False)
         info = layout.info
         frames = info.header_samples or 0
         track = Track(frames, info.rate, info.channels, path, file.name, layout.parts)
-        told = 0 < frames < MOST_SAMPLES_PER_BYTE * path.stat().st_size
+        told = info.subtype.startswith(COUNTABLE)
+        told &= 0 < frames < most
         if isinstance(_usable(replace(track, frames=1)), Track) and not (
             told and _reachable(track, frames - 1)
         ):
             track = _counted(track)
-    except (AudioFileError, OSError) as error:
+    except AudioFileError as error:
         return str(error)
+    except FileNotFoundError:
+        return f"{name}: no such file"
+    except (OSError, ValueError) as error:
+        return f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
     return _usable(track)
 
 

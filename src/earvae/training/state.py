@@ -40,8 +40,9 @@ from earvae.training.stages import locate
 EMA = "ema"
 LOCK = ".lock"
 WRITTEN = ("config.json", "log.jsonl", "csv", EMA, "best")  # in a run folder, of any use to others
-NUMBERED = re.compile(r"checkpoint-\d{8,}\.pt")
-HOLDER_BYTES = 200  # of the lock file, that a message tells
+NUMBERED = re.compile(r"checkpoint-\d{8,}\.pt")  # other names are not ours to remove
+HOLDER = "process"  # how the lock file begins, where a run has held it
+HOLDER_BYTES = 200  # of it, that a message tells
 
 
 class TrainingError(EarvaeError):
@@ -200,11 +201,13 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     with open(number, "r+b", buffering=0) as file:
         check_regular(path)
+        holder = file.read(HOLDER_BYTES).decode("utf-8", "replace")
+        if not holder.startswith(HOLDER[: len(holder)]):
+            raise WriteError(f"{path}: was not written by earvae; use another folder")
         os.register_at_fork(after_in_child=file.close)  # or a decoding process would hold it, too
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = file.read(HOLDER_BYTES).decode("utf-8", "replace")
             raise ConfigError(
                 f"{run_dir}: another process trains in this folder ({holder}); wait for it, or "
                 "use another one"
@@ -212,8 +215,9 @@ def alone(fabric: Fabric, run_dir: Path) -> Iterator[None]:
         except OSError:
             pass
         with suppress(OSError):  # a full disk: only the message would miss it
-            file.truncate()
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            file.truncate(0)
+            file.seek(0)
+            file.write(f"{HOLDER} {os.getpid()} on {socket.gethostname()}".encode())
         atomic.sweep(run_dir)
         yield
 

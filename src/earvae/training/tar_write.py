@@ -22,10 +22,11 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from earvae import atomic, tar
+from earvae import atomic, json_files, tar
 from earvae.audio import AudioFileError, AudioSource, sha256_of
 from earvae.config import FilterConfig
-from earvae.errors import WriteError
+from earvae.errors import EarvaeError, WriteError, about
+from earvae.json_files import JsonError
 from earvae.owned import PACK, Owned
 from earvae.regular import ReadError, read_regular
 from earvae.tracks import printable
@@ -153,17 +154,18 @@ class Packer:
 
     def _finished(self, journal: Path) -> list[dict]:
         """The records of shards that an interrupted pack of the same files has completed."""
-        lines = journal.read_text().splitlines() if journal.is_file() else []
+        lines = journal.read_text(errors="replace").splitlines() if journal.is_file() else []
         if not lines or lines[0] != self._identity:
             return []
         records: list[dict] = []
         for line in lines[1:]:
             try:
-                record = json.loads(line)
-            except ValueError:
+                record = json_files.parse(line, str(journal))
+                size = record["bytes"]
+                if size and size_of(journal.parent / record["file"]) != size:
+                    break
+            except (JsonError, KeyError, TypeError):
                 break  # interrupted while it wrote this line
-            if record["bytes"] and size_of(journal.parent / record["file"]) != record["bytes"]:
-                break
             records.append(record)
         return records
 
@@ -177,7 +179,7 @@ class Packer:
                 track, start = self.tracks[position], shard.tell()
                 try:
                     add_track(shard, record, track, position, self._pieces(track))
-                except (AudioFileError, Refused) as error:
+                except (EarvaeError, Refused) as error:
                     shard.seek(start)
                     shard.truncate()
                     kind = "refused" if isinstance(error, Refused) else "left_out"
@@ -186,26 +188,28 @@ class Packer:
         return record | {"next": position}
 
     def _pieces(self, track: Track) -> Iterator[Piece]:
-        """The segments of a track. Raises AudioFileError if the file is damaged, Refused by the
-        filters.
-        """
-        audio = AudioSource(track.path)
-        if (audio.rate, audio.channels) != (track.rate, track.channels):
-            raise AudioFileError(f"{track.name}: another rate or other channels than listed")
-        longest = max(1, round(self.segment_seconds * audio.rate))
-        frames = audio.info.header_samples or longest
-        count = -(-frames // longest)
-        first = 0
-        judge = TrackJudge(self.filters, audio.rate) if self.filters else None
-        for block in audio.blocks(-(-frames // count)):
-            if judge:
-                judge.add(block)
-            try:
-                suffix, data, rounded = encode(block, audio.rate)
-            except soundfile.SoundFileError as error:
-                raise AudioFileError(f"{track.name}: cannot be stored as FLAC: {error}") from None
-            yield Piece(suffix, data, first, block.shape[1], rounded)
-            first += block.shape[1]
+        """The segments of a track. Raises EarvaeError where it cannot be read, Refused by the
+        filters."""
+        with about(track.path):
+            audio = AudioSource(track.path)
+            if (audio.rate, audio.channels) != (track.rate, track.channels):
+                raise AudioFileError(f"{track.name}: another rate or other channels than listed")
+            longest = max(1, round(self.segment_seconds * audio.rate))
+            frames = audio.info.header_samples or longest
+            count = -(-frames // longest)
+            first = 0
+            judge = TrackJudge(self.filters, audio.rate) if self.filters else None
+            for block in audio.blocks(-(-frames // count)):
+                if judge:
+                    judge.add(block)
+                try:
+                    suffix, data, rounded = encode(block, audio.rate)
+                except soundfile.SoundFileError as error:
+                    raise AudioFileError(
+                        f"{track.name}: cannot be stored as FLAC: {error}"
+                    ) from None
+                yield Piece(suffix, data, first, block.shape[1], rounded)
+                first += block.shape[1]
         if judge and (reason := judge.refusal()):
             raise Refused(f"{track.name}: {reason}")
 
@@ -359,8 +363,9 @@ def write_index(
         "shards": shards, "sources": sources, "samples": samples,
     }  # fmt: skip
     listed = [shard["file"] for shard in shards]
-    for name in owned.names - {INDEX, JOURNAL, *listed}:
-        owned.remove(name)
+    for name in owned.names - set(listed):
+        if SHARD_PATTERN.fullmatch(name):
+            owned.remove(name)
     atomic.write(folder / INDEX, json.dumps(index))
     owned.keep(INDEX, JOURNAL, *listed)
     return index

@@ -110,9 +110,9 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
         if first is None or tells is not None or frame.at > end or frame.kind != first.kind:
             if first is not None and count:
                 found.append(_part(file, first, end, told, count))
-            first, told, count = frame, tells, -(tells is not None)
+            first, told, count = frame, tells, 0
         end = frame.at + frame.size
-        count += end <= last
+        count += tells is None and end <= last
     if first is not None:
         found.append(_part(file, first, end, told, count))
     if end > last:
@@ -184,7 +184,7 @@ def _part(file: BinaryIO, first: Frame, end: int, told: int | None, count: int) 
             ">4sIII", b"Info", 3, count, size
         )
         return Part(start, end, info.ljust(frame.size, b"\0"))
-    head = bytearray(bytes_at(file, start, first.size))
+    head = bytearray(bytes_at(file, start, first.size).ljust(first.side + 14, b"\0"))
     for place in (first.side, first.side + 2):
         if head[place : place + 4] in (b"Xing", b"Info"):
             flags = struct.unpack_from(">I", head, place + 4)[0]

@@ -54,10 +54,10 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
         except EarvaeError as error:
             failures.append(str(error))
             continue
-        if system.name in systems or system.name == "reference":
+        if (key := system.name.lower()) in systems or key == "reference":  # names of files
             raise SpecError(f"--codec {spec}: the name {system.name} is taken; give another in "
                             f"front: --codec NAME={spec}")  # fmt: skip
-        systems[system.name] = system
+        systems[key] = system
     return list(systems.values()), failures
 
 
