@@ -37,7 +37,7 @@ from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
 from earvae.errors import EarvaeError, named, visible
 from earvae.latents import file as latent_file
 from earvae.latents.file import Latents
-from earvae.latents.metadata import Metadata
+from earvae.latents.metadata import NOT_FINITE, Metadata
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics, denormalised
 from earvae.latents.statistics import read as read_statistics
@@ -316,6 +316,8 @@ def _encode(model: Runner, audio: AudioSource, chunk_frames: int) -> tuple[np.nd
     """The posterior's mean ``[1, latent, frames]`` of a sound file, and its samples."""
     blocks = to_mono(audio.blocks()) if model.audio_channels == 1 else to_stereo(audio.blocks())
     mean, _, samples = model.encode_stream((b[np.newaxis] for b in blocks), chunk_frames)
+    if not np.isfinite(mean).all():
+        raise RunnerError(f"{audio.path}: {NOT_FINITE}")
     return mean, samples
 
 
@@ -345,8 +347,6 @@ def encode_file(
         raise RunnerError(f"{target}: name a file in {latent_file.SUFFIX}")
     audio = _opened(model, source, target, downmix)
     mean, samples = _encode(model, audio, chunk_frames)
-    if not np.isfinite(mean).all():
-        raise RunnerError(f"{source}: its latents are not finite; check its level and the model")
     metadata = Metadata(
         sample_rate=model.sample_rate,
         original_rate=model.sample_rate,
