@@ -615,6 +615,9 @@ class StageConfig(Config):
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the generator's")
     accumulate: Crops = Field(1, description="forward passes whose gradients make one step")
     freeze: tuple[Part, ...] = Field((), description="parts of the model that stay as they are")
+    only: tuple[str, ...] = Field(
+        (), description="networks in it that alone are trained, such as decoder.texture; none = all"
+    )
     adversarial: AdversarialConfig | None = Field(None, description="none = generator only")
 
     @model_validator(mode="after")

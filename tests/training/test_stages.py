@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from earvae.config import ConfigError, StageConfig, TrainConfig
+from earvae.training import set_up
 from earvae.training import train as training
 from earvae.training.stages import crops_before, locate
 from tests.training.recipes import (
@@ -184,6 +185,19 @@ def test_freezing_what_the_model_has_not_is_refused(recipe, tmp_path):
     frozen = recipe["stages"][0] | {"freeze": ["encoder", "decoder"]}
     with pytest.raises(ConfigError, match="nothing is left to train"):
         start(recipe | {"stages": [frozen]}, tmp_path / "other")
+
+
+def test_a_stage_trains_the_networks_that_it_names_and_nothing_else(recipe, tmp_path):
+    model = {"architecture": "compact", "width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
+    stage = recipe["stages"][0] | {"steps": 2, "only": ["decoder.texture"]}
+    recipe = recipe | {"model": model, "stages": [stage], "linear_code_crops": 0}
+    before = set_up.initial_model(TrainConfig(**recipe)).state_dict()
+    start(recipe, tmp_path)
+    after = state_of(tmp_path)["vae"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder.texture.weight", "decoder.texture.bias"}
+    with pytest.raises(ConfigError, match="this model has no decoder.texure"):
+        start(recipe | {"stages": [stage | {"only": ["decoder.texure"]}]}, tmp_path / "other")
 
 
 def test_mixed_precision_trains_both_sides_with_losses_in_float32(staged, tmp_path):

@@ -46,11 +46,17 @@ def crops_before(stages: Sequence[StageConfig], step: int, world_size: int) -> i
 
 
 def freeze(vae: EarVAE, stage: StageConfig) -> None:
-    """Let gradients reach every part of the model but those that the stage freezes.
+    """Let gradients reach every part of the model but those that the stage freezes, or those alone
+    that it names under ``only``.
 
     Raises ConfigError for a part that the model has not, or if nothing is left to train.
     """
-    vae.requires_grad_(True)
+    vae.requires_grad_(not stage.only)
+    for name in stage.only:
+        try:
+            vae.get_submodule(name).requires_grad_(True)
+        except AttributeError:
+            raise ConfigError(f"stage {stage.name}: only: this model has no {name}") from None
     for name in stage.freeze:
         part = getattr(vae, name)
         if not isinstance(part, nn.Module):
