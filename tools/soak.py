@@ -535,7 +535,9 @@ class Soak:
         kind = f"{job.name}, {trouble.name}: {what}"
         self.faults[kind] += 1
         if self.faults[kind] == 1:
-            told = [line[:300] for line in ended.output.splitlines() if line.strip()][-4:]
+            told = [line[:300] for line in ended.output.splitlines() if line.strip()]
+            _, mark, after = ended.output.partition("Traceback (most")
+            told = after.splitlines()[-12:] if mark else told[-4:]
             how = (
                 f"status {ended.status}, signal after {trouble.delay:.2f} of {ended.seconds:.2f} s"
             )
