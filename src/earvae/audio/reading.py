@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,6 +17,7 @@ from earvae.audio.channels import downmix_matrix, to_stereo
 from earvae.audio.containers import ContainerError, Part, PartFile, survey
 from earvae.errors import EarvaeError
 from earvae.regular import open_regular
+from earvae.signals import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +55,18 @@ class Stream(ForwardFile):
     def __init__(self, file: BinaryIO, part: Part) -> None:
         self.file = file
         self.part_file = None if _is_whole(file, part) else PartFile(file, part)
-        super().__init__(self.part_file or os.dup(file.fileno()))
+        with held():
+            super().__init__(self.part_file or os.dup(file.fileno()))
+
+    def read(self, *arguments: Any, **options: Any) -> np.ndarray:
+        """As soundfile does; of a part, libsndfile calls back into Python."""
+        with held() if self.part_file else nullcontext():
+            return super().read(*arguments, **options)
+
+    def seek(self, *arguments: Any) -> int:
+        """As soundfile does."""
+        with held() if self.part_file else nullcontext():
+            return super().seek(*arguments)
 
     @property
     def error(self) -> OSError | None:
