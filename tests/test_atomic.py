@@ -112,6 +112,33 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
         write(tmp_path / "file" / "below")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe", "link to a folder"])
+@pytest.mark.parametrize("way", ["file", "files"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind, way):
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "p")
+    target = tmp_path / {"pipe": "p", "folder": "d"}.get(kind, "a")
+    if kind.startswith("link"):
+        target.symlink_to("p" if kind.endswith("pipe") else "d")
+    before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
+    with pytest.raises(WriteError, match=f"{target.name}: is a .*name another"):
+        if way == "file":
+            atomic.write(target, "text")
+        else:
+            with atomic.files(tmp_path) as temporary:
+                (temporary / target.name).touch()
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_a_working_folder_that_is_gone_is_a_line(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(WriteError, match="b: cannot be written"):
+        atomic.write("a/b", "text")
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_name_that_is_too_long_is_a_line(tmp_path):
     with pytest.raises(WriteError, match="cannot be written"):
         atomic.write(tmp_path / ("x" * 300), "")

@@ -40,14 +40,16 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
     """A temporary name for ``path``: renamed to it at the end, removed on failure.
 
     The temporary file exists and is empty. It lies beside ``path``, or in the folder ``within``
-    of the same file system. Folders are made. Any OSError becomes a WriteError that names
-    ``path``.
+    of the same file system. Folders are made. What is there and is no file (``/dev/null``) stays:
+    WriteError, and any OSError becomes one that names ``path``.
     """
     path = Path(path)
     with writing(path):
+        _refuse_devices(path)
         make_folder(path.parent)
         with _partial(within or path.parent) as temporary:
             yield temporary
+            _refuse_devices(path)
             os.replace(temporary, path)
 
 
@@ -74,6 +76,7 @@ def files(folder: str | Path) -> Iterator[Path]:
         probe.unlink()
         for path in sorted(temporary.iterdir()):
             path.chmod(mode)
+            _refuse_devices(folder / path.name)
             os.replace(path, folder / path.name)
 
 
@@ -119,7 +122,7 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it, if need be. Not recursive: names of music may lie a
     thousand folders deep. Raises OSError."""
     missing = []
-    while not path.is_dir():
+    while not path.is_dir() and path != path.parent:
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
@@ -246,6 +249,13 @@ def _locked(path: str | Path) -> int | None:
             raise
         return None
     return number
+
+
+def _refuse_devices(path: Path) -> None:
+    """Raise WriteError if there is something at ``path``, or where it leads, that is no file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device, pipe or socket"
+        raise UnwritableName(f"{path}: is {kind}, and no file can take its place; name another")
 
 
 def _files_in(folder: Path) -> Iterable[str]:

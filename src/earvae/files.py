@@ -18,6 +18,7 @@ from earvae import audio, codec
 from earvae.audio import AudioSource, OutputFormat
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata
+from earvae.latents.metadata import NOT_FINITE
 from earvae.latents.statistics import Statistics, denormalised
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
@@ -219,10 +220,14 @@ def decode_file(
 def _encode(
     vae: EarVAE, source: AudioSource, chunk_frames: int, progress: Progress
 ) -> tuple[Posterior, int]:
-    """Posterior of a file, and its samples at the model's rate."""
+    """Posterior of a file, and its samples at the model's rate. Raises LatentsError where the
+    model gives no finite numbers for it."""
     blocks = _counted(source.blocks(), source.info.header_samples, progress)
     blocks = audio.resample(audio.to_stereo(blocks), source.rate, vae.sample_rate)
-    return codec.encode_stream(vae, map(torch.from_numpy, blocks), chunk_frames)
+    posterior, samples = codec.encode_stream(vae, map(torch.from_numpy, blocks), chunk_frames)
+    if not (posterior.mean.isfinite() & posterior.std.isfinite()).all():
+        raise LatentsError(f"{source.path}: {NOT_FINITE}")
+    return posterior, samples
 
 
 def _latents(posterior: Posterior, seed: int | None) -> Tensor:

@@ -24,6 +24,7 @@ EVALUATION = ".earvae-evaluation"  # names of lists, one a kind of result
 EXPORT = ".earvae-export"
 PACK = ".earvae-pack"
 RUN = ".earvae-run"
+THDN = ".earvae-thdn"
 WEIGHTS = ".earvae-weights"
 MOST_BYTES = 100_000_000  # of a list
 NO_WAITING = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

@@ -156,7 +156,9 @@ def test_thdn_writes_a_csv_and_a_plot_per_codec(tmp_path, earvae):
     assert result.exit_code == 1  # for the folder
     assert "no other sound can go through it" in error_lines(result)[0]
     assert "997 Hz" in result.stdout
-    assert {path.name for path in out.iterdir()} == {"thdn.csv", "thdn_identity.png"}
+    assert {path.name for path in out.iterdir()} == {
+        *("thdn.csv", "thdn_identity.png", ".earvae-thdn"),
+    }
     with (out / "thdn.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["level_dbfs"] for row in rows] == ["-6.0", "-20.0"]

@@ -391,6 +391,32 @@ def test_statistics_of_ranks_are_merged_by_measuring_them(tmp_path, earvae, libr
 # ------------------------------------------------------------------------------ info
 
 
+def test_statistics_of_a_part_are_not_written_and_every_damaged_file_is_named(
+    tmp_path, earvae, library
+):
+    (library / "a" / "bad.wav").unlink()
+    out = tmp_path / "out"
+    earvae("library", library, "-o", out)
+    whole = sorted(out.rglob("*.safetensors"))
+    for path in whole[1:3]:
+        path.write_bytes(path.read_bytes()[:-8])
+        shown = earvae("info", path)
+        assert shown.exit_code == 1 and f"{path.name}: damaged" in shown.stderr
+    refused = earvae("stats", out)
+    assert refused.exit_code == 1 and not (out / "latent_stats.json").exists()
+    assert all(f"{path}: damaged" in refused.stderr for path in whole[1:3])
+    assert str(whole[0]) not in refused.stderr and "nothing was written" in refused.stderr
+
+
+def test_a_name_with_markup_is_shown_as_it_is(tmp_path, earvae, music):
+    source = music(tmp_path / "a.wav", 44_100, 1, 4_000)
+    assert earvae("encode", source, "-o", tmp_path / "x.safetensors").exit_code == 0
+    data = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data.replace(b'"packing"', b'"[/b]pac"'))
+    shown = earvae("stats", tmp_path / "x.safetensors", "-o", tmp_path / "s.json")
+    assert shown.exit_code == 0 and "[/b]pac" in shown.stdout
+
+
 def test_info_of_latents_audio_and_nothing_known(tmp_path, monkeypatch, earvae, music):
     source = music(tmp_path / "a.flac", 48_000)
     earvae("encode", source, "-o", tmp_path / "a.safetensors")

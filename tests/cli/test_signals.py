@@ -5,7 +5,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import soundfile
+
+from earvae.audio import reading
+from earvae.audio.containers import Part, PartFile
 
 HANGS = """
 import sys, threading, time
@@ -66,3 +71,23 @@ def test_signals_of_forked_processes_are_their_own():
         "print('done')"
     )
     assert child.communicate(timeout=20)[0].endswith("done\n") and child.returncode == 0
+
+
+def test_a_signal_while_libsndfile_calls_back_is_not_lost(tmp_path, monkeypatch):
+    """An exception in such a call would be printed, and taken for the end of the file."""
+    soundfile.write(tmp_path / "a.wav", np.zeros((1000, 2)), 44_100)
+    with (tmp_path / "a.wav").open("ab") as file:
+        file.write(b"TAG" + bytes(125))
+    calls = []
+
+    class Interrupted(PartFile):
+        def readinto(self, buffer):
+            calls.append(signal.raise_signal(signal.SIGINT))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(reading, "PartFile", Interrupted)
+    file = (tmp_path / "a.wav").open("rb")
+    with pytest.raises(KeyboardInterrupt):
+        reading.Stream(file, Part(0, file.seek(0, 2) - 128))
+    assert calls
+    file.close()

@@ -83,7 +83,7 @@ def test_latents_of_the_runner_are_those_of_earvae_encode(tiny, tmp_path):
     files.encode_file(vae, tmp_path / "in.wav", tmp_path / "b.safetensors")
     ours, theirs = (latent_file.inspect(tmp_path / f"{x}.safetensors") for x in "ab")
     assert ours == theirs
-    (a, _), (b, _) = (runner_module.read_latents(tmp_path / f"{x}.safetensors") for x in "ab")
+    a, b = (latent_file.read(tmp_path / f"{x}.safetensors").values for x in "ab")
     assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
 
 
@@ -184,7 +184,7 @@ def test_damaged_latents_are_refused(tiny, tmp_path, capsys, cut):
     run("encode", tmp_path / "in.wav", latents, "--model", tiny[2])
     latents.write_bytes(latents.read_bytes()[:cut])
     assert run("decode", latents, tmp_path / "out.wav", "--model", tiny[2]) == 1
-    assert "l.safetensors: not a file of latents, or damaged" in capsys.readouterr().err
+    assert "l.safetensors: damaged" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------- normalised latents
@@ -197,11 +197,12 @@ def normalised(tiny, tmp_path):
     write(tmp_path / "in.wav", 30_000)
     latents = tmp_path / "l.safetensors"
     run("encode", tmp_path / "in.wav", latents, "--model", folder)
-    values, properties = runner_module.read_latents(latents)
+    stored = latent_file.read(latents)
+    values, metadata = stored.values, stored.metadata
     moments = latent_statistics.Moments.of(values)
     statistics = latent_statistics.Statistics(vae.identity, "mean", 1, moments)
-    properties["normalised"] = statistics.digest
-    runner_module.write_latents(latents, statistics.normalise(values), properties)
+    metadata = replace(metadata, normalised=statistics.digest)
+    latent_file.write(latents, latent_file.Latents(metadata, statistics.normalise(values)))
     return latents, statistics, values
 
 
@@ -225,7 +226,7 @@ def test_other_statistics_are_refused(tiny, tmp_path, normalised, capsys):
     other.write_text(replace(statistics, moments=moments).to_json())
     arguments = ("decode", latents, tmp_path / "o.wav", "--model", tiny[2], "--denormalise", other)
     assert run(*arguments) == 1
-    assert "the latents were normalised by" in capsys.readouterr().err
+    assert "was normalised by statistics" in capsys.readouterr().err
     for text in ("{}", "[" * 9999, statistics.to_json().replace('"count": 30', '"count": 31')):
         other.write_text(text)
         assert run(*arguments) == 1

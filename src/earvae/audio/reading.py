@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,6 +17,7 @@ from earvae.audio.channels import downmix_matrix, to_stereo
 from earvae.audio.containers import ContainerError, Part, PartFile, survey
 from earvae.errors import EarvaeError
 from earvae.regular import open_regular
+from earvae.signals import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,16 +46,41 @@ class ForwardFile(soundfile.SoundFile):
 
 
 class Stream(ForwardFile):
-    """A part of a file (``source``), to be read forward from its beginning or where it is sought.
-    Closes the file with itself."""
+    """A part of an open file, to be read forward from its beginning or where it is sought. Closes
+    the file with itself.
 
-    def __init__(self, source: PartFile) -> None:
-        self.source = source
-        super().__init__(source)
+    libsndfile reads a whole file by its number, which is faster than through Python.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self.file = file
+        self.part_file = None if _is_whole(file, part) else PartFile(file, part)
+        with held():
+            super().__init__(self.part_file or os.dup(file.fileno()))
+
+    def read(self, *arguments: Any, **options: Any) -> np.ndarray:
+        """As soundfile does; of a part, libsndfile calls back into Python."""
+        with held() if self.part_file else nullcontext():
+            return super().read(*arguments, **options)
+
+    def seek(self, *arguments: Any) -> int:
+        """As soundfile does."""
+        with held() if self.part_file else nullcontext():
+            return super().seek(*arguments)
+
+    @property
+    def error(self) -> OSError | None:
+        """What reading the file has met with."""
+        return self.part_file.error if self.part_file else None
 
     def close(self) -> None:
         super().close()
-        self.source.close()
+        self.file.close()
+
+
+def _is_whole(file: BinaryIO, part: Part) -> bool:
+    end = os.fstat(file.fileno()).st_size
+    return os.name == "posix" and (part.head, part.start, part.stop) == (b"", 0, end)
 
 
 @dataclass(frozen=True)
@@ -105,17 +132,17 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
                 "convert it to WAV or FLAC, for instance with `ffmpeg -i IN OUT.wav`"
             )
     counted: list[Part] = []
-    kinds: set[tuple[int, int]] = set()
+    kinds: set[tuple[int, int, bool]] = set()
     for part in parts:
         with _opened(path, part) as sound:
-            kinds.add((sound.samplerate, sound.channels))
+            kinds.add((sound.samplerate, sound.channels, sound.format == "OGG"))
             known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
     if len(kinds) > 1:
         raise AudioFileError(
-            f"{path}: is {len(parts)} streams of different rates or channels, one after the other; "
-            "split it, or convert it with `ffmpeg -i IN OUT.wav`"
+            f"{path}: is {len(parts)} streams of different rates, channels or kinds, one after the "
+            "other; split it, or convert it with `ffmpeg -i IN OUT.wav`"
         )
     counts = [part.samples for part in counted]
     total = None if None in counts else sum(counts)
@@ -204,8 +231,8 @@ class AudioSource:
                     f"{self.path}: damaged or cut off after {(before + done) / self.rate:.1f} s "
                     f"({reason_of(error)}); {REMEDY}"
                 ) from None
-            if file.source.error:
-                raise AudioFileError(f"{self.path}: cannot be read: {file.source.error.strerror}")
+            if file.error:
+                raise AudioFileError(f"{self.path}: cannot be read: {file.error.strerror}")
             if not len(block):
                 break
             if not np.isfinite(block).all():
@@ -244,7 +271,7 @@ def read_stretch(
         start, stop = max(0, start - length), stop - length
     if not pieces:
         raise ValueError("ends before the place that is wanted")
-    return _audible(np.concatenate(pieces)), rate
+    return _audible(pieces[0] if len(pieces) == 1 else np.concatenate(pieces)), rate
 
 
 def _audible(block: np.ndarray) -> np.ndarray:
@@ -297,7 +324,7 @@ def _opened(path: str | Path, part: Part, state: tuple[int, ...] | None = None) 
         file.close()
         raise AudioFileError(f"{path}: {CHANGED}")
     try:
-        return Stream(PartFile(file, part))
+        return Stream(file, part)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         file.close()
         raise AudioFileError(

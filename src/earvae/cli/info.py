@@ -56,6 +56,7 @@ def info(
 
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
     from earvae.latents import file
+    from earvae.latents.metadata import OtherFormat
     from earvae.tracks import SUFFIXES
 
     rows = None
@@ -66,7 +67,7 @@ def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> d
         elif path.suffix in (file.SUFFIX, file.NPY):
             try:
                 rows = _latent_rows(path, file.inspect(path))
-            except file.LatentsError:  # weights, perhaps
+            except OtherFormat:  # weights, perhaps
                 if path.suffix == file.NPY:
                     raise
     if rows is None:

@@ -47,6 +47,7 @@ def thdn(
     from earvae.cli.evaluate import systems_of
     from earvae.evaluation import thdn as aes17
     from earvae.evaluation.systems import UnusableSystem
+    from earvae.owned import THDN, Owned
 
     try:
         import matplotlib  # noqa: F401
@@ -55,6 +56,7 @@ def thdn(
     systems, failures = systems_of(codec or ["earvae"], device)
     levels = tuple(level) if level else aes17.LEVELS
     frequencies = tuple(frequency) if frequency else aes17.FREQUENCIES
+    Owned(output, THDN).claim("thdn.csv", *(f"thdn_{system.name}.png" for system in systems))
     readings: dict[str, list[aes17.Reading]] = {}
     for system in systems:
         try:

@@ -14,17 +14,15 @@
 
 Audio of any length is computed in chunks with as much context on both sides as the network sees,
 so that chunked equals whole: any length in flat memory, no crossfade, as many samples out as in.
-Sound files are read, checked and written by the code of `earvae` itself. Latent files are those of
-`earvae encode`, and either program reads the other's.
+Sound files and latents are read, checked and written by the code of `earvae` itself, so that either
+program refuses what the other does and reads what it wrote.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -33,17 +31,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from earvae import atomic, json_files
 from earvae.audio.channels import to_mono, to_stereo
-from earvae.audio.reading import RATES, AudioSource
+from earvae.audio.reading import AudioSource
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
-from earvae.errors import EarvaeError, named
-from earvae.latents.file import SUFFIX as LATENT_SUFFIX
-from earvae.latents.metadata import FORMAT as LATENT_FORMAT
-from earvae.latents.metadata import VERSION as LATENT_FORMAT_VERSION
+from earvae.errors import EarvaeError, named, visible
+from earvae.latents import file as latent_file
+from earvae.latents.file import Latents
+from earvae.latents.metadata import NOT_FINITE, Metadata
 from earvae.latents.statistics import NAME as STATISTICS_NAME
-from earvae.latents.statistics import Moments, Statistics, beside
-from earvae.regular import check_regular, open_regular
+from earvae.latents.statistics import Statistics, denormalised
+from earvae.latents.statistics import read as read_statistics
+from earvae.regular import check_regular
 from earvae.signals import heed
 from earvae.tracks import identity
 
@@ -51,10 +49,6 @@ FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
 CHUNK_FRAMES = 430  # about ten seconds
 LARGEST = 2**40  # a count that is larger is damage
-HEADER_LIMIT = 2**24  # bytes of JSON in a file of latents
-
-
-COUNTS = ("sample_rate", "hop_length", "channels", "samples", "original_rate", "original_samples")
 
 
 class RunnerError(EarvaeError):
@@ -282,97 +276,6 @@ def count(values: Mapping[str, str], name: str, path: str | Path, least: int = 1
     return int(found)
 
 
-# --------------------------------------------------------------------------- latent files
-
-
-def write_latents(path: str | Path, latents: np.ndarray, properties: dict[str, object]) -> None:
-    """A safetensors file with float32 ``latents [latent, frames]`` and string metadata.
-
-    Eight bytes of header length, a JSON header, the numbers in little-endian order.
-    """
-    data = np.ascontiguousarray(latents, "<f4").tobytes()
-    header = {
-        "__metadata__": {name: str(value) for name, value in properties.items()},
-        "latents": {"dtype": "F32", "shape": list(latents.shape), "data_offsets": [0, len(data)]},
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    atomic.write(path, struct.pack("<Q", len(text)) + text + data)
-
-
-def read_latents(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Float32 ``latents [latent, frames]`` and metadata of a file of `earvae encode` or of ours.
-
-    Raises EarvaeError for anything else. Nothing is read before the sizes that the header tells
-    are those of the file.
-    """
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, HEADER_LIMIT):
-                raise ValueError("its header does not fit")
-            header = json_files.parse(file.read(length), "its header")
-            properties = {str(name): str(value) for name, value in header["__metadata__"].items()}
-            tensor = header["latents"]
-            kind = np.dtype({"F32": "<f4", "F16": "<f2"}[tensor["dtype"]])
-            (channels, frames), (begin, end) = tensor["shape"], tensor["data_offsets"]
-            last = max(each["data_offsets"][1] for each in header.values() if "dtype" in each)
-            if any(type(number) is not int for number in (channels, frames, begin, end, last)):
-                raise TypeError("a size is no whole number")
-            if not (0 <= begin < end <= last == size - 8 - length and min(channels, frames) > 0):
-                raise ValueError("its latents are not there")
-            if channels * frames * kind.itemsize != end - begin:
-                raise ValueError("its latents have another size")
-            file.seek(8 + length + begin)
-            latents = np.frombuffer(file.read(end - begin), kind).reshape(channels, frames)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise RunnerError(f"{path}: not a file of latents, or damaged") from None
-    if properties.get("format") != LATENT_FORMAT:
-        raise RunnerError(f"{path}: not latents of `earvae encode` (no format={LATENT_FORMAT})")
-    if properties.get("format_version") != LATENT_FORMAT_VERSION:
-        raise RunnerError(
-            f"{path}: format version {properties.get('format_version')}, this program reads "
-            f"{LATENT_FORMAT_VERSION}"
-        )
-    if not np.isfinite(latents).all():
-        raise RunnerError(f"{path}: holds NaN or infinity; encode it again")
-    return latents.astype(np.float32), properties
-
-
-def read_statistics(path: str | Path) -> Statistics:
-    """The statistics in a ``latent_stats.json``. Raises EarvaeError: none, or changed since."""
-    values = json_files.read(path)
-    try:
-        mean, squares = np.array(values["mean"], float), np.array(values["squares"], float)
-        moments = Moments(int(values["count"]), mean, squares)
-        found = Statistics(values["model"], values["latents"], 0, moments)
-        if mean.ndim != 1 or mean.shape != squares.shape or found.digest != values["digest"]:
-            raise ValueError("numbers of something else")
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
-        raise RunnerError(f"{path}: not statistics that `earvae stats` wrote") from None
-    return found
-
-
-def denormalised(
-    latents: np.ndarray, statistics: str | Path, digest: str | None = None
-) -> np.ndarray:
-    """Latents ``[latent, frames]`` of mean 0 and deviation 1 put back by a ``latent_stats.json``.
-
-    Raises EarvaeError for another file, another number of channels, or, with a ``digest``, other
-    statistics than those that normalised.
-    """
-    found = read_statistics(statistics)
-    if len(found.mean) != len(latents):
-        raise RunnerError(f"{statistics}: is not of {len(latents)} channels")
-    if digest not in (None, found.digest):
-        raise RunnerError(
-            f"{statistics}: are statistics {found.digest}, the latents were normalised by "
-            f"{digest}; name the right ones with --denormalise"
-        )
-    return found.denormalise(latents)
-
-
 # --------------------------------------------------------------------------- command line
 
 
@@ -413,6 +316,8 @@ def _encode(model: Runner, audio: AudioSource, chunk_frames: int) -> tuple[np.nd
     """The posterior's mean ``[1, latent, frames]`` of a sound file, and its samples."""
     blocks = to_mono(audio.blocks()) if model.audio_channels == 1 else to_stereo(audio.blocks())
     mean, _, samples = model.encode_stream((b[np.newaxis] for b in blocks), chunk_frames)
+    if not np.isfinite(mean).all():
+        raise RunnerError(f"{audio.path}: {NOT_FINITE}")
     return mean, samples
 
 
@@ -438,25 +343,21 @@ def encode_file(
     model: Runner, source: str, target: str, chunk_frames: int, downmix: bool = False
 ) -> str:
     """The posterior mean of ``source`` into ``target``; a line about it."""
-    if Path(target).suffix != LATENT_SUFFIX:
-        raise RunnerError(f"{target}: name a file in {LATENT_SUFFIX}")
+    if Path(target).suffix != latent_file.SUFFIX:
+        raise RunnerError(f"{target}: name a file in {latent_file.SUFFIX}")
     audio = _opened(model, source, target, downmix)
     mean, samples = _encode(model, audio, chunk_frames)
-    if not np.isfinite(mean).all():
-        raise RunnerError(f"{source}: its latents are not finite; check its level and the model")
-    properties = {
-        "format": LATENT_FORMAT,
-        "format_version": LATENT_FORMAT_VERSION,
-        "sample_rate": model.sample_rate,
-        "samples": samples,
-        "original_rate": model.sample_rate,
-        "original_samples": samples,
-        "channels": audio.channels,
-        "hop_length": model.hop_length,
-        "model": model.model,
-        "latents": "mean",
-    }
-    write_latents(target, mean[0], properties)
+    metadata = Metadata(
+        sample_rate=model.sample_rate,
+        original_rate=model.sample_rate,
+        channels=audio.channels,
+        hop_length=model.hop_length,
+        model=model.model,
+        latents="mean",
+        samples=samples,
+        original_samples=samples,
+    )
+    latent_file.write(target, Latents(metadata, mean[0]))
     return f"{target}: {mean.shape[2]} frames, {samples / model.sample_rate:.2f} s"
 
 
@@ -468,55 +369,39 @@ def decode_file(
     chunk_frames: int,
     stereo: bool = False,
     force: bool = False,
-    statistics: Path | None = None,
+    statistics: Statistics | None = None,
 ) -> str:
     """The latents of ``source`` into audio at the model's rate; a line about it.
 
     Normalised latents are put back by ``statistics``, or by those found beside the file.
     """
     _apart(source, target)
-    latents, properties = read_latents(source)
-    made_by = properties.get("model")
-    if made_by != model.model and not force:
+    latents = latent_file.read(source)
+    told, found = latents.metadata, len(latents.values)
+    if told.model != model.model and not force:
         raise RunnerError(
-            f"{source}: was encoded by model {made_by}, this is model {model.model}; "
+            f"{source}: was encoded by model {told.model}, this is model {model.model}; "
             "decode anyway with --force"
         )
-    told = {name: count(properties, name, source) for name in COUNTS}
-    samples, rate, channels = told["samples"], told["original_rate"], told["channels"]
-    if (told["sample_rate"], told["hop_length"]) != (model.sample_rate, model.hop_length):
+    own = (model.latent_channels, model.hop_length, model.sample_rate)
+    if (found, told.hop_length, told.sample_rate) != own:
         raise RunnerError(
-            f"{source}: holds {told['sample_rate']} Hz and {told['hop_length']} samples a frame, "
-            f"the model has {model.sample_rate} and {model.hop_length}"
+            f"{source}: holds {found} latents per {told.hop_length} samples at "
+            f"{told.sample_rate} Hz; the model has {own[0]} per {own[1]} at {own[2]} Hz"
         )
-    # Rates and lengths say the same, but for a sample that was rounded at either rate.
-    apart = samples * rate - told["original_samples"] * model.sample_rate
-    if channels > 2 or rate not in RATES or abs(apart) > rate + model.sample_rate:
-        raise RunnerError(f"{source}: its metadata make no sense; encode it again")
-    needed = model.frames_for(samples)
-    if "segment" in properties and latents.shape[1] == needed - 1:
-        latents = np.concatenate([latents, latents[:, -1:]], axis=1)  # as `earvae decode` does
-    padded = "frames" in properties  # an entry of a library, which may be longer than its audio
-    most = count(properties, "frames", source) if padded else needed + 1
-    if len(latents) != model.latent_channels or not needed <= latents.shape[1] <= most:
+    values = denormalised(Path(source), latents, statistics, force)
+    needed = model.frames_for(told.samples)
+    if told.segment is not None and values.shape[1] == needed - 1:
+        values = np.concatenate([values, values[:, -1:]], axis=1)  # as `earvae decode` does
+    if values.shape[1] < needed:
         raise RunnerError(
-            f"{source}: holds {len(latents)} channels and {latents.shape[1]} frames; {samples} "
-            f"samples of this model are {model.latent_channels} and {needed}; encode it again"
+            f"{source}: holds {values.shape[1]} frames, {told.samples} samples need {needed}; "
+            "encode it again"
         )
-    digest = properties.get("normalised")
-    if digest is not None and statistics is None:
-        statistics = beside(Path(source))
-        if statistics is None:
-            raise RunnerError(
-                f"{source}: is normalised, and there is no {STATISTICS_NAME} beside it; name that "
-                "with --denormalise"
-            )
-    if statistics is not None:
-        latents = denormalised(latents, statistics, None if force else digest)
-    channels = 2 if stereo else channels
-    line = _decode_into(target, model, latents[None], samples, chunk_frames, channels, output)
-    if rate != model.sample_rate:
-        line += f" (at the model's {model.sample_rate} Hz; the original had {rate})"
+    channels = 2 if stereo else told.channels
+    line = _decode_into(target, model, values[None], told.samples, chunk_frames, channels, output)
+    if told.original_rate != model.sample_rate:
+        line += f" (at the model's {model.sample_rate} Hz; the original had {told.original_rate})"
     return line
 
 
@@ -570,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs.add_parser("info", help="what the model is", parents=[shared])
     given = parser.parse_args(arguments)
     try:
-        print(_done(given))
+        print(*map(visible, _done(given)), sep="\n")
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
@@ -583,20 +468,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _done(given: argparse.Namespace) -> str:
-    """What a command line asks for, and a line about it."""
+def _done(given: argparse.Namespace) -> list[str]:
+    """What a command line asks for, and lines about it."""
     model = Runner(given.model, given.threads, given.provider or ["CPUExecutionProvider"])
     if given.verb == "info":
-        return "\n".join(f"{name}: {value}" for name, value in sorted(model.metadata.items()))
+        return [f"{name}: {value}" for name, value in sorted(model.metadata.items())]
     source, target = given.source, given.target
     chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
     if given.verb == "encode":
-        return encode_file(model, source, target, chunk, given.downmix)
+        return [encode_file(model, source, target, chunk, given.downmix)]
     output = output_format(Path(target).suffix, given.subtype, given.clip)
     if given.verb == "reconstruct":
-        return reconstruct_file(model, source, target, output, chunk, given.stereo, given.downmix)
-    options = given.stereo, given.force, given.denormalise
-    return decode_file(model, source, target, output, chunk, *options)
+        options = given.stereo, given.downmix
+        return [reconstruct_file(model, source, target, output, chunk, *options)]
+    statistics = None if given.denormalise is None else read_statistics(given.denormalise)
+    options = given.stereo, given.force, statistics
+    return [decode_file(model, source, target, output, chunk, *options)]
 
 
 def _at_least(least: float) -> Callable[[str], float]:
@@ -612,5 +499,8 @@ def _at_least(least: float) -> Callable[[str], float]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # names that a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     heed()
     sys.exit(main())

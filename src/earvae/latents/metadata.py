@@ -14,6 +14,7 @@ from earvae.errors import EarvaeError
 
 FORMAT = "earvae-latents"
 VERSION = "1"
+NOT_FINITE = "its latents are not finite; check its level and the model's weights"
 MOST_SAMPLES = 1 << 40  # months of any rate
 
 

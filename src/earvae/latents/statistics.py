@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field, FiniteFloat
 
 from earvae import json_files
 from earvae.latents import file
@@ -153,46 +152,31 @@ class Statistics:
         return json.dumps(values, indent=1) + "\n"
 
 
-class _File(BaseModel):
-    """What is read of ``latent_stats.json``."""
-
-    format: Literal["earvae-latent-stats"]
-    format_version: Literal[1]
-    model: str
-    latents: Literal["mean", "sample"]
-    digest: str
-    entries: Annotated[int, Field(ge=1)]
-    count: Annotated[int, Field(ge=1)]
-    mean: Annotated[list[FiniteFloat], Field(min_length=1)]
-    squares: list[Annotated[FiniteFloat, Field(ge=0)]]
-    posterior_std: list[Annotated[FiniteFloat, Field(ge=0)]] | None = None
-
-
 def read(path: Path) -> Statistics:
     """Statistics from their file, or from the folder that holds it. Raises LatentsError."""
     if path.is_dir():
         path = path / NAME
     try:
-        values = json_files.typed(_File, json_files.read(path), str(path))
+        values: Any = json_files.read(path)
+        if (values["format"], values["format_version"]) != (FORMAT, VERSION):
+            raise ValueError("another format")
+        mean, squares = np.array(values["mean"], float), np.array(values["squares"], float)
+        variance = np.square(np.array(values.get("posterior_std", 0 * mean), float))
+        moments = Moments(int(values["count"]), mean, squares)
+        found = Statistics(values["model"], values["latents"], int(values["entries"]), moments)
+        if not mean.size or mean.ndim != 1 or not mean.shape == squares.shape == variance.shape:
+            raise ValueError("numbers of other shapes")
+        if squares.min() < 0 or not np.isfinite(variance).all() or moments.count < 1:
+            raise ValueError("numbers that make no sense")
+        if found.latents not in ("mean", "sample") or found.digest != values["digest"]:
+            raise ValueError("its numbers are not those that were measured")
     except json_files.JsonError as error:
         raise LatentsError(f"{error}; measure again with `earvae stats`") from None
-    spread = values.posterior_std
-    found = Statistics(
-        values.model,
-        values.latents,
-        values.entries,
-        Moments(values.count, np.array(values.mean), np.array(values.squares)),
-        None if spread is None else np.square(spread),
-    )
-    channels = len(values.mean)
-    if {len(values.squares), len(spread or values.mean)} != {channels} or (
-        found.digest != values.digest
-    ):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise LatentsError(
-            f"{path}: its numbers are not those that were measured; measure again with "
-            "`earvae stats`"
-        )
-    return found
+            f"{path}: is not statistics that `earvae stats` wrote ({error}); measure again"
+        ) from None
+    return replace(found, mean_variance=variance if "posterior_std" in values else None)
 
 
 def measure(

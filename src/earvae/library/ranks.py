@@ -96,6 +96,8 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
 
 
 def _checked(rank: int, world: int, origin: str) -> Rank:
+    if world < 1:
+        raise LibraryError(f"{world} ranks ({origin}): there is at least one")
     if not 0 <= rank < world:
         raise LibraryError(f"rank {rank} of {world} ({origin}): ranks count from 0 to {world - 1}")
     return Rank(rank, world, origin)

@@ -395,7 +395,7 @@ class Store:
                 record = self._load(library.block(number)) or {"items": []}
                 for item in record["items"]:
                     counts["files"] += 1
-                    if "error" in item:
+                    if item.get("error"):
                         counts["failed"] += 1
                         failure = {"source": item["source"], "error": item["error"]}
                         failed.write(json.dumps(failure) + "\n")

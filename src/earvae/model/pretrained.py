@@ -18,6 +18,7 @@ from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
 from earvae.model.weight_files import is_plain, same, some
+from earvae.regular import ReadError, check_regular
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be off
@@ -39,6 +40,8 @@ def load(
     """
     try:
         path = _place(source, revision, token)
+        if not path.is_dir():
+            check_regular(path)
         found, state = _read(path, config and Path(config), sample_rate)
         if sample_rate not in (None, found.sample_rate):
             raise WeightsError(
@@ -51,7 +54,7 @@ def load(
                 f"weights hold {held}; they do not belong together"
             )
         return found, state
-    except ConfigError as error:
+    except (ConfigError, ReadError) as error:
         raise WeightsError("; ".join(str(error).splitlines())) from None
     except OSError as error:
         raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None

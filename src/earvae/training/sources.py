@@ -15,13 +15,9 @@ from earvae import tracks
 from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
 from earvae.errors import EarvaeError, about, visible
-from earvae.training.tar_read import Recording, is_remote, read_index
+from earvae.training.tar_read import MOST_SAMPLES_PER_BYTE, Recording, is_remote, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
-
-# Even at 6 kb/s a compressed file has 64 samples for each byte; a header that tells many more is
-# not believed.
-MOST_SAMPLES_PER_BYTE = 1000
 
 # Codings whose count is the truth and that can be sought; files of others are read to their end.
 COUNTABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC", "VORBIS", "OPUS", "MPEG")

@@ -117,6 +117,9 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
         found.append(_part(file, first, end, told, count))
     if end > last:
         raise ContainerError("cut off: it ends inside a frame")
+    if len(found) == 1 and not found[0].head and end == last:
+        if bytes_at(file, 0, 3) == b"ID3" and past_tags(file, 0, stop) == at:
+            return [Part(0, stop)], stop  # tags are no trouble, and whole files are read sooner
     return found, stop
 
 

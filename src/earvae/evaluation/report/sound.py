@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from earvae.evaluation.metrics.loudness import Loudness
+from earvae.signals import held
 
 TARGET_LUFS = -14.0
 CEILING_DB = -1.0  # true peak of what is played
@@ -72,7 +73,7 @@ def flac(audio: np.ndarray, rate: int, gain_db: float) -> bytes:
     file = io.BytesIO()
     noise = np.random.default_rng(0)
     scale = np.float32(10 ** (gain_db / 20) * 32768)
-    with soundfile.SoundFile(file, "w", rate, 2, "PCM_16", format="FLAC") as output:
+    with held(), soundfile.SoundFile(file, "w", rate, 2, "PCM_16", format="FLAC") as output:
         for first in range(0, len(audio), BLOCK):
             output.write(_dithered(audio[first : first + BLOCK] * scale, noise))
     return file.getvalue()
