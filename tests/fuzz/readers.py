@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from hypothesis.strategies import SearchStrategy
 from earvae import recipes, tracks
 from earvae.audio import AudioFileError, AudioSource
 from earvae.config import DataConfig, TrainConfig, read
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, visible
 from earvae.evaluation import figures, tables
 from earvae.evaluation.results import FORMAT, Results
 from earvae.latents import file as latents_file
@@ -93,10 +94,12 @@ def attempt(reader: Reader, files: Files, folder: Path) -> bool:
             warnings.simplefilter("ignore")
             reader.read(path)
     except EarvaeError as error:
-        text = str(error)
+        text = visible(str(error))  # as the command line prints it
         if path.name not in text and folder.name not in text:
             raise Fault(f"does not name {path.name}: {text[:300]}") from error
-        if not all(character.isprintable() or character == "\n" for character in text):
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs") for character in text.replace("\n", "")
+        ):
             raise Fault(f"holds control characters: {text[:300]!r}") from error
         return False
     finally:
