@@ -66,7 +66,7 @@ def test_a_metric_a_loss_term_and_a_weight_format_are_added_as_the_page_says(tmp
         copy.add_import(path, line)
         copy.change(path, add, rf"\1{entry}\2")
         if weight := blocks.pop("src/earvae/config.py", None):
-            copy.change("src/earvae/config.py", r"(    kl: float = )", rf"{weight[0]}\1")
+            copy.change("src/earvae/config.py", r"(    kl: Factor = )", rf"{weight[0]}\1")
         for new, (text,) in blocks.items():
             copy.write(new, text)
     blocks = steps("A weight format")

@@ -199,19 +199,23 @@ def in_child(
     whole group of the child, once each: a terminal would reach its first process only by luck.
     """
     stopped = []
+    child = None
+
+    def pass_on(number: int, _frame: object) -> None:
+        stopped.append(number)
+        if child and child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+
     with output.open("ab") as file:
-        child = subprocess.Popen(
-            words, stdout=file, stderr=file, env=environment, start_new_session=True
-        )
-
-        def pass_on(number: int, _frame: object) -> None:
-            stopped.append(number)
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGTERM)
-
+        # Before the child is there, or a signal in its first moments would leave it alone.
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         handlers = {number: signal.signal(number, pass_on) for number in signals}
         try:
+            child = subprocess.Popen(
+                words, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+            if stopped:  # while it was being started
+                os.killpg(child.pid, signal.SIGTERM)
             while True:
                 try:
                     return child.wait(timeout=1), bool(stopped)

@@ -20,7 +20,7 @@ from tests.training.recipes import start
 CPU = torch.device("cpu")
 EVERYTHING = {
     "gain_db": (-12, 6), "swap_channels": 0.5, "flip_polarity": 0.5, "mono": 0.3,
-    "bass_db": (-3, 9), "limit": 0.4,
+    "bass_db": (-3, 9), "equaliser_db": 3, "width_db": (-6, 3), "limit": 0.4,
 }  # fmt: skip
 
 

@@ -170,7 +170,8 @@ def test_a_failure_of_one_rank_ends_all_with_a_line(staged, tmp_path):
     output, _ = process.communicate(timeout=20)  # both ranks hold this pipe
     assert time.monotonic() - began < 10
     assert process.returncode == 1
-    assert "error: rank 1: stage warm-up, after step 1: KeyError: 'on purpose'" in output
+    failure = "rank 1: stage warm-up, after step 1: KeyError: 'on purpose'"
+    assert f"error: {tmp_path / 'run'}: {failure}" in output
     assert "Traceback" not in output
     assert state_of(tmp_path / "run")["step"] == 1
 
