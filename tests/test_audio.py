@@ -426,3 +426,12 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").touch()
     write(tmp_path / "o.wav", noise(2, 10))
     assert (tmp_path / "o.wav").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("value, what", [(np.nan, "NaN"), (np.inf, "NaN"), (5e9, "beyond")])
+def test_what_no_sound_has_is_found_at_its_place(value, what):
+    block = np.full((10, 2), 4e9, np.float32)
+    assert audio.no_sound_in(block) is None
+    block[7, 1] = value
+    found, place = audio.no_sound_in(block)
+    assert what in found and place == 7

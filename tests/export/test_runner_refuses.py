@@ -158,7 +158,9 @@ def test_statistics_that_are_none_are_one_line(runner, good, tmp_path, text):
 def test_an_output_that_is_a_folder_is_refused(runner, music, tmp_path):
     (tmp_path / "out.wav").mkdir()
     before = found(tmp_path)
-    check(*runner("reconstruct", music, tmp_path / "out.wav"), "no file can take its place", tmp_path)
+    check(
+        *runner("reconstruct", music, tmp_path / "out.wav"), "no file can take its place", tmp_path
+    )
     assert found(tmp_path) == before
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BLOCK_SAMPLES = 65_536  # per channel and block; half a megabyte of stereo
 RATES = range(1_000, 1_000_001)  # Hz; a header that says otherwise is damaged
 FAINTEST = 2.0**-100  # of full scale, -600 dB; what is fainter is 0, for denormal numbers are slow
+LOUDEST = 2.0**32  # of full scale; integers of 32 bits taken for floats are below it
 REMEDY = "get an intact copy, or salvage it with `ffmpeg -i IN OUT.wav`"
 CHANGED = "changed while it was read; run it again"
 
@@ -235,11 +236,11 @@ class AudioSource:
                 raise AudioFileError(f"{self.path}: cannot be read: {file.error.strerror}")
             if not len(block):
                 break
-            if not np.isfinite(block).all():
-                bad = before + done + int(np.argmin(np.isfinite(block).all(axis=1)))
+            if (found := no_sound_in(block)) is not None:
+                what, place = found
+                first = (before + done + place) / self.rate  # s
                 raise AudioFileError(
-                    f"{self.path}: holds NaN or infinity (first at {bad / self.rate:.3f} s); "
-                    "repair or export it again"
+                    f"{self.path}: holds {what} (first at {first:.3f} s); repair or export it again"
                 )
             done += len(block)
             yield _audible(block)
@@ -272,6 +273,18 @@ def read_stretch(
     if not pieces:
         raise ValueError("ends before the place that is wanted")
     return _audible(pieces[0] if len(pieces) == 1 else np.concatenate(pieces)), rate
+
+
+def no_sound_in(block: np.ndarray) -> tuple[str, int] | None:
+    """What no sound has in samples ``[n, channels]``, and the first that has it; None if all may be
+    sound. Values beyond LOUDEST would overflow in a filter."""
+    usable = (np.abs(block) <= LOUDEST).all(axis=1)
+    if usable.all():
+        return None
+    finite = np.isfinite(block).all(axis=1)
+    if finite.all():
+        return "values beyond 4e9 times full scale", int(np.argmin(usable))
+    return "NaN or infinity", int(np.argmin(finite))
 
 
 def _audible(block: np.ndarray) -> np.ndarray:

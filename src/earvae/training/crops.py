@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from earvae.audio import AudioFileError
+from earvae.audio import AudioFileError, no_sound_in
 from earvae.config import ConfigError, DataConfig, SourceConfig
 from earvae.training.augment import Changes, draw_changes, make_changes
 from earvae.training.filters import DROP_REASONS, MOST_OF_THE_RATE, refused
@@ -197,15 +197,15 @@ def read_samples(track: Recording, start: int, stop: int) -> np.ndarray:
     """Samples ``start`` to ``stop`` of a recording as they are, float32 ``[samples, channels]``.
 
     Raises one of ``BROKEN`` on damage, and on audio that is of another rate than listed, shorter,
-    or not finite.
+    or what no sound has.
     """
     audio, rate = track.read(start, stop)
     if rate != track.rate or audio.shape[1] > 2:
         raise ValueError("another rate or other channels than listed")
     if len(audio) < stop - start:
         raise ValueError(f"ends after {start + len(audio)} of {track.frames} samples")
-    if not np.isfinite(audio).all():
-        raise ValueError("holds non-finite samples")
+    if (found := no_sound_in(audio)) is not None:
+        raise ValueError(f"holds {found[0]}")
     return audio
 
 
