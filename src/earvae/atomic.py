@@ -50,7 +50,11 @@ def file(path: str | Path, within: Path | None = None) -> Iterator[Path]:
         with _partial(within or path.parent) as temporary:
             yield temporary
             _refuse_devices(path)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:  # another process tidied up an empty folder
+                make_folder(path.parent)
+                os.replace(temporary, path)
 
 
 def write(path: str | Path, data: bytes | str, within: Path | None = None) -> None:

@@ -91,3 +91,21 @@ def test_a_signal_while_libsndfile_calls_back_is_not_lost(tmp_path, monkeypatch)
         reading.Stream(file, Part(0, file.seek(0, 2) - 128))
     assert calls
     file.close()
+
+
+def test_ctrl_c_during_the_first_imports_shows_no_traceback():
+    child = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            "import sys, time\nfrom earvae.cli.start import main\n"
+            "class Slow:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'earvae.cli.main':\n"
+            "            print(flush=True)\n            time.sleep(60)\n"
+            "sys.meta_path.insert(0, Slow())\nmain()",
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=10) == ("", "") and child.returncode == -signal.SIGINT

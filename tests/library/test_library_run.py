@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from earvae import codec, tracks
+from earvae import codec, tar, tracks
 from earvae.audio import read_audio
 from earvae.errors import WriteError
 from earvae.files import encode_file
@@ -521,3 +521,26 @@ def test_a_shard_that_somebody_puts_beside_ours_stays(tmp_path, music, encode):
     (tmp_path / "shard-000070.tar").write_text("somebody's")
     encode(music, tmp_path, shard_items=7, replace=True)
     assert (tmp_path / "shard-000070.tar").read_text() == "somebody's"
+
+
+def test_a_shard_that_another_process_finishes_meanwhile_is_done(
+    tmp_path, music, encode, monkeypatch
+):
+    """It puts its shard and record in place, and takes away the parts that both had made."""
+    encode(music, tmp_path / "other", shard_items=20)
+    append, out = tar.append, tmp_path / "out"
+
+    def late(*arguments):
+        if (parts := out / ".earvae/parts").is_dir():
+            for name in ("shard-000000.tar", ".earvae/blocks/000000.json"):
+                (out / name).parent.mkdir(exist_ok=True)
+                shutil.copy(tmp_path / "other" / name, out / name)
+            shutil.rmtree(parts)
+        return append(*arguments)
+
+    monkeypatch.setattr(tar, "append", late)
+    encode(music, out, shard_items=20)
+    ours, theirs = (
+        (folder / "shard-000000.tar").read_bytes() for folder in (out, tmp_path / "other")
+    )
+    assert ours == theirs and not (out / ".earvae/parts/000000").exists()

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from earvae import json_files, tar
 from earvae.atomic import Staging, writing
 from earvae.audio import AudioFileError, sha256_of
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, WriteError
 from earvae.latents import file
 from earvae.latents.file import Latents, LatentsError, Metadata, sidecar
 from earvae.latents.statistics import NAME as STATISTICS_NAME
@@ -337,7 +337,12 @@ class Store:
         """Pack the block's shard, if it is to have one, and record the block."""
         size = 0
         if self.sharded:
-            records, size = self._pack(block, records)
+            try:
+                records, size = self._pack(block, records)
+            except WriteError:
+                if self._is_finished(block):  # by another process, which took the parts away
+                    return
+                raise
         text = json.dumps(
             {
                 "digest": block.digest(self.settings.digest),
@@ -353,6 +358,10 @@ class Store:
         self.staging.write(self._block(block.number), text)
         if self.sharded:
             shutil.rmtree(self._parts(block), ignore_errors=True)
+
+    def _is_finished(self, block: Block) -> bool:
+        recorded, shard = self._read(block)
+        return recorded is not None and self._holds(self._shard(block), shard, recorded)
 
     def _pack(self, block: Block, records: Sequence[Record]) -> tuple[list[Record], int]:
         """Join parts to a tar file; the records with places in it, and its bytes (0: no file)."""
