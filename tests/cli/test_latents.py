@@ -456,6 +456,7 @@ def test_help_survives_a_terminal_without_greek_letters(monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), "cp1252")
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "argv", ["earvae", "--help"])
+    monkeypatch.setattr("earvae.cli.main.heed", lambda: None)  # for as long as this process lives
     with pytest.raises(SystemExit) as left:
         main()
     screen.flush()
