@@ -95,8 +95,7 @@ def test_bf16_keeps_the_direction_of_the_gradient(cuda, model):
             fake, _ = vae(audio)
         objective(fake, audio).total.backward()
         found.append(torch.cat([p.grad.flatten() for p in vae.parameters() if p.grad is not None]))
-    # The paper's has 0.92 on a card, and 0.96 to 0.98 on a CPU, by seed.
-    assert cosine(*found) > 0.9
+    assert cosine(*found) > 0.95
 
 
 def steps_of(cuda, tmp_path, precision: str, **changes):
