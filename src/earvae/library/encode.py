@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae import json_files
+from earvae import codec, json_files
 from earvae.atomic import Staging
 from earvae.errors import EarvaeError, UnwritableName, WriteError, about
 from earvae.latents.file import LatentsError
@@ -232,23 +232,11 @@ class _Run:
 
     def _encode_batch(self, audio: np.ndarray, batch: Batch) -> list[Tensor]:
         """Posterior parameters ``[1, 2·latent, frames]`` of each file of a batch."""
-        hop, context = self.vae.hop_length, self.geometry.context
-        whole = self._encode(audio)
-        tails: dict[int, Tensor] = {}  # posterior parameters of the last `context` frames
-        if context and batch.short:
-            ends = {}
-            for place in batch.short:
-                end = batch.lengths[place] * hop
-                ends[place] = audio[place, :, end - 2 * context * hop : end]
-            encoded = self._encode(np.stack(list(ends.values())))
-            tails = dict(zip(ends, encoded[..., context:], strict=True))
-        parameters = []
-        for place, frames in enumerate(batch.lengths):
-            own = whole[place : place + 1, :, :frames].clone()
-            if place in tails:
-                own[..., frames - context :] = tails[place]
-            parameters.append(own)
-        return parameters
+        whole = codec.as_alone(
+            lambda some, _: self._encode(some.numpy()),
+            torch.from_numpy(audio), batch.lengths, self.geometry.context, self.vae.hop_length, 1,
+        )  # fmt: skip
+        return [whole[n : n + 1, :, :frames].clone() for n, frames in enumerate(batch.lengths)]
 
     def _solo(
         self, work: _Work, place: int, loaded: Iterable[LoadedWindows | Facts | Failure]
@@ -272,7 +260,7 @@ class _Run:
     def _encode(self, audio: np.ndarray) -> Tensor:
         """The encoder on ``[n, 2, samples]``: ``[n, 2·latent, frames]`` on the CPU, float32."""
         started = time.perf_counter()
-        with torch.inference_mode():
+        with torch.no_grad():
             parameters = self.vae.encoder(torch.from_numpy(audio).to(self.device)).float().cpu()
         self.summary.compute_seconds += time.perf_counter() - started
         return parameters

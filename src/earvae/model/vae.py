@@ -103,9 +103,11 @@ class EarVAE(nn.Module):
     def identity(self) -> str:
         """Twelve hex digits of a SHA-256 over configuration and weights.
 
-        Latents only mean something to the model that made them; files carry this.
+        Latents only mean something to the model that made them; files carry this. The statistics
+        of latents in a configuration do not count.
         """
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        config = self.config.without_statistics()
+        digest = hashlib.sha256(config.model_dump_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

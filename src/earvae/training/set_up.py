@@ -149,11 +149,14 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
 
 
 def _pretrained(config: TrainConfig) -> EarVAE:
-    """The model in ``initial_weights``."""
+    """The model in ``initial_weights``, without the statistics of latents that training changes."""
     name = config.initial_weights
     if (Path(name) / CHECKPOINT).is_file():
-        return EarVAE.from_pretrained(str(Path(name) / EMA))
-    return EarVAE.from_pretrained(None if name == "shipped" else name)
+        vae = EarVAE.from_pretrained(str(Path(name) / EMA))
+    else:
+        vae = EarVAE.from_pretrained(None if name == "shipped" else name)
+    vae.config = vae.config.without_statistics()
+    return vae
 
 
 def _introduce(
