@@ -107,7 +107,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
         vae = _pretrained(config)
-        if config.model not in (None, vae.config):
+        if config.model is not None and config.model.without_statistics() != vae.config:
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
             )
