@@ -47,7 +47,7 @@ def test_the_statistics_are_in_the_model_that_is_loaded_next(made):
 
 
 def test_a_fine_tuned_model_does_not_inherit_them(made):
-    pytest.importorskip("lightning")
+    pytest.importorskip("lightning_fabric")
     from earvae.training.set_up import initial_model
 
     model, latents = made
