@@ -117,8 +117,8 @@ def evaluate(
             )
         failures += more
         tables.write_all(results, output)
-        title = f"mean over {len(results.tracks)} tracks"
-        batch.print_rows(*tables.compact_table(results), title)
+        over = f"mean over {len(results.tracks)} tracks"
+        batch.print_rows(*tables.compact_table(results), over)
         page = _page(output, title, notes, sound) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
