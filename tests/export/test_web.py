@@ -260,11 +260,11 @@ def test_a_song_gives_the_runners_samples_and_latents(visit, made, tmp_path):
         p.read_bytes()[8:900].partition(b"latents")[0] for p in (path, tmp_path / "own.safetensors")
     ]
     assert header[0] == header[1]
+    play_and_switch(visit)
 
 
-def test_both_versions_play_and_switch_at_the_same_place(visit, tmp_path):
-    song(tmp_path / "song.wav", seconds=3)
-    send(visit, tmp_path / "song.wav")
+def play_and_switch(visit) -> None:
+    """Both versions sound, and change at the same place."""
     visit.keyboard.press(" ")
     visit.locator("#play", has_text="Pause").wait_for()
     positions = "[earvae.page.player.position(), earvae.page.player.heard]"
@@ -272,7 +272,7 @@ def test_both_versions_play_and_switch_at_the_same_place(visit, tmp_path):
     visit.keyboard.press("r")
     visit.locator("[data-version='0'][aria-pressed=true]").wait_for()
     before, heard = visit.evaluate(positions)
-    assert heard == 0 and 0 <= before < 3
+    assert heard == 0 and 0 <= before < 6
     visit.keyboard.press(" ")
     visit.locator("[data-signal=side]").click()
     assert visit.locator("#result-side").is_visible() and visit.locator("#result-mid").is_hidden()
@@ -288,11 +288,12 @@ def test_mono_at_another_rate_stays_mono_and_says_so(visit, tmp_path):
     assert (told.channels, told.original_rate, told.original_samples) == (1, 48_000, len(audio))
 
 
-def test_what_cannot_be_used_is_one_line_and_the_next_song_works(visit, tmp_path):
+def test_what_cannot_be_used_is_one_line_and_the_page_fits_a_phone(visit, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     soundfile.write(tmp_path / "surround.wav", np.zeros((1000, 6)), 44_100)
-    song(tmp_path / "whole.wav", seconds=1)
-    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[:-1000])
+    whole = tmp_path / ("long_name_" * 12 + ".wav")
+    song(whole, seconds=1)
+    (tmp_path / "cut.wav").write_bytes(whole.read_bytes()[:-1000])
     for name, line in (
         ("text.wav", "text.wav: This browser cannot decode it; try WAV, FLAC or MP3"),
         ("surround.wav", "surround.wav: It has 6 channels; fold it down to stereo first"),
@@ -301,8 +302,9 @@ def test_what_cannot_be_used_is_one_line_and_the_next_song_works(visit, tmp_path
         visit.locator("#file").set_input_files(tmp_path / name)
         visit.locator("#failure", has_text=line).wait_for()
         assert visit.locator("#progress").is_hidden()
-    send(visit, tmp_path / "whole.wav")
+    send(visit, whole)
     assert visit.locator("#failure").is_hidden()
+    assert visit.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_a_song_that_is_cancelled_leaves_room_for_the_next(visit, tmp_path):
@@ -314,12 +316,6 @@ def test_a_song_that_is_cancelled_leaves_room_for_the_next(visit, tmp_path):
     send(visit, tmp_path / "second.wav")
     assert visit.locator("#title").inner_text() == "second.wav"
     assert visit.evaluate("earvae.page.song.result[0].length") == 44_100
-
-
-def test_the_page_fits_a_phone(visit, tmp_path):
-    song(tmp_path / ("long_name_" * 12 + ".wav"), seconds=1)
-    send(visit, next(tmp_path.glob("long*")))
-    assert visit.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_from_disk_it_says_that_it_needs_a_server(chromium, made):
@@ -358,9 +354,8 @@ def test_resampling_is_soxrs_as_far_as_it_passes(visit):
         ))  # fmt: skip
         expected = soxr.resample(audio, source, target, quality="VHQ")
         assert len(found) == -(-len(audio) * target // source)
-        low = np.fft.rfftfreq(8000, 1 / target) < 0.9 * min(source, target) / 2
-        window = np.hanning(8000) if target >= 44_100 and source <= target else np.hanning(4000)
-        size = len(window)
+        size = 8000 if source <= target else 4000
+        window = np.hanning(size)
         low = np.fft.rfftfreq(size, 1 / target) < 0.9 * min(source, target) / 2
         one, other = (np.fft.rfft(x[50 : 50 + size] * window)[low] for x in (found, expected))
         assert np.abs(one - other).max() < 1e-3 * np.abs(other).max()
@@ -405,16 +400,17 @@ def test_spectrograms_are_the_reports(visit):
     pytest.importorskip("jinja2", reason="the report needs the extra eval")
     from earvae.evaluation.report import spectrograms
 
-    audio = soundfile.read(CLIPS / "automat.flac", dtype="float32", stop=50_000)[0]
+    audio = soundfile.read(CLIPS / "automat.flac", dtype="float32", stop=20_000)[0]
     found = visit.evaluate(
         """async (channels) => {
           const { spectrograms } = await import('./pictures.js');
           const levels = await spectrograms(channels, 44100, async () => {});
-          return { mid: [...levels.mid], side: [...levels.side] };
+          const some = (values) => [...values.filter((_, place) => place % 9 === 0)];
+          return { mid: some(levels.mid), side: some(levels.side) };
         }""",
         audio.T.tolist(),
     )
     for name, signal in spectrograms.mid_side(audio).items():
-        expected = spectrograms.spectrogram(signal, 44_100)
-        difference = np.abs(np.reshape(found[name], expected.shape) - expected)
+        expected = spectrograms.spectrogram(signal, 44_100).ravel()[::9]
+        difference = np.abs(found[name] - expected)
         assert np.percentile(difference, 99) < 0.1  # float32 there, near silence
