@@ -10,7 +10,7 @@ import pytest
 from earvae.export import standalone
 from earvae.export.standalone import standalone as text_of
 
-ALLOWED = {"numpy", "onnxruntime", "soundfile"}
+ALLOWED = {"numpy", "onnxruntime", "soundfile", "av"}  # av where there is media to be read
 
 
 def imported(text: str) -> set[str]:
