@@ -17,7 +17,7 @@ from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
-from earvae.cli.library import library
+from earvae.cli.library import library, with_address
 from earvae.cli.listeners import listeners
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
@@ -75,6 +75,8 @@ class Command(TyperCommand):
         for argument in takewhile(lambda argument: argument != "--", args):
             if (name := argument.partition("=")[0]) in renamed:
                 usage_error(f"{name} {renamed[name]}")
+        if self.name == "library":
+            args = with_address(args)
         return super().parse_args(ctx, args)
 
 
