@@ -18,6 +18,7 @@ from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
 from earvae.cli.library import library, with_address
+from earvae.cli.listeners import listeners
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.renamed import OPTIONS, register
@@ -80,7 +81,7 @@ class Command(TyperCommand):
 
 
 VERBS = (
-    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, pack,
+    reconstruct, encode, decode, library, stats, info, evaluate, listeners, thdn, train, pack,
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
