@@ -1,5 +1,6 @@
+# title: A collection on a Ray cluster
 # extras: ray
-# A collection on a Ray cluster. Without an address this machine is the cluster.
+# Without an address, and without a cluster that this machine is in, this machine is the cluster.
 earvae library music/ -o latents/
 earvae library music/ -o on_ray/ --ray local
 # The same bytes, but for the times in summary.json.
