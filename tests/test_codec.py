@@ -117,3 +117,39 @@ def test_bad_input_is_refused():
         codec.encode(vae, torch.zeros(1, 1, 100))
     with pytest.raises(ValueError, match="cannot hold"):
         codec.decode(vae, torch.zeros(1, 64, 3), 4 * 1024)
+
+
+def test_a_padded_batch_equals_the_single_signals(vae):
+    """Shorter than the context, twice that, and beyond; whatever lies in the padding."""
+    context, hop = max(vae.encoder.context_frames, vae.decoder.context_frames), vae.hop_length
+    lengths = [
+        1,
+        hop + 1,
+        context * hop,
+        2 * context * hop - 5,
+        2 * context * hop + 7,
+        5 * context * hop,
+    ]
+    audio = noise(len(lengths), max(lengths))
+    posterior = codec.encode(vae, audio, 37, torch.tensor(lengths))
+    decoded = codec.reconstruct(vae, audio, 37, lengths=lengths)
+    assert decoded.shape == audio.shape
+    for row, length in enumerate(lengths):
+        single = audio[row : row + 1, :, :length]
+        frames = codec.frames_for(vae, length)
+        alone = codec.encode(vae, single, 37).parameters
+        assert_same(posterior.parameters[row : row + 1, :, :frames], alone)
+        assert not posterior.parameters[row, :, frames:].any()
+        assert_same(decoded[row : row + 1, :, :length], codec.reconstruct(vae, single, 37))
+        assert not decoded[row, :, length:].any()
+
+
+@pytest.mark.parametrize("lengths", [[5], [5, 0], [5, 101], [5.0, 5], torch.tensor([5.0, 5.0])])
+def test_lengths_that_are_none_are_refused(lengths):
+    vae = MODELS["spectral"]
+    with pytest.raises(
+        ValueError, match="lengths must be 2 whole numbers of samples from 1 to 100"
+    ):
+        codec.encode(vae, torch.zeros(2, 2, 100), lengths=lengths)
+    with pytest.raises(ValueError, match="lengths must be 2 whole numbers of samples from 1 to 10"):
+        codec.decode(vae, torch.zeros(2, 64, 1), [length + 1024 for length in lengths])

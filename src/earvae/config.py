@@ -63,6 +63,8 @@ Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(m
 Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Expansion = Annotated[int, Field(ge=1, le=256)]
 Classes = Annotated[int, Field(ge=1, le=4_096)]
+LatentsMean = Annotated[tuple[float, ...], Field(max_length=65_536)]
+LatentsStd = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=65_536)]
 MOST_NUMBERS = 2**32  # of a model: 17 GB; the paper's has 2**27
 
 
@@ -81,7 +83,43 @@ class TransformerConfig(Config):
     head_channels: HeadChannels = Field(32, description="channels per attention head")
 
 
-class OobleckConfig(Config):
+class _ModelConfig(Config):
+    """What the architectures have in common: the statistics of their latents, once measured.
+
+    Diffusion code subtracts ``latents_mean`` and divides by ``latents_std``, as with diffusers'
+    models; ``earvae stats --write`` puts them there. They tell nothing of how the model computes,
+    and are no part of its identity.
+    """
+
+    latents_mean: LatentsMean | None = Field(None, description="by channel; earvae stats --write")
+    latents_std: LatentsStd | None = Field(None, description="by channel; earvae stats --write")
+
+    ADDED: ClassVar[dict[str, Any]] = {"latents_mean": None, "latents_std": None}
+    """Defaults of keys that came later, which are then not written: files and identities stay what
+    they were."""
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> _ModelConfig:
+        given = [values for values in (self.latents_mean, self.latents_std) if values is not None]
+        if given and [len(values) for values in given] != 2 * [self.latent_channels]:
+            raise ValueError(
+                f"latents_mean and latents_std must both be there, {self.latent_channels} numbers "
+                "each, or neither"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_added(self, write: Any) -> dict[str, Any]:
+        values = write(self)
+        added = {name: values.pop(name) for name in self.ADDED if name in values}
+        return values | {n: value for n, value in added.items() if value != self.ADDED[n]}
+
+    def without_statistics(self) -> _ModelConfig:
+        """The same architecture, of whose latents nothing is known."""
+        return self.model_copy(update={"latents_mean": None, "latents_std": None})
+
+
+class OobleckConfig(_ModelConfig):
     """The paper's convolutional architecture (147.83 M parameters with these defaults)."""
 
     architecture: Literal["oobleck"] = "oobleck"
@@ -105,6 +143,8 @@ class OobleckConfig(Config):
         "Stable Audio's layout",
     )
 
+    ADDED: ClassVar[dict[str, Any]] = _ModelConfig.ADDED | {"shared_snake": True, "std_floor": 0.0}
+
     @model_validator(mode="after")
     def _check(self) -> OobleckConfig:
         if len(self.multiples) != len(self.strides):
@@ -124,15 +164,6 @@ class OobleckConfig(Config):
         _refuse_giant(self.numbers)
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_the_papers_conventions(self, write: Any) -> dict[str, Any]:
-        """Leave out what came with a second family: files and identities stay what they were."""
-        values = write(self)
-        for name in ("shared_snake", "std_floor"):
-            if values.get(name) == OobleckConfig.model_fields[name].default:
-                del values[name]
-        return values
-
     @property
     def numbers(self) -> int:
         """About how many numbers a model saves: no fewer than it does, at most three times that."""
@@ -148,7 +179,7 @@ CLASS_LATENTS = 2
 """Latents of the spectral architecture that say which basis a frame uses: a point on a grid."""
 
 
-class SpectralConfig(Config):
+class SpectralConfig(_ModelConfig):
     """The shipped model's architecture: MDCT frames, a fixed linear code, ConvNeXt blocks.
 
     docs/spectral.md has the reasons.
@@ -208,7 +239,7 @@ class SpectralConfig(Config):
         return self.latent_channels - self.linear_channels - CLASS_LATENTS
 
 
-class CompactConfig(Config):
+class CompactConfig(_ModelConfig):
     """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
 
     15 M parameters with these defaults.

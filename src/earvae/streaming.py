@@ -84,7 +84,7 @@ class _Stream:
             raise ValueError(f"{self._name} must be finite, got NaN or infinity")
         self._batch = signal.shape[0]
         self._pushed += signal.shape[2]
-        return self._stream.push(signal.to(self._dtype))
+        return self._stream.push(signal)
 
     def _end(self) -> None:
         """No more is to come. Raises ValueError if nothing came, or at the second end."""
@@ -100,7 +100,9 @@ class _Stream:
     def _joined(self, pieces: list[Tensor], channels: int) -> Tensor:
         """``[batch, channels, n]``; without pieces n is 0."""
         if not pieces:
-            return torch.empty(self._batch, channels, 0, dtype=self._dtype)
+            return torch.empty(
+                self._batch, channels, 0, dtype=self._dtype, device=self._stream.home
+            )
         return torch.cat(pieces, dim=2)
 
 
@@ -128,8 +130,8 @@ class StreamingEncoder(_Stream):
         return self._pushed
 
     def push(self, audio: Tensor) -> Posterior:
-        """Posterior of the frames that the next audio makes certain, on the CPU; often of none
-        (``[batch, latent, 0]``).
+        """Posterior of the frames that the next audio makes certain, on the device of that; often
+        of none (``[batch, latent, 0]``).
 
         Audio is ``[batch, 2, n]`` with any n ≥ 0, full scale ±1. Raises ValueError for another
         shape or batch size than before, values that are not finite or not floating point, and
@@ -185,8 +187,8 @@ class StreamingDecoder(_Stream):
         return self.latency_frames * self.vae.hop_length
 
     def push(self, latents: Tensor) -> Tensor:
-        """Audio that the next latents make certain, whole frames ``[batch, 2, frames·hop]`` on the
-        CPU; often none (``[batch, 2, 0]``).
+        """Audio that the next latents make certain, whole frames ``[batch, 2, frames·hop]`` on
+        the latents' device; often none (``[batch, 2, 0]``).
 
         Latents are ``[batch, latent, n]`` with any n ≥ 0. Raises ValueError for another shape or
         batch size than before, values that are not finite or not floating point, and after

@@ -10,9 +10,10 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from earvae import json_files
@@ -24,12 +25,20 @@ from earvae.regular import ReadError, open_regular
 SUFFIXES = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .w64 .rf64 .caf .au".split()
 )
-"""Of files that folders are searched for. A file named by itself is tried whatever its suffix."""
+"""Of files that folders are searched for: those that libsndfile reads. A file named by itself is
+tried whatever its suffix."""
+
+MEDIA_SUFFIXES = frozenset(
+    ".m4a .m4b .m4r .mp4 .m4v .mov .3gp .aac .wma .wmv .asf .mka .mkv .webm .weba .ac3 .eac3 "
+    ".wv".split()
+)
+"""Of those that are read where PyAV is installed: the extra ``media``."""
 
 OTHER_MUSIC = frozenset(
-    ".m4a .m4b .aac .alac .wma .ape .wv .mka .webm .mp4 .mov .mkv .ac3 .dts .dsf .dff".split()
+    ".alac .ape .avi .dff .dsf .dts .flv .kar .mid .midi .mp2 .mp4a .mpc .mpeg .mpg .m4p .ogv .ra "
+    ".shn .spx .tak .ts .tta .voc".split()
 )
-"""Of files with sound that libsndfile does not read: left out, but by name."""
+"""Of files with sound that is not read here: left out, but by name."""
 
 MANIFEST = ".jsonl"
 TRAIN, VALIDATION = "train", "validation"
@@ -89,7 +98,7 @@ def find(
     inputs: Iterable[str | Path],
     leave_out: str | Path | None = None,
     split: str | None = None,
-    suffixes: frozenset[str] = SUFFIXES,
+    suffixes: frozenset[str] | None = None,
 ) -> Music:
     """The music of folders, of manifests (``.jsonl``), and files named by themselves, in order.
 
@@ -121,7 +130,7 @@ def find(
         else:
             music.files.append(MusicFile(str(entry), entry.name))
         if (before, problems) == (len(music.files), len(music.problems)):
-            kind = "audio" if suffixes is SUFFIXES else "/".join(sorted(suffixes))
+            kind = "audio" if suffixes is None else "/".join(sorted(suffixes))
             what = f"files of split {split!r}" if split else f"{kind} files"
             music.problems.append(f"{printable(entry)}: holds no {what}")
     return music
@@ -165,6 +174,25 @@ def held_out(names: Sequence[str]) -> list[bool]:
     return [place <= limit for place in places]
 
 
+def audio_suffixes() -> frozenset[str]:
+    """Of files that can be read here, with PyAV or without."""
+    return SUFFIXES | MEDIA_SUFFIXES if find_spec("av") else SUFFIXES
+
+
+def stems(names: Sequence[str], taken: frozenset[str] = frozenset()) -> list[str]:
+    """Paths below an output folder, without suffix: that of the file where no other file has it (in
+    any case of letters) and it is not ``taken``, else with the file's own suffix.
+
+    ``a.wav`` becomes ``a``, unless there is also an ``a.flac``: then ``a.wav`` and ``a.flac``.
+    """
+    short = [posixpath.splitext(inside(name))[0] for name in names]
+    counts = Counter(stem.lower() for stem in short)
+    return [
+        inside(name) if counts[stem.lower()] > 1 or stem.lower() in taken else stem
+        for name, stem in zip(names, short, strict=True)
+    ]
+
+
 def inside(name: str) -> str:
     """The name without what leads out of a folder: a root, or steps to a parent."""
     if name.startswith(("/", "..")):
@@ -201,7 +229,7 @@ def _of_folder(
     folder: Path,
     leave_out: str | Path | None,
     split: str | None,
-    suffixes: frozenset[str],
+    suffixes: frozenset[str] | None,
     music: Music,
 ) -> list[MusicFile]:
     if split not in (None, TRAIN, VALIDATION):
@@ -217,9 +245,10 @@ def _of_folder(
 
 
 def _search(
-    folder: Path, leave_out: str | Path | None, suffixes: frozenset[str], music: Music
+    folder: Path, leave_out: str | Path | None, wanted: frozenset[str] | None, music: Music
 ) -> Iterator[str]:
     """Names of music below a folder. Not recursive: folders may be nested a thousand deep."""
+    suffixes = audio_suffixes() if wanted is None else wanted
     own = None if leave_out is None else identity(leave_out)
     seen = {own}
     waiting = [""]  # folders below this one, the next one last
@@ -250,10 +279,9 @@ def _search(
                     music.left_out["hidden"].append(entry.path)
             elif _holds(entry.is_dir):
                 folders.append(f"{below}{entry.name}/")
-            elif suffix in OTHER_MUSIC and suffixes is SUFFIXES:
-                reason = f"{suffix} is not read here (convert it to FLAC)"
-                music.left_out[reason].append(entry.path)
             elif suffix not in suffixes:
+                if wanted is None and suffix in MEDIA_SUFFIXES | OTHER_MUSIC:
+                    music.left_out[_why_unread(suffix)].append(entry.path)
                 continue  # covers, texts, playlists
             elif _holds(entry.is_file):
                 yield below + entry.name
@@ -319,6 +347,12 @@ def _of_line(manifest: Path, line: bytes, place: str) -> MusicFile:
         _count(entry.get("rate")),
         _count(entry.get("channels")),
     )
+
+
+def _why_unread(suffix: str) -> str:
+    if suffix in MEDIA_SUFFIXES:
+        return f"{suffix} needs PyAV (`pip install 'earvae[media]'`)"
+    return f"{suffix} is not read here (convert it to FLAC)"
 
 
 def _number(value: object) -> bool:

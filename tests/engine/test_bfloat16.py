@@ -1,8 +1,8 @@
-"""The trap of bfloat16: SnakeBeta computed in it. The engines never do, whatever is around it.
+"""The trap of bfloat16: SnakeBeta computed in it. Models and engines never do, whatever is around.
 
 bfloat16 has eight binary digits. The sine of α·x needs the *absolute* error of α·x to be small,
-which it cannot be where α·x is large; and α and β are stored as logarithms, which a cast of the
-whole model rounds before they are exponentiated.
+which it cannot be where α·x is large; and α and β are stored as logarithms, which a cast would
+round before they are exponentiated.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ def test_the_engines_round_the_result_of_snake_and_nothing_before_it(snake, acti
         out = torch.empty_like(rows, dtype=dtype)
         passes.snake(rows, 0, vectors.alpha, vectors.amplitude, out)
         assert decibels(out.t()[None], expected) > least
-    naive = copy.deepcopy(snake).bfloat16()(activations.bfloat16())
+    alpha, beta, x = snake.alpha.bfloat16(), snake.beta.bfloat16(), activations.bfloat16()
+    naive = x + torch.sin(alpha.exp()[:, None] * x).square() / beta.exp()[:, None]
     assert decibels(naive, expected) < 10
+    ours = copy.deepcopy(snake).bfloat16()(activations)
+    assert decibels(ours, expected) > 70
 
 
 def test_snake_computes_in_float32_under_autocast(snake, activations):
@@ -102,21 +105,22 @@ def music(vae) -> Tensor:
     return 10 * clip("automat", samples)[None]
 
 
-@pytest.mark.parametrize("name", ["fast", "autocast"])
+@pytest.mark.parametrize("name", ["fast", "autocast", "cast"])
 @torch.no_grad()
 def test_bfloat16_products_give_neither_silence_nor_noise(vae, music, name, monkeypatch):
-    """α·x reaches thousands. A naive bfloat16 model is worse everywhere, by 3 to 7 dB: noisy here,
-    but not the noise or silence that it was elsewhere; a single layer shows that (above)."""
+    """α·x reaches thousands: rounded to bfloat16 it would give 3 to 7 dB less here, and elsewhere
+    noise or silence; a single layer shows that (above)."""
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)  # emulated, if need be
-    fast = engine.accelerate(vae, "fast" if name == "fast" else "plain")
+    if name == "cast":
+        found = copy.deepcopy(vae).bfloat16()
+    else:
+        found = engine.accelerate(vae, "fast" if name == "fast" else "plain")
     if name == "autocast":  # what fast is on a GPU
-        fast.encoder, fast.decoder = map(engine.Autocast, (fast.encoder, fast.decoder))
-    naive = copy.deepcopy(vae).bfloat16()
+        found.encoder, found.decoder = map(engine.Autocast, (found.encoder, found.decoder))
     latents = vae.encode(music).mode()
-    for expected, ours, theirs in (
-        (latents, fast.encode(music).mode(), naive.encode(music.bfloat16()).mode()),
-        (vae.decode(latents), fast.decode(latents), naive.decode(latents.bfloat16())),
+    for expected, ours in (
+        (latents, found.encode(music).mode()),
+        (vae.decode(latents), found.decode(latents)),
     ):
         assert decibels(ours, expected) > 30
-        assert decibels(ours, expected) > decibels(theirs, expected) + 2
-        assert 0.97 < float(ours.std() / expected.std()) < 1.03
+        assert 0.97 < float(ours.double().std() / expected.double().std()) < 1.03

@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from earvae import codec
 from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
+from earvae.engine import EngineError, accelerate
+from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.objective import PerceptualLoss
+from earvae.streaming import StreamingDecoder, StreamingEncoder
 from tests.small import CLIPS, clip
 
 MODELS = [
@@ -81,24 +85,55 @@ def decibels(of: Tensor, found: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("dtype", "least"),
-    [(torch.float16, 45), (torch.bfloat16, 30), (torch.float64, 100)],
+    [(torch.float16, 50), (torch.bfloat16, 35), (torch.float64, 100)],
     ids=["half", "bfloat16", "double"],
 )
 @pytest.mark.parametrize("config", MODELS, ids=lambda config: config.architecture)
 @torch.no_grad()
 def test_a_model_that_was_cast_computes_the_same_in_its_own_precision(config, dtype, least):
+    """By itself, in chunks, as a stream, and prepared by an engine."""
     torch.manual_seed(0)
     vae, audio = EarVAE(config).eval(), music(8192)
-    latents = vae.encode(audio).mean
+    latents = codec.encode(vae, audio).mean
     decoded = vae.decode(latents)
     vae.to(dtype)
-    for given in (audio, audio.to(dtype)):
-        found = vae.encode(given).mean
-        assert found.dtype == dtype
-        assert decibels(latents, found) > least
-        found = vae.decode(latents.to(given.dtype))
-        assert found.dtype == dtype
-        assert decibels(decoded, found) > least
+    assert vae.dtype == dtype
+    for model in (vae, accelerate(vae)):
+        for given in (audio, audio.to(dtype)):
+            for found in (model.encode(given).mean, codec.encode(model, given, 3).mean):
+                assert found.dtype == dtype
+                assert decibels(latents, found) > least
+            given = latents.to(given.dtype)
+            for found in (model.decode(given), codec.decode(model, given, 8192, 3)):
+                assert found.dtype == dtype
+                assert decibels(decoded, found) > least
+    assert vae.encode(audio).kl().isfinite()
+    stream = StreamingEncoder(vae, 2)
+    found = torch.cat([stream.push(audio).mean, stream.flush().mean], dim=2)
+    assert found.dtype == dtype and decibels(latents, found) > least
+    if vae.transformers is None:
+        stream = StreamingDecoder(vae, 2)
+        found = torch.cat([stream.push(latents), stream.flush()], dim=2)
+        assert found.dtype == dtype and decibels(decoded, found) > least
+
+
+def test_an_engine_that_computes_in_float32_refuses_a_half_model():
+    vae = EarVAE(OobleckConfig(channels=2)).half()
+    assert (accelerate(vae).engine, accelerate(vae).precision) == ("plain", "fp16")
+    with pytest.raises(EngineError, match="engine exact: for models in float32, .* torch.float16"):
+        accelerate(vae, "exact")
+
+
+def test_integers_are_told_their_full_scale():
+    vae = EarVAE(MODELS[1])
+    with pytest.raises(ValueError, match="got torch.int16; divide by 32768"):
+        vae.encode(torch.zeros(1, 2, 99, dtype=torch.int16))
+
+
+def test_a_posterior_has_diffusers_names_and_a_finite_divergence_in_half_precision():
+    posterior = Posterior(torch.full((1, 4, 3), -12.0).half())
+    assert posterior.latent_dist.sample().shape == (1, 2, 3)
+    assert posterior.kl().isfinite() and posterior.kl().dtype == torch.float32
 
 
 def test_constants_of_a_transform_keep_their_precision():

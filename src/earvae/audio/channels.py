@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,13 +19,16 @@ def to_mono(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield block.mean(axis=0, keepdims=True)
 
 
-def downmix_matrix(channels: int, vorbis_order: bool = False) -> np.ndarray:
+def downmix_matrix(
+    channels: int, vorbis_order: bool = False, speakers: Sequence[str] | None = None
+) -> np.ndarray:
     """ITU-R BS.775 coefficients from ``channels`` to stereo, ``[2, channels]``.
 
     Left and right count 1, centre and surrounds 1/√2 (a single rear centre 1/2 on each side), the
     low-frequency channel 0. The sum is not attenuated, so it may exceed full scale. Channels are
-    taken in WAVE order (3 L R C, 4 quad, 5 L R C Ls Rs, 6 = 5.1, 7 = 6.1, 8 = 7.1), or with
-    ``vorbis_order`` in the order of Ogg files. Raises ValueError for other counts.
+    taken in WAVE order (3 L R C, 4 quad, 5 L R C Ls Rs, 6 = 5.1, 7 = 6.1, 8 = 7.1), with
+    ``vorbis_order`` in the order of Ogg files, or as ``speakers`` names them (L, R, C, LFE, Ls, Rs,
+    Cs). Raises ValueError for counts that have no such order.
     """
     wave = {
         3: "L R C",
@@ -43,9 +46,11 @@ def downmix_matrix(channels: int, vorbis_order: bool = False) -> np.ndarray:
         7: "L C R Ls Rs Cs LFE",
         8: "L C R Ls Rs Ls Rs LFE",
     }
-    order = (vorbis if vorbis_order else wave).get(channels)
-    if order is None:
-        raise ValueError(f"{channels} channels have no standard order to downmix by")
+    order = (vorbis if vorbis_order else wave).get(channels, "").split()
+    if speakers is not None and channels in wave:
+        order = list(speakers)
+    if not order:
+        raise ValueError(f"has {channels} channels, of which no standard says how to fold them")
     half_power = 0.5**0.5
     gains = {
         "L": (1.0, 0.0),
@@ -56,4 +61,4 @@ def downmix_matrix(channels: int, vorbis_order: bool = False) -> np.ndarray:
         "Cs": (0.5, 0.5),
         "LFE": (0.0, 0.0),
     }
-    return np.array([gains[name] for name in order.split()], np.float32).T
+    return np.array([gains[name] for name in order], np.float32).T

@@ -1,4 +1,4 @@
-"""Opening and reading audio files: any format libsndfile reads, any length, in blocks."""
+"""Opening and reading audio files: any format libsndfile or libav reads, any length, in blocks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import soundfile
 
 from earvae.audio.channels import downmix_matrix, to_stereo
 from earvae.audio.containers import ContainerError, Part, PartFile, survey
+from earvae.audio.media import MediaStream, MissingDecoder
 from earvae.errors import EarvaeError
 from earvae.regular import open_regular
 from earvae.signals import held
@@ -87,13 +88,14 @@ def _is_whole(file: BinaryIO, part: Part) -> bool:
 @dataclass(frozen=True)
 class AudioInfo:
     """What a file says of itself. ``header_samples`` is per channel, of all its streams, and None
-    where only reading tells."""
+    where only reading tells; ``speakers`` names the channels, where the container does."""
 
     rate: int
     channels: int
     container: str
     subtype: str
     header_samples: int | None
+    speakers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
             known = part.believable and 0 <= sound.frames < 2**60  # streams say "the largest"
             counted.append(replace(part, samples=sound.frames if known else part.samples))
             kind = sound.samplerate, sound.channels, sound.format, sound.subtype
+            speakers = getattr(sound, "speakers", None)
     if len(kinds) > 1:
         raise AudioFileError(
             f"{path}: is {len(parts)} streams of different rates, channels or kinds, one after the "
@@ -147,7 +150,7 @@ def layout_of(path: str | Path, thorough: bool = True) -> Layout:
         )
     counts = [part.samples for part in counted]
     total = None if None in counts else sum(counts)
-    return Layout(AudioInfo(*kind, total), tuple(counted), _state(status))
+    return Layout(AudioInfo(*kind, total, speakers), tuple(counted), _state(status))
 
 
 class AudioSource:
@@ -183,17 +186,20 @@ class AudioSource:
             )
         self._matrix: np.ndarray | None = None
         if self.info.channels > 2:
+            try:
+                self._matrix = downmix_matrix(
+                    self.info.channels, self.info.container == "OGG", self.info.speakers
+                )
+            except ValueError as error:
+                raise AudioFileError(
+                    f"{path}: {error}; extract two of them, for instance with "
+                    '`ffmpeg -i IN -af "pan=stereo|c0=c0|c1=c1" OUT.wav`'
+                ) from None
             if not downmix:
                 raise AudioFileError(
                     f"{path}: has {self.info.channels} channels, and the model is stereo; "
                     "fold it to stereo with --downmix, or extract two channels"
                 )
-            try:
-                self._matrix = downmix_matrix(
-                    self.info.channels, vorbis_order=self.info.container == "OGG"
-                )
-            except ValueError as error:
-                raise AudioFileError(f"{path}: {error}; extract two channels") from None
 
     def blocks(self, block_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
         """The audio from its beginning, ``[channels, n]`` each.
@@ -220,7 +226,7 @@ class AudioSource:
         self.layout = replace(self.layout, parts=tuple(parts))
 
     def _decoded(
-        self, file: Stream, part: Part, before: int, block_samples: int
+        self, file: Stream | MediaStream, part: Part, before: int, block_samples: int
     ) -> Iterator[np.ndarray]:
         """Blocks ``[n, channels]`` of a stream, ``before`` samples into the file."""
         done = 0
@@ -330,14 +336,19 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _opened(path: str | Path, part: Part, state: tuple[int, ...] | None = None) -> Stream:
+def _opened(
+    path: str | Path, part: Part, state: tuple[int, ...] | None = None
+) -> Stream | MediaStream:
     """A stream of a file, which must still be as ``state`` says. Raises AudioFileError."""
     file = _regular(path)
     if state not in (None, _state(os.fstat(file.fileno()))):
         file.close()
         raise AudioFileError(f"{path}: {CHANGED}")
     try:
-        return Stream(file, part)
+        return MediaStream(file, part) if part.demuxer else Stream(file, part)
+    except MissingDecoder as error:
+        file.close()
+        raise AudioFileError(f"{path}: {error}") from None
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         file.close()
         raise AudioFileError(

@@ -55,13 +55,14 @@ def output_format(
 
     Samples are float32 unless ``subtype`` (``float``, ``pcm_16``, ``pcm_24``, ``pcm_32``) says
     otherwise; FLAC holds integers only and takes ``pcm_24``. Decoded audio may exceed full
-    scale, which integers cannot hold, so they need a ``clip`` policy:
+    scale, which integers cannot hold. What becomes of it is the ``clip`` policy:
 
     - ``none``: samples are left alone; an integer file that would overshoot is refused.
     - ``clamp``: samples beyond ±1 are cut to ±1.
     - ``rescale``: if the peak exceeds 1, the whole file is multiplied by 1/peak.
 
-    Float files take a policy too; theirs is ``none`` unless given. Raises OutputFormatError.
+    Unless one is given, integers are rescaled, which loses nothing but level and is reported, and
+    floats are left alone. Raises OutputFormatError.
     """
     container = CONTAINERS.get(suffix.lower())
     if container is None:
@@ -75,12 +76,9 @@ def output_format(
         raise OutputFormatError(f"unknown subtype {subtype}; use one of {', '.join(SUBTYPES)}")
     if not soundfile.check_format(container, subtype.upper()):
         raise OutputFormatError(f"{container} files cannot hold {subtype} samples")
-    if clip is None and subtype != "float":
-        raise OutputFormatError(
-            f"{container} with {subtype} samples cannot hold peaks beyond full scale, which "
-            "decoded audio may have; say what to do with them: --clip rescale, clamp or none"
-        )
-    return OutputFormat(container, subtype.upper(), clip or "none")
+    return OutputFormat(
+        container, subtype.upper(), clip or ("none" if subtype == "float" else "rescale")
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from earvae import tracks
+from earvae.cli import pipes
 from earvae.cli.errors import usage_error
+from earvae.cli.pipes import STANDARD
+from earvae.cli.progress import progress_bar
 from earvae.errors import EarvaeError, about, visible
 
 if TYPE_CHECKING:
@@ -24,10 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One input file and the output it becomes."""
+    """One input file and the output it becomes; either may be ``-``. ``ending`` is the output's
+    suffix, and ``latents`` are what the input holds, if not sound."""
 
     source: Path
     target: Path
+    ending: str
+    latents: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ def to_one_file(inputs: list[Path], output: str) -> bool:
         return False
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         return False
+    if STANDARD in (inputs[0], Path(output)):
+        return True
     return inputs[0].exists() or Path(output).suffix != ""
 
 
@@ -57,22 +65,26 @@ def plan(
     new_suffix: str,
     one_file: bool,
     ending: str = "",
-    suffixes: frozenset[str] = tracks.SUFFIXES,
+    suffixes: frozenset[str] | None = None,
     weights: str | None = None,
 ) -> Plan:
     """What each input becomes. Nothing is touched yet.
 
     With ``one_file``, ``output`` is the one input's output; else it is a folder, in which the
-    files of folders and manifests (:func:`earvae.tracks.find`) keep their subfolders. ``ending``
-    goes between a name and ``new_suffix``. Two inputs with one output, or an output that is an
-    input or a file of the model in ``weights``, are usage errors (status 2).
+    files of folders and manifests (:func:`earvae.tracks.find`) keep their subfolders. Files that
+    differ in their suffix alone keep it (:func:`earvae.tracks.stems`): ``song.flac.wav``.
+    ``ending`` goes between a name and ``new_suffix``. Two inputs with one output, or an output that
+    is an input or a file of the model in ``weights``, are usage errors (status 2).
     """
+    latents = suffixes is not None
+    pipes.check(inputs, output, one_file)
     if one_file:
-        planned = Plan([Job(inputs[0], output)], [])
+        planned = Plan([Job(inputs[0], output, new_suffix, latents)], [])
     else:
         if output.exists() and not output.is_dir():
             usage_error(f"{output}: is a file; several inputs, or a folder, need a folder")
         planned = Plan([], [])
+        music: list[tracks.MusicFile] = []
         for entry in inputs:
             try:
                 found = tracks.find([entry], output, suffixes=suffixes)
@@ -80,13 +92,13 @@ def plan(
                 planned.failures.append(str(error))
                 continue
             planned.failures.extend(found.problems)
-            if suffixes is tracks.SUFFIXES:
+            if suffixes is None:
                 print_left_out(found)
-            for file in found.files:
-                below = Path(tracks.inside(file.name))
-                stem = tracks.fitting(below.stem, ending + new_suffix)
-                target = output / below.with_name(f"{stem}{ending}{new_suffix}")
-                planned.jobs.append(Job(Path(file.path), target))
+            music += found.files
+        for file, stem in zip(music, tracks.stems([file.name for file in music]), strict=True):
+            below = output / stem
+            name = tracks.fitting(below.name, ending + new_suffix) + ending + new_suffix
+            planned.jobs.append(Job(Path(file.path), below.parent / name, new_suffix, latents))
     _refuse_collisions(planned.jobs)
     if weights is not None:
         _refuse_the_model(planned.jobs, Path(weights).expanduser())
@@ -107,6 +119,7 @@ def print_left_out(music: tracks.Music) -> None:
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
+    jobs = [job for job in jobs if STANDARD not in (job.source, job.target)]
     inputs = {tracks.identity(job.source): job.source for job in jobs}
     sources: dict[str, Path] = {}  # by target
     for job in jobs:
@@ -138,18 +151,36 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
                 update(completed=number + share)
 
             try:
-                with (
-                    about(job.source),
-                    memory_explained(f"{job.source}: out of memory; use a smaller --chunk-seconds"),
-                ):
-                    reports.append(work(job.source, job.target, progress=progress))
+                with pipes.files(job.source, job.target, job.ending, job.latents) as own:
+                    reports.append(_done(job, *own, partial(work, progress=progress)))
             except EarvaeError as error:
                 failures.append(str(error))
     return reports, failures
 
 
+def _done(job: Job, source: Path, target: Path, work: Callable[..., Report]) -> Report:
+    """The report of a job on files that may stand in for standard input and output. Raises
+    EarvaeError, which calls them so."""
+    memory = f"{job.source}: out of memory; use a smaller --chunk-seconds"
+    try:
+        with about(job.source), memory_explained(memory):
+            report = work(source, target)
+    except EarvaeError as error:
+        if STANDARD not in (job.source, job.target):
+            raise
+        line = str(error).replace(str(source), "standard input")
+        raise EarvaeError(line.replace(str(target), "standard output")) from error
+    return replace(report, source=str(job.source), output=str(job.target))
+
+
+def to_stderr(reports: list[Report]) -> bool:
+    """Whether standard output is taken by what was made."""
+    return any(report.output == str(STANDARD) for report in reports)
+
+
 def print_table(reports: list[Report]) -> None:
-    """One line a file on standard output."""
+    """One line a file on standard output, or on standard error where a file is piped to that."""
+    err = to_stderr(reports)
     scored = any(report.si_sdr is not None for report in reports)
     header = ["written", "samples", "seconds", "× real time", "peak"]
     rows = []
@@ -163,13 +194,22 @@ def print_table(reports: list[Report]) -> None:
         rows.append([*row, peak])
         if scored:
             rows[-1].append("–" if report.si_sdr is None else f"{report.si_sdr:.2f}")
-    print_rows([*header, "SI-SDR dB"] if scored else header, rows)
+    print_rows([*header, "SI-SDR dB"] if scored else header, rows, err=err)
+    if scaled := sum(report.gain != 1 for report in reports):
+        typer.echo(
+            f"{scaled} of {len(reports)} went beyond full scale and were scaled down as a whole "
+            "(×); float files, such as .wav by default, keep the level",
+            err=err,
+        )
     if reports[0].seed is not None:
-        typer.echo(f"latents sampled with --seed {reports[0].seed}")
+        typer.echo(f"latents sampled with --seed {reports[0].seed}", err=err)
 
 
-def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A table on standard output; its first column is a name, the others are figures.
+def print_rows(
+    header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", err: bool = False
+) -> None:
+    """A table on standard output, or with ``err`` on standard error; its first column is a name,
+    the others are figures.
 
     Nothing in it is obeyed: names may hold escapes of terminals, or markup.
     """
@@ -183,29 +223,7 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], title: str 
         table.add_column(Text(visible(heading)), justify=justify, no_wrap=figures, overflow="fold")
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
-    stdout().print(table)
-
-
-@contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar where standard error is a terminal; a function to call with ``advance`` or
-    ``completed`` out of ``total``, and perhaps ``description``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        MofNCompleteColumn(),
-        Remaining(),
-    )
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
-    ) as bar:
-        yield partial(bar.update, bar.add_task(what, total=total))
+    console(err).print(table)
 
 
 @contextmanager
@@ -224,7 +242,12 @@ def memory_explained(advice: str) -> Iterator[None]:
 
 def stdout() -> Console:
     """A console that wraps nothing where standard output is not a terminal."""
+    return console(err=False)
+
+
+def console(err: bool) -> Console:
+    """That of standard output or, with ``err``, of standard error, as :func:`stdout`."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    found = Console(stderr=err)
+    return found if found.is_terminal else Console(stderr=err, width=200)

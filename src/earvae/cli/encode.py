@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, run, to_one_file
+from earvae.cli.batch import plan, run, to_one_file, to_stderr
 from earvae.cli.errors import finish, say, usage_error
 
 MANY = 1_000  # files after which resuming is worth a word
@@ -18,7 +18,11 @@ MANY = 1_000  # files after which resuming is worth a word
 def encode(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="IN...", show_default=False, help="Files, or folders to search."),
+        typer.Argument(
+            metavar="IN...",
+            show_default=False,
+            help="Files, or folders to search. -: standard input.",
+        ),
     ],
     output: options.Output,
     weights: options.Weights = None,
@@ -44,6 +48,7 @@ def encode(
     \b
     earvae encode song.flac -o song.safetensors
     earvae encode album/ -o latents/ --half
+    earvae encode - -o - < song.flac > song.safetensors
     """
     from earvae.files import encode_file
     from earvae.latents.file import SUFFIX
@@ -53,7 +58,7 @@ def encode(
     if manifests := [entry for entry in inputs if entry.suffix == MANIFEST]:
         usage_error(f"{manifests[0]}: manifests are of libraries: earvae library IN... -o OUT")
     one_file = to_one_file(inputs, output)
-    if one_file and Path(output).suffix != SUFFIX:
+    if one_file and Path(output).suffix != SUFFIX and output != "-":
         usage_error(f"{output}: name a file in {SUFFIX}, or end a folder with a slash")
     planned = plan(inputs, Path(output), SUFFIX, one_file, weights=weights)
     if len(planned.jobs) >= MANY:
@@ -70,8 +75,9 @@ def encode(
         chunk_frames=options.chunk_frames(vae, chunk_seconds),
     )
     reports, failures = run(planned, work)
+    err = to_stderr(reports)
     for report in reports:
-        say(f"{report.output}: {report.frames} frames, {report.duration:.2f} s")
+        say(f"{report.output}: {report.frames} frames, {report.duration:.2f} s", err=err)
     if reports and seed is not None:
-        typer.echo(f"latents sampled with --seed {seed}")
+        typer.echo(f"latents sampled with --seed {seed}", err=err)
     finish(failures, len(reports))

@@ -65,6 +65,10 @@ def evaluate(
       vorbis:96 aac:128
       linear:64           best fixed linear code, 64 numbers a frame
       oobleck:FOLDER      a diffusers AutoencoderOobleck
+      dac dac:24khz       Descript Audio Codec (pip install descript-audio-codec)
+      encodec:24          EnCodec, stereo, 3, 6, 12 or 24 kb/s (pip install encodec)
+      FILE.py:FUNCTION    yours: (audio [2, samples], rate) to the same; also
+                          python:MODULE:FUNCTION
       identity flip mono  the reference itself, flipped, folded to mono
 
     \b

@@ -57,12 +57,12 @@ def info(
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
     from earvae.latents import file
     from earvae.latents.metadata import OtherFormat
-    from earvae.tracks import SUFFIXES
+    from earvae.tracks import MEDIA_SUFFIXES, SUFFIXES
 
     rows = None
     if source is not None:
         path = Path(source)
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES | MEDIA_SUFFIXES:
             rows = _audio_rows(path)
         elif path.suffix in (file.SUFFIX, file.NPY):
             try:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from earvae.model.vae import EarVAE
 
 _INPUTS = typer.Argument(
-    metavar="IN...", show_default=False, help="Files, manifests (.jsonl), or folders to search."
+    metavar="IN...",
+    show_default=False,
+    help="Files, manifests (.jsonl), or folders to search. -: standard input.",
 )
 Inputs = Annotated[list[Path], _INPUTS]
 OptionalInputs = Annotated[list[Path] | None, _INPUTS]
@@ -25,7 +27,7 @@ _OUTPUT = typer.Option(
     "-o",
     metavar="OUT",
     help="A file where IN is one file, else a folder; a folder too where it ends in a slash. "
-    "Existing files are replaced.",
+    "-: standard output. Existing files are replaced.",
 )
 Output = Annotated[str, _OUTPUT]  # a Path would lose the slash at the end
 OptionalOutput = Annotated[str | None, _OUTPUT]
@@ -97,7 +99,8 @@ Suffix = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Of files in an output folder: wav, flac, aiff, w64, rf64 or caf. Default: wav.",
+        help="Of files in an output folder, or of -o -: wav, flac, aiff, w64, rf64 or caf. "
+        "Default: wav.",
     ),
 ]
 Subtype = Annotated[
@@ -111,7 +114,8 @@ Clip = Annotated[
     typer.Option(
         "--clip",
         help="Peaks beyond full scale: none (left alone; integer files refuse them), clamp, or "
-        "rescale (one gain for the whole file). Integer files and FLAC need one of them.",
+        "rescale (one gain for the whole file, where it is needed). Default: rescale in integer "
+        "files such as FLAC, which cannot hold them; none in others.",
     ),
 ]
 Stereo = Annotated[
@@ -137,7 +141,7 @@ def output_format(
     from earvae import audio
 
     suffix = "." + (wanted or "wav").lower().lstrip(".")
-    if output is not None and one_file:
+    if output is not None and one_file and output != "-":
         suffix = Path(output).suffix
         if wanted is not None:
             usage_error(f"{output}: is a file, and --format {wanted} is for folders; leave it out")

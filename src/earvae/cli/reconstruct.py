@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, print_table, run, to_one_file
+from earvae.cli.batch import plan, print_table, run, to_one_file, to_stderr
 from earvae.cli.errors import finish, usage_error
 
 
@@ -40,19 +40,24 @@ def reconstruct(
         typer.Option(
             "--outdir",
             metavar="FOLDER",
-            help="As -o FOLDER, with the published script's names: song_vae_rec.wav.",
+            help="As -o FOLDER, with the published script's names, song_MODEL.wav; MODEL is the "
+            "name of --weights, or earvae.",
         ),
     ] = None,
 ) -> None:
     """Send music through the codec and back, to hear what it does.
 
-    Reads WAV, FLAC, Ogg, Opus, MP3 and more, at any rate. Writes exactly as many samples as it
-    read, at the same rate: float32 WAV unless asked otherwise. Uses the posterior mean. A bad
-    file is reported at the end and the others are still done; the status is then 1.
+    Reads WAV, FLAC, Ogg, Opus, MP3 and more, with the extra `media` also M4A, AAC, WMA and the
+    sound of videos, at any rate. Writes exactly as many samples as it read, at the same rate:
+    float32 WAV unless asked otherwise. Integer files such as FLAC are scaled down as a whole where
+    the result exceeds full scale, and a line says so. Uses the posterior mean. A bad file is
+    reported at the end and the others are still done; the status is then 1. Files that differ in
+    their suffix alone keep it: song.wav and song.flac become song.wav.wav and song.flac.wav.
 
     \b
     earvae reconstruct song.flac -o out.wav
-    earvae reconstruct album/ -o album_vae/ --format flac --clip rescale
+    earvae reconstruct album/ -o album_vae/ --format flac
+    curl -s https://example.org/song.mp3 | earvae reconstruct - -o - | ffplay -
     earvae reconstruct song.wav -o out.wav --weights ear_vae_44k.pyt --device cuda
     """
     sources = [*(inputs or []), *([indir] if indir else [])]
@@ -71,7 +76,8 @@ def reconstruct(
     if output is not None:
         planned = plan(sources, Path(output), ending, one_file)
     else:
-        planned = plan(sources, outdir, ending, False, "_vae_rec")
+        name = "earvae" if weights is None else Path(weights).stem
+        planned = plan(sources, outdir, ending, False, f"_{name}")
     vae = options.inference_model(weights, config, sample_rate, device, engine)
 
     work = partial(
@@ -85,7 +91,8 @@ def reconstruct(
     )
     reports, failures = run(planned, work)
     if as_json:
-        typer.echo(json.dumps([report.values() for report in reports], indent=2))
+        figures = json.dumps([report.values() for report in reports], indent=2)
+        typer.echo(figures, err=to_stderr(reports))
     elif reports:
         print_table(reports)
     finish(failures, len(reports))

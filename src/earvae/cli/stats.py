@@ -13,6 +13,7 @@ from earvae.cli.errors import finish, one_line, usage_error
 
 if TYPE_CHECKING:
     from earvae import tracks
+    from earvae.latents.statistics import Statistics
 
 
 def stats(
@@ -33,6 +34,15 @@ def stats(
             help="Where to write. Default: latent_stats.json in the folder that is measured.",
         ),
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="MODEL",
+            help="Folder of the model that made the latents: latents_mean and latents_std go into "
+            "its config.json.",
+        ),
+    ] = None,
     rank: options.RankNumber = None,
     world_size: options.WorldSize = None,
     as_json: options.Json = False,
@@ -45,11 +55,15 @@ def stats(
     model's identity and, for latents with a `std` tensor, `sample_std`: the standard deviation
     that samples of the posterior have. One entry at a time is in memory.
 
+    With --write they go into the model's configuration too, where EarVAE.from_pretrained finds
+    them (vae.config.latents_mean, vae.config.latents_std); std is 1 where a channel never changes.
+
     Several ranks write latent_stats.rank-R-of-W.json each; merge these by measuring them.
     Latents that are normalised already are measured, but nothing is written.
 
     \b
     earvae stats latents/
+    earvae stats latents/ --write my_model/
     earvae stats shards/ -o shards_stats.json
     torchrun --nproc-per-node 8 -m earvae.cli.main stats latents/
     earvae stats latents/latent_stats.rank-*.json -o latents/latent_stats.json
@@ -64,6 +78,9 @@ def stats(
     if target is None and len(inputs) == 1 and inputs[0].is_dir():
         target = inputs[0] / NAME
     own = find_rank(rank, world_size)
+    if write is not None and own.world > 1:
+        usage_error("--write needs the statistics of all latents: merge those of the ranks first")
+    identity = None if write is None else options.load_model(str(write), None, None, "cpu").identity
     latents = tracks.find(inputs, suffixes=frozenset({file.SUFFIX, file.NPY, file.SHARD}))
     problems = latents.problems
     _refuse_targets(target, latents.files, output is None)
@@ -91,6 +108,8 @@ def stats(
         typer.echo("not written: say where with -o FILE", err=True)
     elif not as_json:
         typer.echo(f"written: {target}")
+    if write is not None:
+        _into_model(write, identity, found, normalised)
 
 
 def _refuse_targets(target: Path | None, inputs: list[tracks.MusicFile], by_default: bool) -> None:
@@ -109,6 +128,22 @@ def _refuse_targets(target: Path | None, inputs: list[tracks.MusicFile], by_defa
             read(target)
         except EarvaeError as error:
             one_line(f"{error}; it stays: say with -o FILE where statistics should go")
+
+
+def _into_model(folder: Path, identity: str | None, found: Statistics, normalised: bool) -> None:
+    """Write statistics into the configuration of the model in ``folder``, if they are of its
+    latents; else leave with one line."""
+    from earvae.model import saved
+
+    if normalised:
+        one_line(f"{folder}: these latents are normalised already; measure those of before")
+    if found.model != identity:
+        one_line(
+            f"{folder}: is model {identity}, but these latents are of model {found.model}; nothing "
+            "was written"
+        )
+    saved.write_statistics(folder, found.mean.tolist(), found.scale.tolist())
+    typer.echo(f"written: {folder / saved.CONFIG_NAME}", err=True)
 
 
 def _table(found) -> None:

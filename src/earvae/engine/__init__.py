@@ -10,7 +10,8 @@ Engines, by what they promise against the plain model in float32:
 ``exact`` is for the paper's architecture on CPUs, ``fast`` for the paper's architecture where the
 device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The other architectures
 compute too little to gain, and bfloat16 costs their fixed codes 40 dB. An engine that is not there
-is refused. docs/inference.md has the measurements.
+is refused. A model in another precision than float32 has ``plain`` alone, in that precision.
+docs/inference.md has the measurements.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from earvae.model.parts import Parts
 from earvae.model.vae import EarVAE
 
 ENGINES = ("auto", "plain", "exact", "fast")
+PRECISIONS = {
+    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64",
+}  # fmt: skip
 
 
 class EngineError(EarvaeError):
@@ -43,6 +47,7 @@ class InferenceVAE(EarVAE):
     Attributes:
         engine: ``plain``, ``exact`` or ``fast``; on a GPU ``plain`` for every name.
         precision: ``fp32`` or ``bf16``, of the matrix products; activations are always float32.
+            Of a model cast to another one, ``fp16``, ``bf16`` or ``fp64``.
     """
 
     def __init__(self, source: EarVAE, parts: Parts, engine: str, precision: str) -> None:
@@ -71,7 +76,7 @@ def accelerate(vae: EarVAE, engine: str = "auto") -> InferenceVAE:
         if isinstance(encoder, OobleckEncoder):
             encoder = fold_weight_norm(copy.deepcopy(encoder))
             decoder = fold_weight_norm(copy.deepcopy(decoder))
-        if precision == "bf16":
+        if precision == "bf16" and vae.dtype == torch.float32:
             encoder, decoder = Autocast(encoder), Autocast(decoder)
     else:
         from earvae.engine import oobleck
@@ -85,20 +90,24 @@ def accelerate(vae: EarVAE, engine: str = "auto") -> InferenceVAE:
 def choose(vae: EarVAE, engine: str) -> tuple[str, str]:
     """The engine and the precision that ``engine`` stands for, for this model on its device.
 
-    ``plain``, ``exact`` or ``fast``, and ``fp32`` or ``bf16``. Raises EngineError.
+    ``plain``, ``exact`` or ``fast``, and one of PRECISIONS. Raises EngineError.
     """
     if engine not in ENGINES:
         raise EngineError(f"engine {engine}: use one of {', '.join(ENGINES)}")
-    device = next(vae.parameters()).device
+    device, single = vae.device, vae.dtype == torch.float32
     convolutional, on_cpu = isinstance(vae.encoder, OobleckEncoder), device.type == "cpu"
     if engine == "auto":
-        engine = "exact" if convolutional and on_cpu else "plain"
+        engine = "exact" if convolutional and on_cpu and single else "plain"
     if engine == "plain":
-        return "plain", "fp32"
+        return "plain", PRECISIONS[vae.dtype]
     if not convolutional:
         raise EngineError(
             f"engine {engine}: the architecture {vae.config.architecture!r} has one engine, plain, "
             "in float32; use auto"
+        )
+    if not single:
+        raise EngineError(
+            f"engine {engine}: for models in float32, this one is in {vae.dtype}; use auto"
         )
     if engine == "fast":
         if not has_bfloat16(device):

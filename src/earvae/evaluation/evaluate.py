@@ -22,14 +22,22 @@ from earvae.errors import LOG, EarvaeError, WriteError, about, visible
 from earvae.evaluation import figures
 from earvae.evaluation.aggregate import summarise
 from earvae.evaluation.align import align
-from earvae.evaluation.excerpts import SAMPLE_RATE, Excerpt, Span, Track, read_excerpt
+from earvae.evaluation.excerpts import (
+    SAMPLE_RATE,
+    Excerpt,
+    Span,
+    Track,
+    read_excerpt,
+    references,
+)
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
+from earvae.evaluation.systems.registry import Codecs, make_all
 from earvae.evaluation.systems.system import System, UnusableSystem
 from earvae.json_files import JsonError
 from earvae.owned import EVALUATION, Owned
-from earvae.tracks import printable
+from earvae.tracks import find, printable
 
 Progress = Callable[[int, str], None]
 """Called with the number of results that are there, and with what is being done."""
@@ -61,20 +69,37 @@ def claimed(out: Path) -> Owned:
 
 
 def evaluate(
-    tracks: list[Track],
-    systems: list[System],
-    out: Path,
-    span: Span,
+    tracks: list[Track] | str | Path,
+    systems: list[System] | Codecs,
+    out: str | Path,
+    span: Span = Span(),
     progress: Progress = lambda done, doing: None,
 ) -> tuple[Results, list[str]]:
     """Measure every system on every track: the results, and a line for each failure.
 
     Writes ``OUT/audio/<slug>/reference.wav`` and ``<system>.wav`` (float, aligned, of equal
-    length). A track or a system that fails becomes a line and the others go on. Raises WriteError
-    or AudioFileError where OUT cannot be written, or holds what is not ours (:func:`claimed`).
+    length). A track or a system that fails becomes a line and the others go on.
+
+    Args:
+        tracks: references, or the folder, manifest or file to find them in.
+        systems: codecs to measure; or by the names of their rows specs such as "opus:96",
+            functions (``systems.function.RoundTrip``), and systems.
+        out: the folder of the evaluation.
+        span: the stretch of each track.
+        progress: is told how far it is.
+
+    Raises WriteError or AudioFileError where OUT cannot be written, or holds what is not ours
+    (:func:`claimed`); SpecError for specs that make no sense, or names that meet.
     """
-    claimed(out)
+    out = Path(out)
     failures: list[str] = []
+    if isinstance(tracks, str | Path):
+        music = find([Path(tracks)], leave_out=out)
+        tracks, failures = references(music.files), [*music.problems]
+    if not all(isinstance(system, System) for system in systems):
+        systems, unusable = make_all(systems)
+        failures += unusable
+    claimed(out)
     references: list[Reference] = []
     results: list[Result] = []
     for number, (track, name) in enumerate(zip(tracks, _shown(tracks), strict=True)):

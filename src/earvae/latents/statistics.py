@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from earvae import json_files
 from earvae.latents import file
 from earvae.latents.file import Latents
 from earvae.latents.metadata import LatentsError, OtherFormat
+
+if TYPE_CHECKING:
+    from earvae.config import ModelConfig
 
 NAME = "latent_stats.json"
 FORMAT = "earvae-latent-stats"
@@ -177,6 +180,16 @@ def read(path: Path) -> Statistics:
             f"{path}: is not statistics that `earvae stats` wrote ({error}); measure again"
         ) from None
     return replace(found, mean_variance=variance if "posterior_std" in values else None)
+
+
+def of_config(config: ModelConfig, model: str) -> Statistics | None:
+    """The statistics in a model's configuration (``earvae stats --write``); ``model`` is its
+    identity. None where there are none. They normalise as those that were written, and have the
+    same digest; of how many frames they were taken is not known."""
+    if config.latents_mean is None or config.latents_std is None:
+        return None
+    mean, std = np.array(config.latents_mean), np.array(config.latents_std)
+    return Statistics(model, "mean", 0, Moments(1, mean, np.square(std)))
 
 
 def measure(

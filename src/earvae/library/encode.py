@@ -14,27 +14,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from earvae import json_files
 from earvae.atomic import Staging
-from earvae.errors import EarvaeError, UnwritableName, WriteError, about
-from earvae.latents.file import LatentsError
+from earvae.errors import EarvaeError
 from earvae.latents.statistics import NAME as STATISTICS_NAME
 from earvae.latents.statistics import Statistics
-from earvae.library.entries import entries_of
-from earvae.library.items import HIDDEN, Library
-from earvae.library.plan import Batch, Geometry, Solo, plan
+from earvae.library.compute import Encoder
+from earvae.library.items import HIDDEN, Block, Library
+from earvae.library.parts import survey
+from earvae.library.plan import Batch, Geometry, Solo
 from earvae.library.prefetch import prefetch
 from earvae.library.ranks import Rank
 from earvae.library.reader import Facts, Failure, LoadedBatch, LoadedWindows, Reader
 from earvae.library.settings import Settings, claim
-from earvae.library.store import SUMMARY, Block, Record, Store
-from earvae.model.posterior import Posterior
+from earvae.library.store import SUMMARY, Record, Store
+from earvae.library.writer import Writer, failed
 from earvae.model.vae import EarVAE
-from earvae.tracks import printable
 
 UNWRITTEN_FRAMES = 100_000  # of results that may wait for the writer: 50 MB of 64 channels
 
@@ -58,6 +56,12 @@ class Summary:
     seconds: float = 0.0
     compute_seconds: float = 0.0  # in the encoder
     peak_memory: int = 0  # bytes resident at most, of the process
+
+    def add(self, record: Record, facts: Facts) -> None:
+        """Count a file that was read, and perhaps stored."""
+        if record.error is None:
+            self.encoded += 1
+            self.audio_seconds += facts.original_samples / facts.rate
 
     @property
     def files_per_second(self) -> float:
@@ -99,6 +103,7 @@ class _Work:
 
     block: Block
     records: list[Record | None]
+    unchanged: bool
 
 
 def encode_library(
@@ -123,6 +128,27 @@ def encode_library(
     Raises LibraryError for other settings than before without ``replace``, and as
     :meth:`Store.claim`; WriteError for a folder that cannot be written or holds what is not ours.
     """
+
+    def run(store: Store) -> Summary:
+        return _Run(vae, library, store, geometry, rank, statistics, progress).everything(workers)
+
+    return around(run, library, folder, settings, rank, statistics, replace)
+
+
+def around(
+    run: Callable[[Store], Summary],
+    library: Library,
+    folder: Path,
+    settings: Settings,
+    rank: Rank,
+    statistics: Statistics | None,
+    replace: bool,
+) -> Result:
+    """What comes before and after the work of a rank, which ``run`` does: the folder is claimed;
+    the index and the summary are written once every block is recorded.
+
+    Raises as :func:`encode_library`.
+    """
     staging = Staging(folder / HIDDEN / "staging")
     try:
         store = Store(folder, settings, staging)
@@ -130,15 +156,14 @@ def encode_library(
         claim(folder, settings, staging, replace)
         if statistics is not None:
             staging.write(folder / STATISTICS_NAME, statistics.to_json())
-        run = _Run(vae, library, store, geometry, rank, statistics, progress)
-        run.everything(workers)
+        summary = run(store)
         own = _rank_file(folder, rank)
-        if run.summary.encoded or not own.is_file():  # else keep what the last real work took
-            staging.write(own, json.dumps(run.summary.values()) + "\n")
+        if summary.encoded or not own.is_file():  # else keep what the last real work took
+            staging.write(own, json.dumps(summary.values()) + "\n")
         counts = store.conclude(library)
         if counts is not None:
             _write_summary(folder, settings, counts, rank, staging)
-        return Result(run.summary, counts)
+        return Result(summary, counts)
     finally:
         staging.close()
 
@@ -156,16 +181,16 @@ class _Run:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.settings = self.store.settings
-        self.device = next(self.vae.parameters()).device
-        self.reader = Reader(self.vae, self.settings, self.geometry)
-        self.writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.reader = Reader(self.vae, self.store.settings, self.geometry)
+        self.encoder = Encoder(self.vae, self.geometry.context)
+        self.writer = Writer(self.store, self.vae.config.std_floor, self.statistics)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.unwritten: deque[tuple[Future, int]] = deque()  # jobs, and frames they hold
         self.summary = Summary(
-            self.rank.rank, self.rank.world, str(self.device), torch.get_num_threads()
+            self.rank.rank, self.rank.world, str(self.encoder.device), torch.get_num_threads()
         )
 
-    def everything(self, workers: int) -> None:
+    def everything(self, workers: int) -> Summary:
         """All blocks of this rank."""
         started = time.perf_counter()
         try:
@@ -174,50 +199,42 @@ class _Run:
             while self.unwritten:
                 self.unwritten.popleft()[0].result()
         finally:
-            self.writer.shutdown(cancel_futures=True)
+            self.thread.shutdown(cancel_futures=True)
         self.summary.seconds = time.perf_counter() - started
+        self.summary.compute_seconds = self.encoder.seconds
         self.summary.peak_memory = peak_memory()
+        return self.summary
 
     # ---------------------------------------------------------------- planning (in a thread)
 
     def _tasks(self) -> Iterator[tuple[Any, Callable[[], Iterable[Any]]]]:
         """Pairs of what to do with loaded audio, and how to load it."""
         for number in range(self.rank.rank, self.library.blocks, self.rank.world):
-            block = self.library.block(number)
-            records, unchanged = self.store.survey(block, self.reader)
-            work = _Work(block, records)
-            wanted = {place for place, record in enumerate(records) if record is None}
-            if wanted:
-                lengths = [self.reader.length(item) for item in block.items]
-                for part in plan(lengths, self.geometry):
-                    if isinstance(part, Solo):
-                        if part.item in wanted:
-                            item = block.items[part.item]
-                            yield (
-                                partial(self._solo, work, part.item),
-                                partial(self.reader.solo, item),
-                            )
-                        continue
-                    own = frozenset(n for n, item in enumerate(part.items) if item in wanted)
-                    if own:
-                        items = [block.items[place] for place in part.items]
-                        yield (
-                            partial(self._batch, work, part),
-                            partial(self.reader.batch, items, part, own),
-                        )
-            skipped = len(records) - len(wanted)
-            self.summary.files += len(records)
-            self.summary.skipped += skipped
-            finish = partial(self._finish, work, unchanged)
+            found = survey(self.library.block(number), self.store, self.reader, self.geometry)
+            work = _Work(found.block, found.records, found.unchanged)
+            for part in found.parts:
+                if isinstance(part.work, Solo):
+                    yield (
+                        partial(self._solo, work, part.work.item),
+                        partial(self.reader.solo, part.items[0]),
+                    )
+                else:
+                    yield (
+                        partial(self._batch, work, part.work),
+                        partial(self.reader.batch, part.items, part.work, part.wanted),
+                    )
+            self.summary.files += len(found.records)
+            self.summary.skipped += found.done
+            finish = partial(self._finish, work)
             yield lambda _, finish=finish: self._write(finish), tuple
-            self.progress(skipped)
+            self.progress(found.done)
 
     # ---------------------------------------------------------------- computing
 
     def _batch(self, work: _Work, batch: Batch, loaded: Iterable[LoadedBatch]) -> None:
         """Encode the files of a batch."""
         (found,) = loaded
-        parameters = self._encode_batch(found.audio, batch) if found.audio is not None else []
+        parameters = [] if found.audio is None else self.encoder.batch(found.audio, batch)
         for place, facts in found.found.items():
             position = batch.items[place]
             if facts is None:  # not as long as its header says: by itself
@@ -230,26 +247,6 @@ class _Run:
                     batch.lengths[place],
                 )
 
-    def _encode_batch(self, audio: np.ndarray, batch: Batch) -> list[Tensor]:
-        """Posterior parameters ``[1, 2·latent, frames]`` of each file of a batch."""
-        hop, context = self.vae.hop_length, self.geometry.context
-        whole = self._encode(audio)
-        tails: dict[int, Tensor] = {}  # posterior parameters of the last `context` frames
-        if context and batch.short:
-            ends = {}
-            for place in batch.short:
-                end = batch.lengths[place] * hop
-                ends[place] = audio[place, :, end - 2 * context * hop : end]
-            encoded = self._encode(np.stack(list(ends.values())))
-            tails = dict(zip(ends, encoded[..., context:], strict=True))
-        parameters = []
-        for place, frames in enumerate(batch.lengths):
-            own = whole[place : place + 1, :, :frames].clone()
-            if place in tails:
-                own[..., frames - context :] = tails[place]
-            parameters.append(own)
-        return parameters
-
     def _solo(
         self, work: _Work, place: int, loaded: Iterable[LoadedWindows | Facts | Failure]
     ) -> None:
@@ -257,31 +254,19 @@ class _Run:
         parts: list[Tensor] = []
         for found in loaded:
             if isinstance(found, LoadedWindows):
-                encoded = self._encode(found.audio)
-                parts += [
-                    window[:, first:last]
-                    for window, (first, last) in zip(encoded, found.keep, strict=True)
-                ]
+                parts += self.encoder.windows(found)
             elif isinstance(found, Failure):
                 self._write(partial(self._fail, work, place, found))
             else:
-                parameters = torch.cat(parts, dim=1).unsqueeze(0)
+                parameters = torch.cat(parts, dim=2)
                 job = partial(self._store, work, place, found, parameters)
                 self._write(job, parameters.shape[2])
-
-    def _encode(self, audio: np.ndarray) -> Tensor:
-        """The encoder on ``[n, 2, samples]``: ``[n, 2·latent, frames]`` on the CPU, float32."""
-        started = time.perf_counter()
-        with torch.inference_mode():
-            parameters = self.vae.encoder(torch.from_numpy(audio).to(self.device)).float().cpu()
-        self.summary.compute_seconds += time.perf_counter() - started
-        return parameters
 
     # ---------------------------------------------------------------- writing (in a thread)
 
     def _write(self, job: Callable[[], None], frames: int = 0) -> None:
         """Hand a job that holds so many frames to the writer, and wait where too many wait."""
-        self.unwritten.append((self.writer.submit(job), frames))
+        self.unwritten.append((self.thread.submit(job), frames))
         while self.unwritten and (
             self.unwritten[0][0].done()
             or sum(frames for _, frames in self.unwritten) > UNWRITTEN_FRAMES
@@ -289,30 +274,19 @@ class _Run:
             self.unwritten.popleft()[0].result()
 
     def _store(self, work: _Work, place: int, facts: Facts, parameters: Tensor) -> None:
-        item = work.block.items[place]
-        try:
-            with about(item.path):
-                posterior = Posterior(parameters, self.vae.config.std_floor)
-                entries = entries_of(item, facts, posterior, self.settings, self.statistics)
-                work.records[place] = self.store.write(work.block, item, facts.state, entries)
-        except EarvaeError as error:
-            if isinstance(error, WriteError) and not isinstance(error, UnwritableName):
-                raise  # no place for the next file either
-            line = f"{item.path}: {error}" if isinstance(error, LatentsError) else str(error)
-            self._fail(work, place, Failure(line, facts.state))
-            return
-        self.summary.encoded += 1
-        self.summary.audio_seconds += facts.original_samples / facts.rate
+        record = self.writer.write(work.block, work.block.items[place], facts, parameters)
+        work.records[place] = record
+        self.summary.add(record, facts)
         self.progress(1)
 
     def _fail(self, work: _Work, place: int, failure: Failure) -> None:
-        work.records[place] = Record(failure.state, [], printable(failure.error))
+        work.records[place] = failed(failure)
         self.progress(1)
 
-    def _finish(self, work: _Work, unchanged: bool) -> None:
+    def _finish(self, work: _Work) -> None:
         """Record a block of which everything was stored."""
         records = [record for record in work.records if record is not None]
-        if not unchanged:
+        if not work.unchanged:
             self.store.finish(work.block, records)
         self.summary.failures += [record.error for record in records if record.error]
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from earvae.errors import EarvaeError
-from earvae.tracks import MusicFile, fitting, inside, printable
+from earvae.tracks import MusicFile, fitting, printable, stems
 
 HIDDEN = ".earvae"  # in the output folder: everything that is not a result
 LONGEST_ENDING = "-0000.safetensors"
@@ -82,18 +81,10 @@ class Library:
 
 
 def _keys(names: Sequence[str]) -> list[str]:
-    """Output paths without suffix: that of the file where it is unique, else with its suffix.
-
-    ``a.wav`` becomes ``a``, unless there is also an ``a.flac``: then ``a.wav`` and ``a.flac``.
-    """
-    short = [posixpath.splitext(inside(name))[0] for name in names]
-    counts = Counter(key.lower() for key in short)
+    """Output paths without suffix (:func:`earvae.tracks.stems`), each another's."""
     keys: list[str] = []
     owners: dict[str, int] = {}
-    for index, (name, key) in enumerate(zip(names, short, strict=True)):
-        folded = key.lower()
-        if counts[folded] > 1 or folded in RESERVED:
-            key = inside(name)
+    for index, (name, key) in enumerate(zip(names, stems(names, RESERVED), strict=True)):
         key = _own(key)
         if (other := owners.setdefault(key.lower(), index)) != index:
             if names[other] == name:

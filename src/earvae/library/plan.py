@@ -5,8 +5,8 @@ encoder sees its own zeros in place of audio, layer by layer, which silence cann
 So that no latent depends on the company it was computed in:
 
 - Files of equally many frames form a batch as they are.
-- Files of different lengths form a batch padded to the longest. The last ``context`` frames of a
-  shorter one come from a second pass over its last 2·``context`` frames, which end where it ends.
+- Files of different lengths form a batch padded to the longest. The ends of shorter ones are
+  computed a second time (``codec.as_alone``).
 - Long files are cut into windows of one length that overlap by 2·``context`` frames; the last
   window ends where the file ends.
 """
@@ -57,11 +57,6 @@ class Batch:
     def frames(self) -> int:
         """Length of the batch."""
         return max(self.lengths)
-
-    @property
-    def short(self) -> tuple[int, ...]:
-        """Places in the batch whose end needs a second pass."""
-        return tuple(place for place, frames in enumerate(self.lengths) if frames < self.frames)
 
 
 @dataclass(frozen=True)

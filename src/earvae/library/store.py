@@ -27,6 +27,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,7 +121,11 @@ class Store:
         self.sharded = settings.shard_items is not None
         self.suffix = file.NPY if settings.payload == "npy" else file.SUFFIX
         self.sidecar = self.sharded or settings.payload == "npy"
-        self.owned = Owned(folder, f"{HIDDEN}/owned", self._ours())
+
+    @cached_property
+    def owned(self) -> Owned:
+        """What in the folder is the library's. Reads the whole index where there is no list."""
+        return Owned(self.folder, f"{HIDDEN}/owned", self._ours())
 
     # ---------------------------------------------------------------- what is ours
 

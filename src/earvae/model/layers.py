@@ -35,10 +35,10 @@ def full_precision(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Constants(nn.Module):
-    """A module of buffers that a model computes audio with: float32 at least.
+    """A module whose buffers and parameters are float32 at least.
 
     ``half()``, ``bfloat16()`` and ``to(dtype)`` leave them as they are, since eleven bits of a
-    transform or of a fixed code would be heard; ``double()`` takes them along.
+    transform, of a fixed code or of a frequency would be heard; ``double()`` takes them along.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -50,11 +50,12 @@ class Constants(nn.Module):
         return super()._apply(kept, recurse)
 
 
-class SnakeBeta(nn.Module):
+class SnakeBeta(Constants):
     """x + sin²(αx) / (β + 1e-9), with α and β per channel, stored as logarithms.
 
     Any ``[batch, channels, time]``. After BigVGAN (Lee et al. 2023) and Snake (Ziyin et al.
-    2020). Under autocast the result is float32, as the parameters are.
+    2020). Under autocast and in a half model the result is float32, as the parameters are: αx
+    needs a small absolute error, which eight or eleven bits of a large α or x do not give.
     """
 
     def __init__(self, channels: int) -> None:
@@ -110,7 +111,9 @@ class _WeightNormConvolution(nn.Module):
         """The plain convolution weight, in the shape of ``weight_v``."""
         if "weight" in self._parameters:
             return self.weight
-        return self.weight_v * (self.weight_g / norm_over_first(self.weight_v))
+        wide = torch.promote_types(self.weight_v.dtype, torch.float32)
+        length, direction = self.weight_g.to(wide), self.weight_v.to(wide)
+        return (direction * (length / norm_over_first(direction))).to(self.weight_v.dtype)
 
     def fold(self) -> None:
         """Compute the plain weight once and for all; for inference only."""
@@ -140,7 +143,7 @@ class WeightNormConv1d(_WeightNormConvolution):
         weight, bias = self.effective_weight(), self.bias
         arguments = self.stride, self.padding, self.dilation
         if x.device.type != "cpu" or self.stride == 1 or weight.shape[1] >= NARROW:
-            return F.conv1d(x, weight, bias, *arguments)
+            return F.conv1d(x.to(weight.dtype), weight, bias, *arguments)
         # oneDNN's bfloat16 kernels for AMX give noise here, with torch 2.13; a few channels cost
         # nothing in float32 either.
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -168,7 +171,7 @@ class WeightNormConvTranspose1d(_WeightNormConvolution):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.effective_weight()
-        return F.conv_transpose1d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv_transpose1d(x.to(weight.dtype), weight, self.bias, self.stride, self.padding)
 
     def output_length(self, length: int) -> int:
         return (length - 1) * self.stride - 2 * self.padding + self.kernel_size
@@ -214,7 +217,10 @@ def check_signal(signal: Tensor, name: str, channels: int, unit: str, values: bo
     if signal.numel() == 0:
         raise ValueError(f"{name}: there are no {unit} in {shape}")
     if not signal.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {signal.dtype}")
+        scale = ""
+        if name == "audio" and signal.dtype in (torch.int16, torch.int32):
+            scale = f"; divide by {torch.iinfo(signal.dtype).max + 1} for a full scale of ±1"
+        raise ValueError(f"{name} must be floating point, got {signal.dtype}{scale}")
     if values and not torch.compiler.is_compiling() and not signal.isfinite().all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
 

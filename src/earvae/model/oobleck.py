@@ -41,7 +41,8 @@ class ResidualUnit(Chain):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # Under autocast the sum is of float32, as the parameters are: rounding would add up.
+        # Under autocast and in a half model the sum is of float32, as the activation's parameters
+        # are: rounding would add up.
         return x.to(self.layers[0].alpha.dtype) + self.layers(x)
 
 

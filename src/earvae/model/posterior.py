@@ -36,8 +36,13 @@ class Posterior:
 
     @property
     def var(self) -> Tensor:
-        """Variance as the KL divergence uses it, ``[batch, latent, frames]``."""
-        return self.std.square() + self._variance_floor
+        """Variance as the KL divergence uses it, ``[batch, latent, frames]``, float32 at least."""
+        return _wide(self.std).square() + self._variance_floor
+
+    @property
+    def latent_dist(self) -> Posterior:
+        """The posterior itself, under the name that it has in what diffusers' models return."""
+        return self
 
     def mode(self) -> Tensor:
         """The most likely latents, ``[batch, latent, frames]``: the mean."""
@@ -61,7 +66,7 @@ class Posterior:
         return self.mean + self.std * noise
 
     def kl(self) -> Tensor:
-        """KL divergence to the unit Gaussian, a scalar ≥ 0.
+        """KL divergence to the unit Gaussian, a scalar ≥ 0, float32 at least.
 
         Mean over batch and frames of Σ_channels (mean² + var − log var − 1). The published
         model leaves out the customary factor ½, and so do we: the KL weight refers to this.
@@ -71,4 +76,9 @@ class Posterior:
     def kl_per_channel(self) -> Tensor:
         """The summands of :meth:`kl`, averaged over batch and frames: ``[latent]``."""
         var = self.var
-        return (self.mean.square() + var - var.log() - 1).mean(dim=(0, 2))
+        return (_wide(self.mean).square() + var - var.log() - 1).mean(dim=(0, 2))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: a square of eleven bits is soon zero, and its logarithm infinite."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

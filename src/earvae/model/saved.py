@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,10 +51,30 @@ def write(
                 f"{folder}: nothing was written: {name} holds NaN or infinity, or values beyond "
                 f"{tensors[name].dtype}"
             )
-    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
     with atomic.files(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_NAME, {"format": "earvae"})
-        (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (temporary / CONFIG_NAME).write_text(_text(config), encoding="utf-8")
+
+
+def write_statistics(folder: str | Path, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Put the statistics of its latents, by channel, into the configuration of a model's folder.
+
+    Raises WeightsError for a folder that :func:`write` did not write, ConfigError for numbers that
+    do not fit the model, and WriteError.
+    """
+    path = Path(folder) / CONFIG_NAME
+    values = read_json(path)
+    if "architecture" not in values or not path.with_name(WEIGHTS_NAME).is_file():
+        raise WeightsError(
+            f"{folder}: no folder of save_pretrained with {CONFIG_NAME} and {WEIGHTS_NAME}; make "
+            "one of any weights by EarVAE.from_pretrained(...).save_pretrained(FOLDER)"
+        )
+    values |= {"latents_mean": list(mean), "latents_std": list(std)}
+    atomic.write(path, _text(parse(ModelConfig, values, str(path))))
+
+
+def _text(config: ModelConfig) -> str:
+    return json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
 
 
 def first_names(model: nn.Module) -> dict[str, str]:

@@ -52,10 +52,22 @@ class EarVAE(nn.Module):
         """Channels of the latents."""
         return self.config.latent_channels
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; audio and latents must be there too."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What latents and audio come out in, after ``half()`` or ``double()`` another one than
+        float32. Transforms, fixed codes and activations are float32 at least in any case."""
+        return next(self.parameters()).dtype
+
     def encode(self, audio: Tensor) -> Posterior:
         """Posterior of ``[batch, 2, samples]`` audio, ``⌈samples / hop_length⌉`` frames.
 
-        Audio that is not a whole number of frames is padded with zeros at its end. Raises
+        Audio that is not a whole number of frames is padded with zeros at its end; of a padded
+        batch ``codec.encode`` takes the lengths. Raises
         ValueError for another shape, for integers, for no samples at all and, in evaluation mode,
         for values that are not finite.
         """
@@ -103,9 +115,11 @@ class EarVAE(nn.Module):
     def identity(self) -> str:
         """Twelve hex digits of a SHA-256 over configuration and weights.
 
-        Latents only mean something to the model that made them; files carry this.
+        Latents only mean something to the model that made them; files carry this. The statistics
+        of latents in a configuration do not count.
         """
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        config = self.config.without_statistics()
+        digest = hashlib.sha256(config.model_dump_json().encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -107,7 +107,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
     torch.manual_seed(config.seed)
     if config.initial_weights is not None:
         vae = _pretrained(config)
-        if config.model not in (None, vae.config):
+        if config.model is not None and config.model.without_statistics() != vae.config:
             raise ConfigError(
                 f"{config.initial_weights}: its model configuration is not the one under `model`"
             )
@@ -149,11 +149,14 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
 
 
 def _pretrained(config: TrainConfig) -> EarVAE:
-    """The model in ``initial_weights``."""
+    """The model in ``initial_weights``, without the statistics of latents that training changes."""
     name = config.initial_weights
     if (Path(name) / CHECKPOINT).is_file():
-        return EarVAE.from_pretrained(str(Path(name) / EMA))
-    return EarVAE.from_pretrained(None if name == "shipped" else name)
+        vae = EarVAE.from_pretrained(str(Path(name) / EMA))
+    else:
+        vae = EarVAE.from_pretrained(None if name == "shipped" else name)
+    vae.config = vae.config.without_statistics()
+    return vae
 
 
 def _introduce(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from earvae.audio.containers import chunked, flac, mpeg, ogg
+from earvae.audio.containers import chunked, flac, media, mpeg, ogg
 from earvae.audio.containers.parts import ContainerError, Part, PartFile, bytes_at
 from earvae.audio.containers.tags import past_tags
 
-FAMILIES = (chunked, flac, ogg, mpeg)
+FAMILIES = (chunked, flac, ogg, mpeg, media)
 MOST_BEHIND = 4096  # bytes behind the last stream that nobody asks about
 MOST_PARTS = 4096
 
@@ -41,7 +41,7 @@ def survey(file: BinaryIO, size: int, thorough: bool = True) -> list[Part]:
         if len(parts) > MOST_PARTS:
             raise ContainerError(f"is more than {MOST_PARTS} files, one after the other")
         last = family
-    if last is chunked and size - at > MOST_BEHIND and any(bytes_at(file, at, 1 << 20)):
+    if last in (chunked, media) and size - at > MOST_BEHIND and any(bytes_at(file, at, 1 << 20)):
         raise ContainerError(
             f"{size - at} bytes lie behind the audio that its header announces, so the announced "
             "length is wrong, or they do not belong there"

@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
+# Those that begin an MPEG-4 file.
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
 
 class ContainerError(ValueError):
     """What is announced is not there, or not whole. The message does not name the file."""
@@ -18,6 +21,7 @@ class Part:
 
     ``head`` stands in for a header that says too little. ``samples`` per channel, None where
     libsndfile or only decoding tells; ``believable``: whether the stream's own count can be true.
+    ``demuxer`` is libav's name of a container that it decodes; empty: libsndfile does.
     """
 
     start: int
@@ -25,6 +29,7 @@ class Part:
     head: bytes = b""
     samples: int | None = None
     believable: bool = True
+    demuxer: str = ""
 
 
 class PartFile(io.RawIOBase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from earvae.audio.containers.parts import bytes_at
+from earvae.audio.containers.parts import BOXES, bytes_at
 
 MOST_ZEROS = 1 << 20  # bytes in a row that are passed over
 BLOCK = 4096
@@ -17,6 +17,8 @@ def past_tags(file: BinaryIO, at: int, stop: int) -> int:
         head = bytes_at(file, at, 32)
         if size := _size_in_front(head):
             at += size
+        elif head[4:8] in BOXES:  # behind a size, which begins with zeros
+            break
         elif head[:1] == b"\0" and (zeros := _zeros(file, at, stop)):
             at += zeros
         else:

@@ -29,22 +29,40 @@ class Format:
     title: str
     encoder: str
     suffix: str
-    rate: int = SAMPLE_RATE
+    rates: range | tuple[int, ...]
+    """Kilobits a second for stereo: all in a range, or these. What lies beyond, encoders refuse
+    or, most of them, round to one of these without a word."""
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def possible(self) -> str:
+        """The rates in words."""
+        if isinstance(self.rates, range):
+            return f"{self.rates.start} to {self.rates.stop - 1}"
+        return ", ".join(map(str, self.rates))
 
 
+MP3_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # of MPEG-1
 FORMATS = {
-    "opus": Format("Opus", "libopus", ".opus", 48_000),
-    "mp3": Format("MP3", "libmp3lame", ".mp3"),
-    "vorbis": Format("Vorbis", "libvorbis", ".ogg"),
-    "aac": Format("AAC-LC", "aac", ".m4a"),
+    "opus": Format("Opus", "libopus", ".opus", range(6, 511), 48_000),
+    "mp3": Format("MP3", "libmp3lame", ".mp3", MP3_RATES),
+    "vorbis": Format("Vorbis", "libvorbis", ".ogg", range(45, 501)),
+    "aac": Format("AAC-LC", "aac", ".m4a", range(24, 401)),
 }
 
 
 class FfmpegCodec(System):
-    """One of ``FORMATS`` at ``kbps`` kilobits a second. Raises UnusableSystem without ffmpeg."""
+    """One of ``FORMATS`` at ``kbps`` kilobits a second.
+
+    Raises UnusableSystem without ffmpeg, and for a rate that the format does not have.
+    """
 
     def __init__(self, kind: str, kbps: int, name: str | None = None) -> None:
         self.kbps, self.format = float(kbps), FORMATS[kind]
+        if kbps not in self.format.rates:
+            raise UnusableSystem(
+                f"{kind}:{kbps}: {self.format.title} has {self.format.possible} kb/s"
+            )
         self.name = name or f"{kind}-{kbps}"
         self.description = f"{self.format.title} at {kbps} kb/s, {self.format.encoder} of ffmpeg"
         version = _version(f"{kind}:{kbps}")
@@ -59,7 +77,7 @@ class FfmpegCodec(System):
 
     def _there_and_back(self, audio: Tensor) -> tuple[Tensor, int]:
         """The decoded audio and the encoded file's size in bytes."""
-        rate = self.format.rate
+        rate = self.format.sample_rate
         raw = ["-f", "f32le", "-ar", str(rate), "-ac", "2"]
         with tempfile.TemporaryDirectory(prefix="earvae-") as folder:
             given, returned = Path(folder, "given.raw"), Path(folder, "returned.raw")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from earvae.errors import EarvaeError, about
 from earvae.evaluation.systems.checks import CHECKS, Check
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
 from earvae.evaluation.systems.folder import Beside, Folder
+from earvae.evaluation.systems.function import Function, RoundTrip, function_of
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.neural import Dac, Encodec
 from earvae.evaluation.systems.system import System
+
+ALONE_TOO = ("earvae", "dac")  # kinds that have a default
 
 
 class SpecError(EarvaeError):
@@ -24,13 +28,15 @@ def make(spec: str, device: str = "cpu") -> System:
     Raises SpecError where the spec itself is wrong, another EarvaeError where what it names cannot
     be set up here.
     """
+    if found := re.fullmatch(r"(?:([\w.-]{1,100})=)?([^=]+\.py:[\w.]+)", spec):
+        spec = f"{found[1]}=python:{found[2]}" if found[1] else f"python:{found[2]}"
     match = re.fullmatch(r"(?:([\w.-]{1,100})=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
     if not match or match[2] not in _MAKERS:
         kinds = ", ".join(_MAKERS)
         raise SpecError(f"--codec {spec}: unknown; use one of {kinds} (see --help)")
     name, kind, argument = match.groups()
     wants, maker = _MAKERS[kind]
-    if (argument is None) != (wants is None) and kind != "earvae":
+    if (argument is None) != (wants is None) and kind not in ALONE_TOO:
         form = kind if wants is None else f"{kind}:{wants}"
         raise SpecError(f"--codec {spec}: write {form}")
     if wants in ("KBPS", "COMPONENTS") and not re.fullmatch("[1-9][0-9]{0,5}", argument):
@@ -38,17 +44,23 @@ def make(spec: str, device: str = "cpu") -> System:
     return maker(argument, name, device)
 
 
-def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[str]]:
-    """The systems of all specs, and one line for each that cannot be set up.
+Codecs = Iterable[str] | Mapping[str, "str | RoundTrip | System"]
+"""Specs; or by the names of their rows specs, functions, and systems."""
+
+
+def make_all(codecs: Codecs, device: str = "cpu") -> tuple[list[System], list[str]]:
+    """The systems of all codecs, and one line for each that cannot be set up.
 
     Raises SpecError, also where two would have one name.
     """
+    rows = list(codecs.items() if isinstance(codecs, Mapping) else ((None, c) for c in codecs))
     systems: dict[str, System] = {}
     failures = []
-    for spec in specs:
+    for name, codec in rows:
+        spec = codec if isinstance(codec, str) else name
         try:
             with about(f"--codec {spec}"):
-                system = make(spec, device)
+                system = _row(name, codec, device)
         except SpecError:
             raise
         except EarvaeError as error:
@@ -59,6 +71,26 @@ def make_all(specs: list[str], device: str = "cpu") -> tuple[list[System], list[
                             f"front: --codec NAME={spec}")  # fmt: skip
         systems[key] = system
     return list(systems.values()), failures
+
+
+def _row(name: str | None, codec: str | RoundTrip | System, device: str) -> System:
+    """The system of a codec, under a name if there is one. Raises as :func:`make`."""
+    if name is None:
+        return make(codec, device)
+    if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
+        raise SpecError(f"{name}: a row's name is letters, digits, dots, - and _")
+    if isinstance(codec, str):
+        return make(f"{name}={codec}", device)
+    if isinstance(codec, System):
+        codec.name = name
+        return codec
+    return Function(codec, name)
+
+
+def _python(place: str, name: str | None) -> System:
+    if not re.fullmatch(r".+:[\w.]+", place):
+        raise SpecError(f"--codec python:{place}: write python:MODULE:FUNCTION or FILE.py:FUNCTION")
+    return Function(function_of(place), name or _name_of(place.rpartition(":")[2]))
 
 
 def _earvae(weights: str | None, name: str | None, device: str) -> System:
@@ -88,6 +120,9 @@ _MAKERS: dict[str, tuple[str | None, _Maker]] = {
         kind: ("KBPS", lambda kbps, name, _, kind=kind: FfmpegCodec(kind, int(kbps), name))
         for kind in FORMATS
     },
+    "dac": ("MODEL", Dac),
+    "encodec": ("KBPS", lambda kbps, name, on: Encodec(int(kbps), name, on)),
+    "python": ("MODULE:FUNCTION", lambda place, name, _: _python(place, name)),
     "linear": ("COMPONENTS", lambda n, name, _: LinearBaseline(int(n), name)),
     "oobleck": ("FOLDER", lambda path, name, on: Oobleck(Path(path).expanduser(), name, on)),
     **{kind: (None, lambda _, name, on, kind=kind: Check(kind, name)) for kind in CHECKS},

@@ -36,7 +36,7 @@ from earvae.model.vae import EarVAE
 from earvae.owned import EXPORT, Owned
 from earvae.regular import ReadError, read_regular
 
-__all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx"]
+__all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx", "graphs"]
 
 RUNNER, TRANSFORMER = "runner.py", "transformer.onnx"
 ARCHITECTURES = {"oobleck": oobleck, "spectral": spectral}
@@ -55,21 +55,8 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     ``transformer.onnx`` is removed if this model has none; files of these names that are not on
     its list are refused. Raises UnsupportedLayerError, WriteError.
     """
-    if vae.config.architecture not in ARCHITECTURES:
-        raise UnsupportedLayerError(
-            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
-            "use earvae itself, with PyTorch, to encode and decode with it"
-        )
     folder = Path(folder)
-    graphs = {"encoder": encoder_graph, "decoder": decoder_graph}
-    if vae.transformers is not None:
-        graphs["transformer"] = transformer_graph
-    properties = metadata(vae, half)
-    models = {}
-    for part, graph in graphs.items():
-        context = -1 if part == "transformer" else getattr(vae, part).context_frames
-        own = {"part": part, "context_frames": str(context)}
-        models[f"{part}.onnx"] = graph(vae, half).model(properties | own)
+    models = graphs(vae, half)
     owned = Owned(folder, EXPORT, before=_earlier(folder))
     owned.claim(*models, RUNNER)
     with atomic.files(folder) as temporary:
@@ -79,6 +66,29 @@ def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Pat
     if vae.transformers is None:
         owned.remove(TRANSFORMER)
     return [folder / name for name in (*models, RUNNER)]
+
+
+def graphs(vae: EarVAE, half: bool | None = False) -> dict[str, onnx.ModelProto]:
+    """A model's graphs by the names of their files, with all that they say of themselves.
+
+    ``half`` is as of :func:`export_onnx`; None stores in float16 what loses nothing by it. Raises
+    UnsupportedLayerError.
+    """
+    if vae.config.architecture not in ARCHITECTURES:
+        raise UnsupportedLayerError(
+            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
+            "use earvae itself, with PyTorch, to encode and decode with it"
+        )
+    parts = {"encoder": encoder_graph, "decoder": decoder_graph}
+    if vae.transformers is not None:
+        parts["transformer"] = transformer_graph
+    properties = metadata(vae, half)
+    models = {}
+    for part, graph in parts.items():
+        context = -1 if part == "transformer" else getattr(vae, part).context_frames
+        own = {"part": part, "context_frames": str(context)}
+        models[f"{part}.onnx"] = graph(vae, half).model(properties | own)
+    return models
 
 
 def _earlier(folder: Path) -> list[str]:
@@ -91,7 +101,7 @@ def _earlier(folder: Path) -> list[str]:
     return ["encoder.onnx", "decoder.onnx", TRANSFORMER, RUNNER] if ours else []
 
 
-def metadata(vae: EarVAE, half: bool) -> dict[str, str]:
+def metadata(vae: EarVAE, half: bool | None) -> dict[str, str]:
     """What every file says of the model.
 
     A file adds its ``part`` and ``context_frames``, the frames that a chunk needs on each side to
@@ -109,12 +119,12 @@ def metadata(vae: EarVAE, half: bool) -> dict[str, str]:
         "latent_channels": str(vae.latent_channels),
         "tail_deficit": str(vae.decoder.tail_deficit),
         "has_transformer": str(vae.transformers is not None).lower(),
-        "weights": "float16" if half else "float32",
+        "weights": {True: "float16", False: "float32", None: "exact"}[half],
         "config": vae.config.model_dump_json(),
     }
 
 
-def encoder_graph(vae: EarVAE, half: bool = False) -> Graph:
+def encoder_graph(vae: EarVAE, half: bool | None = False) -> Graph:
     """``audio [batch, 2, frames·hop]`` → ``mean``, ``std [batch, latent, frames]``."""
     graph = Graph(vae, half)
     audio = graph.input("audio", ["batch", vae.config.audio_channels, "samples"])
@@ -128,7 +138,7 @@ def encoder_graph(vae: EarVAE, half: bool = False) -> Graph:
     return graph
 
 
-def transformer_graph(vae: EarVAE, half: bool = False) -> Graph:
+def transformer_graph(vae: EarVAE, half: bool | None = False) -> Graph:
     """``latents [batch, latent, frames]`` → ``decoder_latents`` of the same shape."""
     graph, shape = Graph(vae, half), ["batch", vae.latent_channels, "frames"]
     latents = oobleck.transformer(vae.transformers, graph.input("latents", shape))
@@ -136,7 +146,7 @@ def transformer_graph(vae: EarVAE, half: bool = False) -> Graph:
     return graph
 
 
-def decoder_graph(vae: EarVAE, half: bool = False) -> Graph:
+def decoder_graph(vae: EarVAE, half: bool | None = False) -> Graph:
     """``latents [batch, latent, frames]`` → ``audio [batch, 2, frames·hop − tail_deficit]``."""
     graph = Graph(vae, half)
     latents = graph.input("latents", ["batch", vae.latent_channels, "frames"])

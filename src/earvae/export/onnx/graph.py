@@ -28,10 +28,10 @@ class Graph:
 
     Args:
         model: whose modules give their names to the weights.
-        half: store weight matrices in float16.
+        half: store weight matrices in float16; None: those that lose nothing by it.
     """
 
-    def __init__(self, model: nn.Module, half: bool = False) -> None:
+    def __init__(self, model: nn.Module, half: bool | None = False) -> None:
         self.half = half
         self._names = {module: name for name, module in model.named_modules()}
         self._nodes: list[onnx.NodeProto] = []
@@ -72,12 +72,17 @@ class Graph:
         name = f"{self._names[module]}.{name}"
         if name not in self._weights:
             values = _array(tensor)
-            if not self.half or values.ndim < 2 or np.abs(values).max(initial=0) > HALF_LIMIT:
-                self._weights[name] = self._tensor(values, name)
-            else:
+            if self._is_halved(values):
                 stored = self._tensor(values.astype(np.float16), name)
                 self._weights[name] = stored.op("Cast", to=TensorProto.FLOAT)
+            else:
+                self._weights[name] = self._tensor(values, name)
         return self._weights[name]
+
+    def _is_halved(self, values: np.ndarray) -> bool:
+        if self.half is False or values.ndim < 2 or np.abs(values).max(initial=0) > HALF_LIMIT:
+            return False
+        return self.half or bool((values.astype(np.float16) == values).all())
 
     def name_of(self, module: nn.Module) -> str:
         """The name of a module of the model, such as ``encoder.layers.2``."""
