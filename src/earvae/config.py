@@ -284,7 +284,7 @@ class RefinerConfig(Config):
     norm_epsilon: float = Field(1e-5, gt=0, le=1, description="of its first and last LayerNorm")
 
 
-class EarVAE2Config(Config):
+class EarVAE2Config(_ModelConfig):
     """εar-VAE2 (arXiv 2608.19843): complex spectra at 48 kHz, a latent frame of 1920 samples.
 
     178.36 M parameters with these defaults.

@@ -172,14 +172,13 @@ class BandedRefiner(nn.Module):
         sizes = (PHASE_BINS, both, both, SPECTRUM_HOP - BOTH_BINS, 2)
         low, magnitude, phase, high, nyquist = self.out(x).to(spectra.dtype).split(sizes, dim=-1)
         real, imaginary = spectra.unbind(1)
-        # The angle as a direction, so that a spectrum of zeros has a gradient.
-        size = torch.hypot(real, imaginary)
-        silent = size < MAGNITUDE_FLOOR
-        cosine = torch.where(silent, 1, real / size.clamp_min(MAGNITUDE_FLOOR))
-        sine = torch.where(silent, 0, imaginary / size.clamp_min(MAGNITUDE_FLOOR))
+        # The angle as a direction, and a floor inside the root: silence has a gradient.
+        size = (real.square() + imaginary.square()).clamp_min(MAGNITUDE_FLOOR**2).sqrt()
+        silent = size <= MAGNITUDE_FLOOR
+        cosine, sine = torch.where(silent, 1, real / size), torch.where(silent, 0, imaginary / size)
         turn = F.pad(torch.cat([low, phase], -1), (0, SPECTRUM_HOP - BOTH_BINS))
         change = F.pad(torch.cat([magnitude, high], -1), (PHASE_BINS, 0))
-        refined = (size.clamp_min(MAGNITUDE_FLOOR) + change).clamp_min(MAGNITUDE_FLOOR)
+        refined = (size + change).clamp_min(MAGNITUDE_FLOOR)
         real = refined * (cosine * turn.cos() - sine * turn.sin())
         imaginary = refined * (sine * turn.cos() + cosine * turn.sin())
         return torch.cat([torch.stack([real, imaginary], 1), nyquist.transpose(1, 2)[..., None]], 3)
