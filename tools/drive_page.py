@@ -81,17 +81,15 @@ def drive(page: Page, song: Path, output: Path | None, view: str) -> None:
 
     picture("_empty")
     page.locator("#file").set_input_files(song)
-    page.wait_for_function("!document.getElementById('progress').hidden")
+    page.locator("#progress").wait_for()  # not by a script: the page's policy forbids eval
     page.wait_for_timeout(1500)
     picture("_working")
-    page.wait_for_function(
-        "document.getElementById('progress').hidden", timeout=600_000
-    )  # either way
+    page.locator("#progress").wait_for(state="hidden", timeout=600_000)
     if page.locator("#failure").is_visible():
         sys.exit(f"the page says: {page.locator('#failure').inner_text()}")
     page.evaluate("earvae.page.player.seek(earvae.page.player.duration * 0.4)")
     page.keyboard.press(" ")
-    page.wait_for_function("earvae.page.player.playing")
+    page.locator("#play", has_text="Pause").wait_for()
     page.wait_for_timeout(500)
     picture("")
     picture("_whole", whole=True)

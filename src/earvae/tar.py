@@ -34,14 +34,16 @@ def end(tar: BinaryIO) -> int:
 
 
 def members(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The files in an open tar file: ``name``, ``size`` and ``offset_data``, all of it there.
+    """The files in a tar file that is open and can be sought: ``name``, ``size`` and
+    ``offset_data``, all of it there.
 
     Their content is not read, and ``tar`` may be read from between two of them. Folders are passed
     over. Raises tarfile.TarError for anything that is not plain (compressed, sparse, a link, a
     device), for a header that is damaged or endless, and where the end is missing or is not the
     end. (``tarfile`` alone takes a damaged header for the end, and expands what is compressed.)
     """
-    size = os.fstat(tar.fileno()).st_size
+    size = tar.seek(0, os.SEEK_END)
+    tar.seek(0)
     headers = _Headers(tar)
     archive = tarfile.TarFile(fileobj=headers)  # reads the first header
     while (member := archive.next()) is not None:

@@ -14,8 +14,9 @@ import soundfile
 import torch
 
 from earvae.config import ConfigError, DataConfig, SourceConfig
+from earvae import remote
 from earvae.errors import WriteError
-from earvae.training import tar_read, tar_write
+from earvae.training import tar_write
 from earvae.training.crops import CropDataset, read_crop
 from earvae.training.filters import DROP_REASONS
 from earvae.training.loader import make_loader
@@ -102,7 +103,7 @@ def test_segments_of_integer_sources_are_exactly_the_source(music, tmp_path):
         parts, first = [], 0
         for sample in result.index["samples"]:
             if sample["source"] == number:
-                data = tar_read.fetch(
+                data = remote.fetch(
                     str(tmp_path / "out" / result.index["shards"][sample["shard"]]["file"]),
                     sample["offset"],
                     sample["size"],
@@ -482,7 +483,7 @@ def served(copied, monkeypatch):
     """The shards as a URL, and the class that answers."""
     pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(tar_read, "RETRY_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(remote, "RETRY_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr(RangeHandler, "folder", copied)
     monkeypatch.setattr(RangeHandler, "failures", 0)
     monkeypatch.setattr(RangeHandler, "requests", [])
@@ -549,7 +550,7 @@ def test_no_more_is_taken_of_an_answer_than_was_asked_for(served, monkeypatch, s
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/shard.tar"
     with pytest.raises(OSError, match="gave more bytes|parts of files"):
-        tar_read.fetch(url, 0, 4096)
+        remote.fetch(url, 0, 4096)
     server.shutdown()
     server.server_close()
     assert Flood.sent < 100 << 20

@@ -17,7 +17,8 @@ from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
-from earvae.cli.library import library
+from earvae.cli.library import library, with_address
+from earvae.cli.listeners import listeners
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.renamed import OPTIONS, register
@@ -74,11 +75,13 @@ class Command(TyperCommand):
         for argument in takewhile(lambda argument: argument != "--", args):
             if (name := argument.partition("=")[0]) in renamed:
                 usage_error(f"{name} {renamed[name]}")
+        if self.name == "library":
+            args = with_address(args)
         return super().parse_args(ctx, args)
 
 
 VERBS = (
-    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, pack,
+    reconstruct, encode, decode, library, stats, info, evaluate, listeners, thdn, train, pack,
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:

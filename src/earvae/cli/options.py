@@ -37,7 +37,8 @@ Weights = Annotated[
         "--weights",
         "--model",
         "--model_path",
-        help="A folder of ours, a published weight file, a folder with one, or a hub id. "
+        help="ear-vae-44k or ear-vae-48k (the authors' weights, fetched from the hub); a folder of "
+        "ours or of a training run, a published weight file, or hub:owner/name/FILE@revision. "
         "Default: the model that comes with earvae.",
     ),
 ]

@@ -28,14 +28,27 @@ class Array:
     offset: int  # bytes
     by_columns: bool = False
 
-    def load(self, file: IO[bytes]) -> np.ndarray:
-        """The numbers, float16 where they are that, else float32 (infinite where that cannot hold
-        them). Raises OSError."""
-        file.seek(self.offset)
-        data = np.frombuffer(file.read(_bytes(self.shape, self.kind)), self.kind)
+    def load(self, file: IO[bytes], start: int = 0, stop: int | None = None) -> np.ndarray:
+        """The numbers, or those from ``start`` to ``stop`` of the last axis; no others are read.
+
+        float16 where they are that, else float32 (infinite where that cannot hold them). Raises
+        OSError.
+        """
+        length = self.shape[-1] if self.shape else 1
+        stop = length if stop is None else stop
+        shape, size = (*self.shape[:-1], stop - start) if self.shape else (), self.kind.itemsize
+        if self.by_columns or (start, stop) == (0, length):
+            rows, stride, first = 1, 0, start * math.prod(self.shape[:-1])
+        else:
+            rows, stride, first = math.prod(self.shape[:-1]), length, start
+        data = bytearray()
+        for row in range(rows):
+            file.seek(self.offset + (row * stride + first) * size)
+            data += file.read(math.prod(shape) // max(rows, 1) * size)
+        numbers = np.frombuffer(data, self.kind)
         if self.dtype == "BF16":
-            data = (data.astype(np.uint32) << 16).view(np.float32)
-        values = data.reshape(self.shape, order="F" if self.by_columns else "C")
+            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+        values = numbers.reshape(shape, order="F" if self.by_columns else "C")
         with np.errstate(over="ignore"):
             return values.astype(np.float16 if self.kind.str[1:] == "f2" else np.float32)
 
@@ -47,11 +60,12 @@ class Safetensors:
     metadata: dict
     tensors: dict
     start: int  # byte of the first number
-    size: int  # bytes of the file
+    stop: int  # and after the last
 
     @classmethod
     def of(cls, file: IO[bytes], size: int) -> Safetensors:
-        """The header of a file of ``size`` bytes. Raises ValueError, JsonError."""
+        """The header of ``size`` bytes from where ``file`` stands. Raises ValueError, JsonError."""
+        begin = file.tell()
         length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
         if not 0 < length <= min(size - 8, MOST_HEADER_BYTES):
             raise ValueError("its header is longer than the file")
@@ -59,7 +73,7 @@ class Safetensors:
         metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
         if not isinstance(metadata, dict):
             raise ValueError("its header is no table of tensors")
-        return cls(metadata, header, 8 + length, size)
+        return cls(metadata, header, begin + 8 + length, begin + size)
 
     def arrays(self) -> dict[str, Array]:
         """All tensors. Raises ValueError: a type that is not floating point, or a
@@ -78,22 +92,23 @@ class Safetensors:
                 raise ValueError(f"its tensor {name} has another size than its shape")
             found[name] = Array(tuple(shape), dtype, kind, self.start + end)
             end += size
-        if self.start + end != self.size:
-            raise ValueError(f"has {self.size} bytes, its header says {self.start + end}")
+        if self.start + end != self.stop:
+            raise ValueError(f"holds {self.stop - self.start} bytes, its header says {end}")
         return found
 
 
 def of_npy(file: IO[bytes], size: int) -> Array:
-    """The array of a ``.npy`` file of ``size`` bytes. Raises ValueError: no such file, a type that
-    is not floating point, a size that is not the file's."""
+    """The array of a ``.npy`` file, which is ``size`` bytes from where ``file`` stands. Raises
+    ValueError: no such file, a type that is not floating point, a size that is not the file's."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    begin = file.tell()
     try:
         shape, by_columns, kind = readers[npy.read_magic(file)](file)
     except Exception as error:  # its text is parsed as Python is, with all that this raises
         raise ValueError(f"its header is no header of .npy: {error}") from None
     if kind.kind != "f" or kind.itemsize > 8:
         raise ValueError(f"holds {kind}, not floating point")
-    if (told := file.tell() + _bytes(shape, kind)) != size:
+    if (told := file.tell() - begin + _bytes(shape, kind)) != size:
         raise ValueError(f"has {size} bytes, its header says {told}")
     return Array(shape, kind.name, kind, file.tell(), by_columns)
 

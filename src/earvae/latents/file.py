@@ -105,7 +105,7 @@ def write(path: str | Path, latents: Latents) -> None:
 def inspect(path: str | Path) -> Header:
     """The header of a ``.safetensors`` or ``.npy`` file. Raises LatentsError if it holds no
     latents, is damaged, or has another size than it says."""
-    with _stored(Path(path)) as stored:
+    with opened(Path(path)) as stored:
         array = stored.arrays["latents"]
         return Header(stored.metadata, *array.shape, array.dtype)
 
@@ -113,31 +113,71 @@ def inspect(path: str | Path) -> Header:
 def read(path: str | Path) -> Latents:
     """The latents of a ``.safetensors`` or ``.npy`` file. Raises LatentsError: not there, not of
     this format, damaged, not finite."""
-    with _stored(Path(path)) as stored:
+    with opened(Path(path)) as stored:
         return stored.read()
 
 
 def read_shard(path: str | Path) -> Iterator[Latents]:
     """The entries of a shard, one at a time. Raises LatentsError as :func:`read` does, also where
     an entry lacks its latents or its JSON, and where there is none."""
-    path = Path(path)
-    with _named(path), open_regular(path) as shard:
-        waiting: tarfile.TarInfo | None = None  # latents come before their JSON
-        entries = 0
-        for member in tar.members(shard):
-            name, suffix = os.path.splitext(member.name)
-            if suffix in (SUFFIX, NPY) and waiting is None:
-                waiting = member
-            elif suffix == SIDECAR and waiting and os.path.splitext(waiting.name)[0] == name:
-                values = json_files.parse(_content(shard, member), member.name)
-                data = io.BytesIO(_content(shard, waiting))
-                suffix, waiting = os.path.splitext(waiting.name)[1], None
-                yield _Stored.of(data, len(data.getbuffer()), suffix, values).read()
-                entries += 1
-            else:
-                raise LatentsError(f"its member {member.name} is not where an entry has it")
-        if waiting or not entries:
-            raise LatentsError(f"lacks the JSON of {waiting.name}" if waiting else "is empty")
+    with named(path), open_regular(path) as shard:
+        for place in places(shard):
+            yield stored_at(shard, place).read()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a shard has an entry. Offsets and sizes are bytes.
+
+    Where ``json_size`` is None, nobody has looked at the JSON yet: ``json_offset`` is that of its
+    header, which tells its size.
+    """
+
+    name: str  # of the member with the latents
+    offset: int
+    size: int
+    json_offset: int
+    json_size: int | None
+
+
+def places(shard: BinaryIO) -> Iterator[Place]:
+    """The entries of an open shard, whose latents are not read. Raises LatentsError (that does not
+    name the shard) or tarfile.TarError."""
+    waiting: tarfile.TarInfo | None = None  # latents come before their JSON
+    entries = 0
+    for member in tar.members(shard):
+        name, suffix = os.path.splitext(member.name)
+        if suffix in (SUFFIX, NPY) and waiting is None:
+            waiting = member
+        elif suffix == SIDECAR and waiting and os.path.splitext(waiting.name)[0] == name:
+            own = waiting.offset_data, waiting.size
+            yield Place(waiting.name, *own, member.offset_data, member.size)
+            entries, waiting = entries + 1, None
+        else:
+            raise LatentsError(f"its member {member.name} is not where an entry has it")
+    if waiting or not entries:
+        raise LatentsError(f"lacks the JSON of {waiting.name}" if waiting else "is empty")
+
+
+def stored_at(shard: IO[bytes], place: Place) -> Stored:
+    """An entry of an open shard. Raises LatentsError, ValueError, OSError."""
+    stem, suffix = os.path.splitext(place.name)
+    size, beside = place.json_size, place.json_offset
+    if size is None and suffix == SUFFIX:  # which says all that its JSON does
+        shard.seek(place.offset)
+        return Stored.of(shard, place.size, suffix)
+    if size is None:
+        shard.seek(beside)
+        member = tarfile.TarInfo.frombuf(shard.read(tarfile.BLOCKSIZE), "utf-8", "strict")
+        size, beside = member.size, beside + tarfile.BLOCKSIZE
+        if member.name != stem + SIDECAR or not member.isreg():
+            raise LatentsError("is not where the index of the library has it; run that again")
+    if not 0 <= size <= json_files.LIMIT_BYTES:
+        raise LatentsError(f"its JSON has {size} bytes, too many")
+    shard.seek(beside)
+    values = json_files.parse(shard.read(size), "its JSON")
+    shard.seek(place.offset)
+    return Stored.of(shard, place.size, suffix, values)
 
 
 def sidecar(path: Path) -> Path:
@@ -147,7 +187,7 @@ def sidecar(path: Path) -> Path:
 
 def read_sidecar(path: Path) -> Metadata:
     """The metadata in the JSON beside latents. Raises LatentsError."""
-    with _named(path):
+    with named(path):
         return Metadata.parse(json_files.read(sidecar(path)))
 
 
@@ -162,7 +202,7 @@ def rounded(values: np.ndarray, half: bool) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
     """Latents in a file, of which the headers were read and agree with each other."""
 
     file: IO[bytes]
@@ -170,8 +210,9 @@ class _Stored:
     arrays: dict[str, Array]
 
     @classmethod
-    def of(cls, file: IO[bytes], size: int, suffix: str, beside: object = None) -> _Stored:
-        """A file of ``size`` bytes, and what the JSON beside it holds (None: there is none).
+    def of(cls, file: IO[bytes], size: int, suffix: str, beside: object = None) -> Stored:
+        """``size`` bytes from where ``file`` stands, and what the JSON beside them holds (None:
+        there is none).
 
         Raises LatentsError or ValueError.
         """
@@ -193,10 +234,18 @@ class _Stored:
         metadata.check(shape[1])
         return cls(file, metadata, arrays)
 
-    def read(self) -> Latents:
-        """The latents. Raises LatentsError where they are not finite."""
+    @property
+    def frames(self) -> int:
+        """Frames that are stored, padding among them."""
+        return self.arrays["latents"].shape[1]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Latents:
+        """The latents, or their frames from ``start`` to ``stop``; the metadata are of the whole.
+
+        Raises LatentsError where they are not finite.
+        """
         names = [name for name in ("latents", "std") if name in self.arrays]
-        values = {name: self.arrays[name].load(self.file) for name in names}
+        values = {name: self.arrays[name].load(self.file, start, stop) for name in names}
         for name, numbers in values.items():
             if not np.isfinite(numbers).all() or name == "std" and numbers.min() < 0:
                 raise LatentsError(f"its {name} are not finite numbers; encode it again")
@@ -204,15 +253,16 @@ class _Stored:
 
 
 @contextmanager
-def _stored(path: Path) -> Iterator[_Stored]:
-    """A ``.safetensors`` or ``.npy`` file. Whatever goes wrong is a LatentsError that names it."""
-    with _named(path), open_regular(path) as file:
+def opened(path: Path) -> Iterator[Stored]:
+    """A ``.safetensors`` or ``.npy`` file, its headers read. Whatever goes wrong is a LatentsError
+    that names it."""
+    with named(path), open_regular(path) as file:
         beside = json_files.read(sidecar(path)) if path.suffix == NPY else None
-        yield _Stored.of(file, os.fstat(file.fileno()).st_size, path.suffix, beside)
+        yield Stored.of(file, os.fstat(file.fileno()).st_size, path.suffix, beside)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path | str) -> Iterator[None]:
     """Whatever reading ``path`` raises becomes a LatentsError that names it."""
     try:
         yield
@@ -221,15 +271,9 @@ def _named(path: Path) -> Iterator[None]:
     except ReadError as error:  # names the file
         raise LatentsError(str(error)) from None
     except OSError as error:
-        raise LatentsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
+        raise LatentsError(f"{path}: cannot be read: {reason}") from None
     except (ValueError, TypeError, EOFError, RecursionError, tarfile.TarError) as error:
         raise LatentsError(
             f"{path}: damaged, or not latents of `earvae encode` ({error})"
         ) from None
-
-
-def _content(shard: BinaryIO, member: tarfile.TarInfo) -> bytes:
-    if member.size > (json_files.LIMIT_BYTES if member.name.endswith(SIDECAR) else MOST_BYTES):
-        raise LatentsError(f"its member {member.name} has {member.size} bytes, too many for it")
-    shard.seek(member.offset_data)
-    return shard.read(member.size)

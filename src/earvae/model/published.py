@@ -68,9 +68,9 @@ def read(
 
     Args:
         config_json: the published JSON config, εar-VAE's or stable-audio-tools'. None takes the
-            one beside the weights. Without any, the architecture is read off the shapes, and
-            Stable Audio's conventions off residual units whose two activations differ (without a
-            transformer).
+            one beside the weights, if that describes them. Without any, the architecture is read
+            off the shapes, and Stable Audio's conventions off residual units whose two activations
+            differ (without a transformer).
         sample_rate: Hz, where neither the JSON nor the total stride (``KNOWN_SAMPLE_RATES``) tells.
 
     Returns:
@@ -80,11 +80,27 @@ def read(
     rate that has to be given; OSError for a file that may not be read.
     """
     weights = _weight_file(path)
-    config_json = config_json or _config_beside(weights)
-    tensors = read_tensors(weights)
-    if published_earvae2.is_state(tensors):
-        return published_earvae2.of_state(tensors, weights, config_json)
-    state = with_our_names(_autoencoder_of(tensors), weights)
+    state = read_tensors(weights)
+    if not published_earvae2.is_state(state):
+        state = with_our_names(_autoencoder_of(state), weights)
+    if config_json is not None:
+        return _described(weights, state, config_json, sample_rate)
+    beside = _config_beside(weights)
+    shared = beside is not None and beside.stem != weights.stem
+    if not (shared and len(_weight_files_in(weights.parent)) > 1):
+        return _described(weights, state, beside, sample_rate)
+    try:
+        return _described(weights, dict(state), beside, sample_rate)
+    except WeightsError:  # of another of the files, perhaps; the weights tell as much
+        return _described(weights, state, None, sample_rate)
+
+
+def _described(
+    weights: Path, state: dict[str, Tensor], config_json: Path | None, sample_rate: int | None
+) -> tuple[OobleckConfig | EarVAE2Config, dict[str, Tensor]]:
+    """The configuration by the JSON, if any, and by the shapes; the tensors, perhaps more."""
+    if published_earvae2.is_state(state):
+        return published_earvae2.of_state(state, weights, config_json)
     stated, family = _read_config(config_json) if config_json else (None, {})
     values = _convolutional_layout(state, weights)
     values["transformer"] = _transformer_layout(state, stated and stated.transformer, weights)
@@ -111,13 +127,22 @@ def read(
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES)
-    if len(found) != 1:
+    found = _weight_files_in(path)
+    if not found:
         raise WeightsError(
-            f"{path}: needs config.json + model.safetensors, or exactly one published weight file "
-            f"(found: {some(entry.name for entry in found)}); name the file to use"
+            f"{path}: holds no model: neither config.json with model.safetensors, nor a published "
+            f"weight file ({', '.join(SUFFIXES)})"
+        )
+    if len(found) > 1:
+        raise WeightsError(
+            f"{path}: holds {len(found)} weight files; name one of "
+            f"{some((entry.name for entry in found), 20)}, as in {found[0]}"
         )
     return found[0]
+
+
+def _weight_files_in(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.suffix in SUFFIXES)
 
 
 def _config_beside(weights: Path) -> Path | None:

@@ -15,7 +15,8 @@ from earvae import tracks
 from earvae.audio import RATES, AudioFileError, AudioSource, Part, layout_of, read_stretch
 from earvae.config import ConfigError, SourceConfig
 from earvae.errors import EarvaeError, about, visible
-from earvae.training.tar_read import MOST_SAMPLES_PER_BYTE, Recording, is_remote, read_index
+from earvae.remote import is_remote
+from earvae.training.tar_read import MOST_SAMPLES_PER_BYTE, Recording, read_index
 
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
 

@@ -22,11 +22,10 @@ from __future__ import annotations
 import io
 import os
 import stat
-import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import soundfile
@@ -35,12 +34,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from earvae import json_files
 from earvae.audio import RATES
 from earvae.errors import ConfigError
-from earvae.regular import ReadError, open_regular
+from earvae.remote import fetch, is_remote
 
 FORMAT = "earvae-shards"
 VERSION = 1
-RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits before a remote read is tried again
-MOST_INDEX_BYTES = 1 << 30
 MOST_SEGMENT_BYTES = (1 << 32) - 1  # what a WAV file holds
 MOST_SEGMENT_SECONDS = 1e6
 
@@ -95,75 +92,6 @@ class Segment(Recording):
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             file.seek(start)
             return file.read(stop - start, dtype="float32", always_2d=True), file.samplerate
-
-
-def is_remote(location: str) -> bool:
-    """Whether ``location`` is a URL and not a path."""
-    return "://" in location
-
-
-def fetch(location: str, offset: int = 0, size: int | None = None) -> bytes:
-    """``size`` bytes (None: to the end) from ``offset`` of a file, or of a URL known to fsspec.
-
-    No more is taken in than was asked for, to the end ``MOST_INDEX_BYTES``, however much a server
-    sends. A remote read that fails is tried again after each of ``RETRY_SECONDS``. Nothing stays
-    open, so worker processes may be forked at any time. Raises OSError.
-    """
-    most = MOST_INDEX_BYTES if size is None else size
-    if is_remote(location):
-        data = _fetch_remote(location, offset, size, most + 1)
-    else:
-        try:
-            with open_regular(location) as file:
-                file.seek(offset)
-                data = file.read(most if size is not None else most + 1)
-        except ReadError as error:
-            raise OSError(str(error)) from None
-    if len(data) > most or size is not None and len(data) != size:
-        count = "more" if len(data) > most else str(len(data))
-        raise OSError(f"{location}: gave {count} bytes where {most} were asked for")
-    return data
-
-
-def _fetch_remote(location: str, offset: int, size: int | None, most: int) -> bytes:
-    try:
-        import fsspec
-    except ModuleNotFoundError:
-        raise OSError("URLs need the package fsspec: pip install 'earvae[train]'") from None
-    try:
-        system, path = fsspec.core.url_to_fs(location)  # kept by fsspec, for each process
-    except (ImportError, ValueError) as error:  # a package is missing, or no such kind of URL
-        raise OSError(f"{location}: {error}") from None
-    web = "http" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
-    for wait in (*RETRY_SECONDS, None):
-        try:
-            if web:
-                return _fetch_web(system, path, offset, size, most)
-            return system.cat_file(path, start=offset, end=offset + (size or most))
-        except FileNotFoundError:
-            raise OSError(f"{location}: no such file") from None
-        except PermissionError as error:
-            raise OSError(f"{location}: {error}") from None
-        except Exception as error:  # every file system raises what its own library raises
-            if wait is None:
-                raise OSError(f"{location}: {error or type(error).__name__}") from None
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def _fetch_web(system: Any, url: str, offset: int, size: int | None, most: int) -> bytes:
-    """At most ``most`` bytes of an answer, as they come: servers may send more than was asked."""
-    headers = dict(system.kwargs.get("headers", {}))
-    if size is not None:
-        headers["Range"] = f"bytes={offset}-{offset + size - 1}"
-    # A block size of 0 is fsspec's word for a stream; with a size it does not ask for one.
-    with system.open(url, block_size=0, size=1, headers=headers) as answer:
-        if size is not None and answer.r.status != 206:
-            raise OSError("the server does not give parts of files")
-        data = bytearray()
-        while len(data) < most and (block := answer.read(most - len(data))):
-            data += block
-    return bytes(data)
 
 
 class _Shard(BaseModel):

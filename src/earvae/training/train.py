@@ -24,6 +24,7 @@ from torch import Tensor
 from earvae.config import ConfigError, DataConfig, StageConfig, TrainConfig
 from earvae.errors import EarvaeError, WriteError
 from earvae.objective.perceptual import PerceptualLoss
+from earvae.remote import is_remote
 from earvae.training.balance import Balance
 from earvae.training.best import Best
 from earvae.training.cache import LastDecoded
@@ -45,7 +46,6 @@ from earvae.training.set_up import set_up, with_model
 from earvae.training.stages import crops_before, freeze, locate
 from earvae.training.state import State, TrainingError, alone, save
 from earvae.training.step import read_figures, train_step
-from earvae.training.tar_read import is_remote
 from earvae.training.validate import validate
 
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
