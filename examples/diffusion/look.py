@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for kind in KINDS
     }
-    unknown = np.array(json.loads((given.run / "channels.json").read_text())) / NOTHING_LEARNED
+    unknown = np.array(json.loads((given.run / "channels.json").read_text()))
+    unknown /= NOTHING_LEARNED["validation"]
 
     from matplotlib import pyplot
 
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines[1].set(title="correlation with the next frame", xlabel="channel")
     lines[2].set(title="error of the velocity, share of white noise's", xlabel="channel")
     lines[0].legend()
-    figure.savefig(given.output, dpi=80)
+    figure.savefig(given.output, dpi=70)
     print("| channels | kurtosis, real | generated | next frame, real | generated | error |\n"
           "| --- | ---: | ---: | ---: | ---: | ---: |")  # fmt: skip
     for name, group in {"linear code": slice(0, one), "basis": slice(one, two + 1),
