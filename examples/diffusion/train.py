@@ -9,26 +9,19 @@ The run gets ``model.safetensors`` (averaged weights) and its ``config.json``, `
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
 import sys
 from pathlib import Path
 from time import perf_counter
 
-import matplotlib
 import torch
+from look import draw_losses
 from model import Config, Transformer, errors
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from earvae import atomic
 from earvae.latents import LatentDataset, statistics
-
-matplotlib.use("agg")
-# Errors of who knows nothing but mean and spread: means of 1 / (t² + (1−t)²), for times as training
-# draws them (most in the middle) and for even ones.
-NOTHING_LEARNED = {"training": 1.7413, "validation": math.pi / 2}
 
 
 def class_of(source: str, depth: int) -> str:
@@ -73,22 +66,6 @@ def validate(model: Transformer, held_out: list[tuple], device: str) -> Tensor:
             sums = sums + errors(model, *batch).sum((0, 2)).cpu()
         count += float(mask.sum())
     return sums / count
-
-
-def draw(run: Path) -> None:
-    """``loss.png`` of ``loss.csv``."""
-    from matplotlib import pyplot
-
-    rows = list(csv.DictReader((run / "loss.csv").open()))
-    steps = [int(row["step"]) for row in rows]
-    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, most in NOTHING_LEARNED.items():
-        axis.plot(steps, [float(row[name]) / most for row in rows], label=name)
-    axis.axhline(1, color="grey", ls=":", label="knows mean and spread only")
-    axis.set(xlabel="step", ylabel="error of the velocity, share", xscale="log")
-    axis.legend()
-    figure.savefig(run / "loss.png", dpi=100)
-    pyplot.close(figure)
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -168,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
                 torch.save(
                     {"step": step, "log": log, "order": dataset.state_dict(place)} | states, partial
                 )
-            draw(given.run)
+            draw_losses(given.run)
             began, losses = perf_counter(), []
 
 
