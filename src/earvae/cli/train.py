@@ -113,7 +113,7 @@ def train(
     command, started once a process, finds its place by itself.
 
     \b
-    torchrun --nproc-per-node 8 -m earvae.cli.main train --recipe paper_44k \\
+    torchrun --nproc-per-node 8 -m earvae train --recipe paper_44k \\
         --data my_music -o runs/paper --devices 8 --strategy ddp --precision bf16
     tensorboard --logdir runs/compact/logs
     earvae reconstruct song.flac -o out.wav --weights runs/compact/ema
