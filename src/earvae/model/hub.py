@@ -274,7 +274,8 @@ class _Fetch:
             if name is None:
                 raise _Unreachable(
                     f"{constants.ENDPOINT} cannot be reached ({_reason(error)})",
-                    f"check the network, or fetch {place.inside or 'the file'} elsewhere and name that",
+                    f"check the network, or fetch {place.inside or 'the file'} elsewhere and "
+                    "name that",
                 ) from error
             told = (
                 f"the download of {name} broke off ({_reason(error)}); run the same command again"
