@@ -3,11 +3,15 @@
     python benchmarks/library.py                              10 000 files of one second
     python benchmarks/library.py --model paper --files 60     the published architecture
     python benchmarks/library.py --kill-test                  500 files, killed ten times
+    python benchmarks/library.py --ray                        500 files on two nodes, one killed
 
 Runs the command in processes of its own. The first form prints files a second, the share of time
 in the encoder, and resident memory over the run. The kill test compares every byte with an
 uninterrupted run, after every SIGKILL (nothing partial may be visible) and at the end, and then
-with two ranks. Needs about 150 kB of disk for each second of audio in the temporary folder.
+with two ranks. With --ray two nodes of one CPU each are started on this machine, beside a head that
+does no work; the command runs as it is, as two ranks, on the cluster, and on the cluster while one
+of the nodes is killed with all its workers (and another one comes). Needs about 150
+kB of disk for each second of audio in the temporary folder.
 """
 
 from __future__ import annotations
@@ -198,6 +202,88 @@ def kill_test(arguments: argparse.Namespace, folder: Path) -> None:
     same("two ranks", contents(folder / "two"), expected)
 
 
+# ------------------------------------------------------------------------------ a cluster
+
+
+def cluster_test(arguments: argparse.Namespace, folder: Path) -> None:
+    """The plain run, two ranks, and a Ray cluster of two nodes, of which one is killed."""
+    total = make_files(folder / "in", arguments.files, arguments.seconds, arguments.seconds)
+    print(f"library              {arguments.files} files, {total:.0f} s of audio")
+    common = [str(part) for part in (*layout_of(arguments), "--device", "cpu", *arguments.more)]
+    common += weights_of(arguments.model, folder)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of each encoder, wherever it is
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+
+    def command(out: str, *more: str) -> list[str]:
+        return [*COMMAND, str(folder / "in"), "-o", str(folder / out), *common, *more]
+
+    quiet = subprocess.DEVNULL
+
+    def told(what: str, out: str, started: float) -> None:
+        summary = json.loads((folder / out / "summary.json").read_text())
+        ranks = summary["ranks"]
+        seconds = max(rank["seconds"] for rank in ranks)
+        computing = sum(rank["compute_seconds"] for rank in ranks)
+        whole = time.perf_counter() - started
+        print(f"{what:20} {arguments.files / seconds:6.1f} files a second, {seconds:.1f} s; in the "
+              f"model {computing:.1f} s; the command {whole:.1f} s")  # fmt: skip
+
+    started = time.perf_counter()
+    subprocess.run(command("plain"), check=True, stdout=quiet)
+    told("plain, one thread", "plain", started)
+    expected = contents(folder / "plain")
+
+    started = time.perf_counter()
+    ranks = [
+        subprocess.Popen(command("ranks", "--rank", rank, "--world-size", "2"), stdout=quiet)
+        for rank in "01"
+    ]
+    if any([process.wait() for process in ranks]):
+        sys.exit("a rank failed")
+    told("two ranks", "ranks", started)
+
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    try:
+        started = time.perf_counter()
+        subprocess.run(command("ray", "--ray", cluster.address), check=True, stdout=quiet)
+        told("two nodes", "ray", started)
+        same("two nodes", contents(folder / "ray"), expected)
+
+        started = time.perf_counter()
+        out = folder / "killed"
+        process = subprocess.Popen(command("killed", "--ray", cluster.address), stdout=quiet)
+        while done(out, arguments.block_files) < arguments.files / 3 and process.poll() is None:
+            time.sleep(0.01)
+        workers = killed(nodes[0])
+        print(f"killed               a node and {workers} workers, after "
+              f"{done(out, arguments.block_files)} files")  # fmt: skip
+        cluster.add_node(num_cpus=1)
+        if process.wait():
+            sys.exit("failed")
+        told("one node killed", "killed", started)
+        same("one node killed", contents(out), expected)
+    finally:
+        cluster.shutdown()
+
+
+def killed(node: object) -> int:
+    """SIGKILL to a node's raylet and to all processes below it; how many these were."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    (raylet,) = (info.process.pid for info in node.all_processes["raylet"])
+    below = [pid for pid, parent in parents.items() if parent == raylet]
+    for pid in (raylet, *below):
+        os.kill(pid, signal.SIGKILL)
+    return len(below)
+
+
 def same(what: str, found: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """Print the verdict; leave with status 1 unless it is good."""
     size = sum(map(len, expected.values()))
@@ -209,21 +295,23 @@ def same(what: str, found: dict[str, bytes], expected: dict[str, bytes]) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, help="default: 10000; 500 in the kill test")
+    parser.add_argument("--files", type=int, help="default: 10000; 500 in the tests")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each file")
     parser.add_argument("--model", default="shipped", help="shipped, paper, or a weights folder")
     parser.add_argument("--layout", choices=["files", "shards", "npy"], default="files")
-    parser.add_argument("--block-files", type=int, help="default: 256; 50 in the kill test")
+    parser.add_argument("--block-files", type=int, help="default: 256; 50 in the tests")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill-test", action="store_true")
+    parser.add_argument("--ray", action="store_true")
     parser.add_argument("more", nargs="*", help="options of `earvae library`, after --")
     arguments = parser.parse_args()
-    small = arguments.kill_test
+    small = arguments.kill_test or arguments.ray
     arguments.files = arguments.files or (500 if small else 10_000)
     arguments.block_files = arguments.block_files or (50 if small else 256)
     with tempfile.TemporaryDirectory() as folder:
-        (kill_test if arguments.kill_test else speed)(arguments, Path(folder))
+        test = kill_test if arguments.kill_test else cluster_test if arguments.ray else speed
+        test(arguments, Path(folder))
 
 
 if __name__ == "__main__":

@@ -349,11 +349,10 @@ def test_clamping_cuts_and_counts(tmp_path):
     np.testing.assert_allclose(found.T, values.clip(-1, 1), atol=2**-22)
 
 
-def test_integers_without_a_policy_and_overshoot_with_none_are_refused(tmp_path):
-    with pytest.raises(OutputFormatError, match="--clip"):
-        audio.output_format(".flac")
-    with pytest.raises(OutputFormatError, match="--clip"):
-        audio.output_format(".wav", "pcm_16")
+def test_integers_are_rescaled_by_default_and_overshoot_with_none_is_refused(tmp_path):
+    policies = [audio.output_format(".flac"), audio.output_format(".wav", "pcm_16")]
+    assert [form.clip for form in policies] == ["rescale", "rescale"]
+    assert audio.output_format(".wav").clip == "none"
     with pytest.raises(AudioFileError, match="o.flac.*1.500.*--clip rescale"):
         write(tmp_path / "o.flac", np.full((2, 10), 1.5, np.float32), clip="none")
     assert list(tmp_path.iterdir()) == []

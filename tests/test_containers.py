@@ -21,6 +21,11 @@ from earvae.training import sources
 from earvae.training.crops import read_samples
 from tests.small import white
 
+try:
+    from tests import media
+except ImportError:  # PyAV is an extra
+    media = None
+
 RATE = 48_000
 SECONDS = 1.5
 DOCUMENT = Path(__file__).parents[1] / "docs" / "containers.md"
@@ -42,14 +47,31 @@ CONTAINERS = {
     "Ogg Opus": ("OGG", "OPUS"),
     "MP3": ("MP3", "MPEG_LAYER_III"),
 }
+BY_PYAV = {
+    "M4A, AAC": ("ipod", "aac"),
+    "M4A, ALAC": ("ipod", "alac"),
+    "MOV, PCM": ("mov", "pcm_s16le"),
+    "WebM, Opus": ("webm", "libopus"),
+    "Matroska, FLAC": ("matroska", "flac"),
+    "WMA": ("asf", "wmav2"),
+    "AAC": ("adts", "aac"),
+    "AC-3": ("ac3", "ac3"),
+    "WavPack": ("wv", "wavpack"),
+}
+SHORTER = {"WMA": 2048 / RATE}  # seconds: the decoder withholds half a frame at the end
 WAYS = ("whole", "cut at 60 %", "chained", "tag behind", "count unknown", "too small", "too large")
-REFUSALS = {"cut off": "cut off", "bytes lie behind": "bytes behind the audio"}
+REFUSALS = {"cut off": "cut off", "bytes lie behind": "bytes behind the audio",
+            "several files": "several files"}  # fmt: skip
 
 
 def made(folder: Path, container: str, seconds: float = SECONDS, seed: int = 0) -> bytes:
-    form, subtype = CONTAINERS[container]
     path = folder / "made"
-    soundfile.write(path, white(seconds, 2, RATE, seed), RATE, format=form, subtype=subtype)
+    audio = white(seconds, 2, RATE, seed)
+    if container in BY_PYAV:
+        media.write(path, audio, RATE, *BY_PYAV[container])
+    else:
+        form, subtype = CONTAINERS[container]
+        soundfile.write(path, audio, RATE, format=form, subtype=subtype)
     return path.read_bytes()
 
 
@@ -57,7 +79,10 @@ def made(folder: Path, container: str, seconds: float = SECONDS, seed: int = 0) 
 
 
 def counted(container: str, data: bytes, change: Callable[[int], int | None]) -> bytes | None:
-    """The file with another count where it tells one; None of it: unknown. None: there is none."""
+    """The file with another count where it tells one; None of it: unknown. None: there is none,
+    or (of those that PyAV reads) what is counted is the table that says where the audio lies."""
+    if container in BY_PYAV:
+        return None
     if container.startswith("Ogg"):
         return _ogg_counted(data, change)
     if container == "MP3":
@@ -174,7 +199,7 @@ def answer(path: Path, reader: Callable[[Path], int | None], seconds: float) -> 
     if samples is None:
         return None
     missing = seconds - samples / RATE
-    assert missing > -0.06, f"{-missing:.3f} s too many"  # MP3 is filled up to frames
+    assert missing > -0.09, f"{-missing:.3f} s too many"  # MP3, AAC are filled up to frames
     return "all" if missing < 1e-3 else f"{samples / RATE:.2f} of {seconds} s"
 
 
@@ -188,7 +213,8 @@ def row(folder: Path, container: str) -> list[str]:
             continue
         path = folder / "file"
         path.write_bytes(data)
-        answers = {name: answer(path, reader, seconds) for name, reader in READERS.items()}
+        told = seconds - SHORTER.get(container, 0)
+        answers = {name: answer(path, reader, told) for name, reader in READERS.items()}
         distinct = set(answers.values()) - {None}
         cells.append(
             distinct.pop()
@@ -202,8 +228,10 @@ def line(container: str, cells: list[str]) -> str:
     return "| " + " | ".join([container, *(cell or "—" for cell in cells)]) + " |"
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("container", [*CONTAINERS, *BY_PYAV])
 def test_every_verb_does_what_the_documentation_says(tmp_path, container):
+    if container in BY_PYAV:
+        pytest.importorskip("av")
     told = DOCUMENT.read_text().splitlines()
     assert line(container, row(tmp_path, container)) in told
 
@@ -212,5 +240,5 @@ TEMPORARY = TemporaryDirectory()
 
 if __name__ == "__main__":
     print("| " + " | ".join(["", *WAYS]) + " |")
-    for name in CONTAINERS:
+    for name in (*CONTAINERS, *BY_PYAV):
         print(line(name, row(Path(TEMPORARY.name), name)))

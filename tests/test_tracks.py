@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from earvae import tracks
 from earvae.tracks import TracksError, find, fitting, held_out, inside, printable, read_manifest
 
 
@@ -27,12 +28,22 @@ def test_files_come_before_folders_and_both_in_the_order_of_their_names(tmp_path
 
 
 def test_hidden_music_and_other_formats_are_left_out_by_name(tmp_path):
-    touch(tmp_path, ".a.wav", ".trash/b.wav", "c.m4a", "d.wav", "cover.jpg", ".DS_Store")
+    touch(tmp_path, ".a.wav", ".trash/b.wav", "c.ape", "d.wav", "cover.jpg", ".DS_Store")
     music = find([tmp_path])
     assert names(music) == ["d.wav"] and not music.problems
     lines = "\n".join(music.left_out_lines())
-    assert ".a.wav" in lines and ".trash" in lines and "c.m4a" in lines
+    assert ".a.wav" in lines and ".trash" in lines and "c.ape" in lines
     assert "cover.jpg" not in lines and ".DS_Store" not in lines
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_pyav_reads_is_taken_with_it_and_named_without(tmp_path, monkeypatch, installed):
+    monkeypatch.setattr(tracks, "find_spec", lambda name: installed or None)
+    touch(tmp_path, "a.M4A", "b.webm", "c.wav")
+    music = find([tmp_path])
+    assert names(music) == (["a.M4A", "b.webm", "c.wav"] if installed else ["c.wav"])
+    told = [line for line in music.left_out_lines() if "earvae[media]" in line]
+    assert len(told) == (0 if installed else 2)
 
 
 def test_the_folder_of_results_is_no_music_and_no_news(tmp_path):

@@ -20,6 +20,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,26 @@ def _audio_files() -> SearchStrategy[Files]:
     return st.one_of(
         *(_one(f"song.{suffix}", damage.damaged(seeds)) for suffix, seeds in _sounds().items())
     )
+
+
+MEDIA = (
+    ("m4a", "ipod", "aac"), ("m4a", "ipod", "alac"), ("mp4", "mp4", "libopus"),
+    ("mov", "mov", "pcm_s16le"), ("webm", "webm", "libopus"), ("mka", "matroska", "flac"),
+    ("wma", "asf", "wmav2"), ("aac", "adts", "aac"), ("ac3", "ac3", "ac3"), ("wv", "wv", "wavpack"),
+)  # fmt: skip
+
+
+def _media_files() -> SearchStrategy[Files]:
+    """Files of a twentieth of a second that libav reads."""
+    from tests import media
+
+    audio = 0.1 * np.random.default_rng(0).standard_normal((2_400, 2))
+    kinds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, form, codec in MEDIA:
+            made = media.write(Path(folder, "made"), audio, 48_000, form, codec)
+            kinds.append(_one(f"song.{suffix}", damage.damaged([made.read_bytes()])))
+    return st.one_of(kinds)
 
 
 def _read_audio(path: Path) -> None:
@@ -623,6 +644,7 @@ def _read_results(path: Path) -> None:
 
 READERS = (
     Reader("audio", _audio_files, _read_audio),
+    *([Reader("media", _media_files, _read_audio)] if find_spec("av") else []),
     Reader("latents", _latent_files, _read_latents),
     Reader("statistics", _statistics, _read_statistics),
     Reader("latent shards", _latent_shards, _read_latent_shard),

@@ -55,11 +55,11 @@ def test_a_manifest_gives_its_split(folder):
 
 def test_what_no_other_verb_finds_is_not_trained_on_and_is_named(folder):
     save(folder / ".trash" / "x.wav", noise(1))
-    (folder / "video.m4a").touch()
+    (folder / "video.avi").touch()
     save(folder / "other.caf", noise(1))
     tracks, left_out = listed(folder)
     assert [track.below for track in tracks] == ["a.wav", "b.flac", "other.caf", "sub/c.ogg"]
-    assert len(left_out) == 2 and ".trash" in left_out[0] and "video.m4a" in left_out[1]
+    assert len(left_out) == 2 and ".trash" in left_out[0] and "video.avi" in left_out[1]
 
 
 def test_folders_and_files_are_drawn_in_the_order_of_their_names(folder):

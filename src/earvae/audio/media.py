@@ -28,7 +28,6 @@ NAMES = {
     "eac3": "E-AC-3",
     "wv": "WAVPACK",
 }  # by libav's demuxer
-BARE = ("aac", "ac3", "eac3", "wv")  # frames and nothing else: all bytes must be used
 SPEAKERS = {
     "FL": "L", "FR": "R", "FC": "C", "LFE": "LFE", "BL": "Ls", "BR": "Rs", "SL": "Ls", "SR": "Rs",
     "BC": "Cs",
@@ -60,8 +59,6 @@ class MediaStream:
     def __init__(self, file: BinaryIO, part: Part) -> None:
         av = _libav()
         self.part_file = PartFile(file, part)
-        self.demuxer = part.demuxer
-        self.size = part.stop - part.start
         self._failures = av.FFmpegError, ValueError, RuntimeError
         try:
             # The demuxer is named: libav's own guess may be a playlist, which opens other files.
@@ -78,9 +75,9 @@ class MediaStream:
         self.subtype = getattr(context.codec, "canonical_name", context.codec.name).upper()
         names = [SPEAKERS.get(channel.name) for channel in context.layout.channels]
         self.speakers = None if None in names else tuple(map(str, names))
-        self.frames = _count(self.container, self.stream) if part.believable else -1
+        self.frames = _count(self.container, self.stream, part)
         self._told = _told_seconds(self.container, self.stream)
-        self._used = self._done = 0  # bytes, samples
+        self._done = 0  # samples
         self._sought = False
         self._damage: MediaError | None = None
         self._blocks = self._decode()
@@ -160,19 +157,13 @@ class MediaStream:
         missing = (self._told or 0) - self._done / self.samplerate
         if missing > TOLD_SLACK:
             raise MediaError(f"its header announces {self._told:.1f} s")
-        if self.demuxer in BARE and self._used != self.size:
-            raise MediaError(f"{self.size - self._used} bytes are no frames of {self.subtype}")
 
     def _placed(self) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks, each with its time in units of the stream."""
         for packet in self.container.demux(self.stream):
             if packet.is_corrupt:
                 raise MediaError("a packet is not whole")
-            self._used += packet.size
-            frames = packet.decode()
-            if self.demuxer in BARE and packet.size and not frames:
-                raise MediaError("its last frame is not whole")
-            for frame in frames:
+            for frame in packet.decode():
                 if (frame.sample_rate, frame.layout.nb_channels) != (
                     self.samplerate,
                     self.channels,
@@ -199,14 +190,16 @@ def _soundtrack(container: Any) -> Any:
     return stream
 
 
-def _count(container: Any, stream: Any) -> int:
+def _count(container: Any, stream: Any, part: Part) -> int:
     """Samples as the container tells them exactly, encoder's delay and padding taken off; -1 where
     it does not."""
     found = re.match(r"\s*[0-9A-Fa-f]{8}( [0-9A-Fa-f]{8}){2} ([0-9A-Fa-f]{16})\b",
                      container.metadata.get("iTunSMPB", ""))  # fmt: skip
     if found is not None:
         return int(found[2], 16)
-    if container.format.name.startswith(("mov", "wv")) and stream.duration:
+    if part.seconds is not None:
+        return round(part.seconds * stream.codec_context.sample_rate)
+    if part.demuxer == "wv" and part.believable and stream.duration:
         return round(stream.duration * stream.time_base * stream.codec_context.sample_rate)
     return -1
 

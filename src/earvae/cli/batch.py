@@ -176,14 +176,9 @@ def _done(job: Job, source: Path, target: Path, work: Callable[..., Report]) -> 
     return replace(report, source=str(job.source), output=str(job.target))
 
 
-def to_stderr(reports: list[Report]) -> bool:
-    """Whether standard output is taken by what was made."""
-    return any(report.output == str(STANDARD) for report in reports)
-
-
 def print_table(reports: list[Report]) -> None:
     """One line a file on standard output, or on standard error where a file is piped to that."""
-    err = to_stderr(reports)
+    err = reports[0].output == str(STANDARD)
     scored = any(report.si_sdr is not None for report in reports)
     header = ["written", "samples", "seconds", "× real time", "peak"]
     rows = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import Job, Plan, plan, print_table, run, to_one_file, to_stderr
+from earvae.cli.batch import Job, Plan, plan, print_table, run, to_one_file
 from earvae.cli.errors import finish, say, usage_error
 from earvae.tracks import fitting, inside
 
@@ -120,7 +120,7 @@ def decode(
             f"{silent} of them did not say what they are: decoded as latents of model "
             f"{vae.identity}, {length} at {rate or vae.sample_rate} Hz (--weights, --samples, "
             "--rate)",
-            err=to_stderr(reports),
+            err=output == "-",
         )
     finish(failures, len(reports))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, run, to_one_file, to_stderr
+from earvae.cli.batch import plan, run, to_one_file
 from earvae.cli.errors import finish, say, usage_error
 
 MANY = 1_000  # files after which resuming is worth a word
@@ -75,7 +75,7 @@ def encode(
         chunk_frames=options.chunk_frames(vae, chunk_seconds),
     )
     reports, failures = run(planned, work)
-    err = to_stderr(reports)
+    err = output == "-"
     for report in reports:
         say(f"{report.output}: {report.frames} frames, {report.duration:.2f} s", err=err)
     if reports and seed is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,8 @@ from earvae.cli.errors import finish, one_line
 
 if TYPE_CHECKING:
     from earvae.evaluation.systems import System
+
+Sound = Literal["flac", "opus"]
 
 
 def evaluate(
@@ -47,6 +49,16 @@ def evaluate(
         bool,
         typer.Option("--loud", help="Turned up to −9 LUFS through a soft limiter, as masters are."),
     ] = False,
+    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    notes: Annotated[
+        str, typer.Option(metavar="TEXT", help="For the page: what this is, for whom.")
+    ] = "",
+    sound: Annotated[
+        Sound,
+        typer.Option(
+            "--audio", help="Of the page: flac is exact; opus is a fifth in size, 260 kb/s."
+        ),
+    ] = "flac",
     device: options.Device = "auto",
 ) -> None:
     """Measure codecs side by side on your music, and make a page to listen on.
@@ -58,7 +70,7 @@ def evaluate(
     \b
     codecs:
       earvae              the model that comes with the package
-      earvae:WEIGHTS      a folder of ours, a published weight file, a hub id
+      earvae:WEIGHTS      what --weights takes elsewhere, such as earvae:ear-vae-44k
       folder:PATH         ready reconstructions: song.*, or song_vae_rec.*
       beside:NAME         ready reconstructions: NAME.* beside each reference
       opus:96 mp3:128     through ffmpeg, kilobits a second
@@ -105,9 +117,9 @@ def evaluate(
             )
         failures += more
         tables.write_all(results, output)
-        title = f"mean over {len(results.tracks)} tracks"
-        batch.print_rows(*tables.compact_table(results), title)
-        page = _page(output) if results.tracks else None
+        over = f"mean over {len(results.tracks)} tracks"
+        batch.print_rows(*tables.compact_table(results), over)
+        page = _page(output, title, notes, sound) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
 
@@ -137,7 +149,7 @@ def _start(text: str) -> float | None:
     return start
 
 
-def _page(output: Path) -> Path | None:
+def _page(output: Path, title: str | None, notes: str, audio: Sound) -> Path | None:
     """The listening page, where what draws it is installed."""
     try:
         from earvae.evaluation import report
@@ -147,4 +159,5 @@ def _page(output: Path) -> Path | None:
             f"no listening page: it needs the package {name}: pip install 'earvae[eval]'", err=True
         )
         return None
-    return report.build(output)
+    own = {"title": title} if title else {}
+    return report.build(output, report.Presentation(**own, notes=notes, audio=audio))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from earvae.library.encode import Result
 
 LISTED_FAILURES = 20  # on the screen; the file has all
+ADDRESS = re.compile(r"auto|local|(\w+://)?[^\s/]+:\d+")  # that --ray takes
 
 
 def library(
@@ -119,6 +123,15 @@ def library(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Threads that decode ahead.")
     ] = 2,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="On a Ray cluster: HOST:PORT of its head, or local, which starts one on this "
+            "machine. Default: RAY_ADDRESS, a cluster that this machine is in, else local.",
+        ),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Encode again what was encoded with other settings."),
@@ -139,8 +152,9 @@ def library(
     earvae library music/ -o latents/
     earvae library train.jsonl -o shards/ --shards --store mean+std --half
     earvae library music/ -o sao/ --npy --segment-seconds 30
-    torchrun --nproc-per-node 8 -m earvae.cli.main library music/ -o shards/ --shards
+    torchrun --nproc-per-node 8 -m earvae library music/ -o shards/ --shards
     sbatch --array=0-31 --wrap "earvae library music/ -o latents/"
+    earvae library music/ -o latents/ --ray            on a Ray cluster, with OUT on a shared disk
 
     Latents are stored as the model gives them. Only those of --normalise are normalised:
 
@@ -158,82 +172,111 @@ def library(
         usage_error("--npy holds one array a file: --store mean or sample, or leave out --npy")
     if output.is_file():
         usage_error(f"{output}: is a file; a library needs a folder")
+    if ray is not None and (rank, world_size) != (None, None):
+        usage_error("--ray shares out the work itself; leave out --rank and --world-size")
 
     from earvae import tracks
     from earvae.latents import statistics
+    from earvae.library import cluster
     from earvae.library.encode import encode_library
     from earvae.library.items import Library
     from earvae.library.plan import Geometry
-    from earvae.library.ranks import find_rank
+    from earvae.library.ranks import Rank, find_rank
     from earvae.library.settings import Settings
 
-    own = find_rank(rank, world_size)
+    own = find_rank(rank, world_size) if ray is None else Rank()
     music = tracks.find(inputs, output, split)
     print_left_out(music)
     if not music.files:
         one_line("; ".join(music.problems))
     items = Library(music.files, block_files)
     stats = None if normalise is None else statistics.read(normalise)
-    vae = options.inference_model(weights, config, sample_rate, device, engine)
-    if stats is not None and (len(stats.mean), stats.model) != (vae.latent_channels, vae.identity):
-        one_line(
-            f"{normalise}: statistics of model {stats.model}, and this is {vae.identity}; make "
-            "new ones with `earvae stats`"
+    with ExitStack() as connection:
+        if ray is None:
+            vae = options.inference_model(weights, config, sample_rate, device, engine)
+            on_cpu = next(vae.parameters()).device.type == "cpu"
+            chosen = vae.engine, vae.precision
+            encode = partial(encode_library, vae, rank=own, workers=workers)
+        else:
+            connection.enter_context(cluster.connected(ray))
+            vae = options.load_model(weights, config, sample_rate, "cpu")
+            nodes = cluster.Workers(cluster.device_of(device), engine)
+            on_cpu = nodes.device == "cpu"
+            chosen = cluster.engine_of(vae, nodes)
+            encode = partial(cluster.encode_on_cluster, vae, nodes)
+        if stats is not None and (len(stats.mean), stats.model) != (
+            vae.latent_channels,
+            vae.identity,
+        ):
+            one_line(
+                f"{normalise}: statistics of model {stats.model}, and this is {vae.identity}; make "
+                "new ones with `earvae stats`"
+            )
+        settings = Settings(
+            model=vae.identity,
+            sample_rate=vae.sample_rate,
+            hop_length=vae.hop_length,
+            latent_channels=vae.latent_channels,
+            engine=chosen[0],
+            precision=chosen[1],
+            store=store,
+            seed=seed,
+            half=half,
+            downmix=downmix,
+            segment_frames=segment_seconds and options.chunk_frames(vae, segment_seconds),
+            normalised=stats and stats.digest,
+            payload="npy" if npy else "safetensors",
+            shard_items=block_files if shards else None,
         )
-    settings = Settings(
-        model=vae.identity,
-        sample_rate=vae.sample_rate,
-        hop_length=vae.hop_length,
-        latent_channels=vae.latent_channels,
-        engine=vae.engine,
-        precision=vae.precision,
-        store=store,
-        seed=seed,
-        half=half,
-        downmix=downmix,
-        segment_frames=segment_seconds and options.chunk_frames(vae, segment_seconds),
-        normalised=stats and stats.digest,
-        payload="npy" if npy else "safetensors",
-        shard_items=block_files if shards else None,
-    )
-    on_cpu = next(vae.parameters()).device.type == "cpu"
-    context = vae.encoder.context_frames
-    geometry = Geometry(
-        budget=options.chunk_frames(vae, batch_seconds or (10.0 if on_cpu else 60.0)),
-        longest=options.chunk_frames(vae, chunk_seconds) + 2 * context,
-        context=context,
-        padding=(0.0 if on_cpu else 0.15) if padding is None else padding,
-    )
-    if own.world > 1:
-        typer.echo(f"rank {own.rank} of {own.world} ({own.origin})")
-    with (
-        memory_explained("out of memory; use a smaller --batch-seconds or --chunk-seconds"),
-        progress_bar(own.files(len(music.files), block_files), "encoding") as update,
-    ):
-        result = encode_library(
-            vae,
-            items,
-            output,
-            settings,
-            geometry,
-            rank=own,
-            workers=workers,
-            statistics=stats,
-            replace=replace,
-            progress=lambda files: update(advance=files),
+        context = vae.encoder.context_frames
+        geometry = Geometry(
+            budget=options.chunk_frames(vae, batch_seconds or (10.0 if on_cpu else 60.0)),
+            longest=options.chunk_frames(vae, chunk_seconds) + 2 * context,
+            context=context,
+            padding=(0.0 if on_cpu else 0.15) if padding is None else padding,
         )
-    _report(result, output)
+        if own.world > 1:
+            typer.echo(f"rank {own.rank} of {own.world} ({own.origin})")
+        with (
+            memory_explained("out of memory; use a smaller --batch-seconds or --chunk-seconds"),
+            progress_bar(own.files(len(music.files), block_files), "encoding") as update,
+        ):
+            result = encode(
+                items,
+                output,
+                settings,
+                geometry,
+                statistics=stats,
+                replace=replace,
+                progress=lambda files: update(advance=files),
+            )
+    _report(result, output, ray is not None)
     _finish(result, music.problems, output)
 
 
-def _report(result: Result, folder: Path) -> None:
+def with_address(arguments: list[str]) -> list[str]:
+    """The command line with ``auto`` behind a --ray that no address follows."""
+    given: list[str] = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*given, *arguments[place:]]
+        given.append(argument)
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if argument == "--ray" and not ADDRESS.fullmatch(following):
+            given.append("auto")
+    return given
+
+
+def _report(result: Result, folder: Path, on_cluster: bool) -> None:
     summary = result.summary
     if summary.encoded:
+        busy = f"the model computed {summary.compute_share:.0%} of the time"
+        if on_cluster:
+            busy = f"{summary.compute_share:.1f} models computed at a time"
         typer.echo(
             f"encoded {summary.encoded} files, {summary.audio_seconds / 3600:.2f} h of audio, in "
             f"{summary.seconds:.1f} s: {summary.files_per_second:.2f} files a second, "
-            f"{summary.speed:.1f} × real time; the model computed {summary.compute_share:.0%} of "
-            "the time"
+            f"{summary.speed:.1f} × real time; {busy}"
         )
     if summary.skipped:
         typer.echo(f"{summary.skipped} files were done already")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from itertools import takewhile
@@ -17,7 +18,8 @@ from earvae.cli.evaluate import evaluate
 from earvae.cli.export import export
 from earvae.cli.export_weights import export_weights
 from earvae.cli.info import info
-from earvae.cli.library import library
+from earvae.cli.library import library, with_address
+from earvae.cli.listeners import listeners
 from earvae.cli.pack import pack
 from earvae.cli.reconstruct import reconstruct
 from earvae.cli.renamed import OPTIONS, register
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help: examples can be copied, nothing is cut
@@ -74,15 +75,19 @@ class Command(TyperCommand):
         for argument in takewhile(lambda argument: argument != "--", args):
             if (name := argument.partition("=")[0]) in renamed:
                 usage_error(f"{name} {renamed[name]}")
+        if self.name == "library":
+            args = with_address(args)
         return super().parse_args(ctx, args)
 
 
 VERBS = (
-    reconstruct, encode, decode, library, stats, info, evaluate, thdn, train, pack,
+    reconstruct, encode, decode, library, stats, info, evaluate, listeners, thdn, train, pack,
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
-    app.command(cls=Command)(reported(verb))
+    # All of its first sentence: what click takes from the docstring by itself, it cuts.
+    about, _, _ = inspect.cleandoc(verb.__doc__ or "").partition("\n\n")
+    app.command(cls=Command, short_help=" ".join(about.split()))(reported(verb))
 register(app)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from earvae.cli import options
-from earvae.cli.batch import plan, print_table, run, to_one_file, to_stderr
+from earvae.cli.batch import plan, print_table, run, to_one_file
 from earvae.cli.errors import finish, usage_error
 
 
@@ -92,7 +92,7 @@ def reconstruct(
     reports, failures = run(planned, work)
     if as_json:
         figures = json.dumps([report.values() for report in reports], indent=2)
-        typer.echo(figures, err=to_stderr(reports))
+        typer.echo(figures, err=output == "-")
     elif reports:
         print_table(reports)
     finish(failures, len(reports))

@@ -100,14 +100,14 @@ def evaluate(
         systems, unusable = make_all(systems)
         failures += unusable
     claimed(out)
-    references: list[Reference] = []
+    found: list[Reference] = []
     results: list[Result] = []
     for number, (track, name) in enumerate(zip(tracks, _shown(tracks), strict=True)):
         progress(number * len(systems), name)
         bench = _Bench(track, name, out, span)
         try:
             with about(track.path):
-                references.append(bench.reference())
+                found.append(bench.reference())
         except WriteError:
             raise
         except EarvaeError as error:
@@ -120,14 +120,14 @@ def evaluate(
             if result.error:
                 failures.append(f"{system.name}, {result.track}: {result.error}")
     progress(len(tracks) * len(systems), "")
-    found = Results(
+    measured = Results(
         settings=_settings(span),
         codecs=[Codec.model_validate(system, from_attributes=True) for system in systems],
-        tracks=references,
+        tracks=found,
         results=results,
         summary=summarise(results),
     )
-    return found, failures
+    return measured, failures
 
 
 class _Kept(BaseModel):

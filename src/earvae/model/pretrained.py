@@ -8,7 +8,9 @@ asks for far more than the tensors hold is refused before a model of it is built
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from earvae.config import ConfigError, ModelConfig
 from earvae.errors import WeightsError
 from earvae.model import diffusers, hub, published, saved
-from earvae.model.weight_files import is_plain, same, some
+from earvae.model.weight_files import SUFFIXES, is_plain, same, some
 from earvae.regular import ReadError, check_regular
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -25,6 +27,8 @@ ROUGHLY = 3  # times what is there: how far an estimate of a model's size may be
 SMALL = 2**22  # numbers that are no matter
 
 SHIPPED = Path(__file__).parent / "weights"
+SHIPPED_NAME = "shipped"
+AVERAGED = "ema"  # the folder of a run with its averaged weights
 
 
 def load(
@@ -39,7 +43,7 @@ def load(
     Arguments and errors are those of ``EarVAE.from_pretrained``.
     """
     try:
-        path = _place(source, revision, token)
+        path = locate(source, revision, token)
         if not path.is_dir():
             check_regular(path)
         found, state = _read(path, config and Path(config), sample_rate)
@@ -60,31 +64,63 @@ def load(
         raise WeightsError(f"{error.filename or source}: {error.strerror or error}") from None
 
 
-def _place(source: str | Path | None, revision: str | None, token: str | bool | None) -> Path:
-    """The file or folder that ``source`` stands for, downloaded where it is a hub id."""
-    try:
-        path = SHIPPED if source is None else Path(source).expanduser()
-    except RuntimeError:
-        raise WeightsError(f"{source}: there is no such user here") from None
+def locate(
+    source: str | Path | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """The file or folder that ``source`` stands for, downloaded where that is of the hub.
+
+    What lies here goes before what the hub has. Arguments and errors are those of
+    ``EarVAE.from_pretrained``.
+    """
+    if source is None or str(source) == SHIPPED_NAME:
+        path = SHIPPED
+    else:
+        try:
+            path = Path(source).expanduser()
+        except RuntimeError:
+            raise WeightsError(f"{source}: there is no such user here") from None
     if not path.exists():
-        if (found := hub.split_id(str(source))) is None:
-            raise WeightsError(
-                f"{source}: no such file or folder, and not a hub id of the form owner/name or "
-                "owner/name@revision"
-            )
-        repository, pinned = found
-        owner = repository.split("/")[0]
-        if Path(owner).is_dir() and revision is None and pinned is None:
-            raise WeightsError(  # a stranger may own the name that one's own folder has
-                f"{source}: no such file or folder in {owner}, which is a folder here; "
-                f"{source}@main asks the hub all the same"
-            )
-        if revision and pinned and revision != pinned:
-            raise WeightsError(f"{source}: is of revision {pinned}, but {revision} was asked for")
-        return hub.download(repository, revision or pinned, token)
+        return hub.download(_place(str(source), revision), token)
     if revision is not None:
         raise WeightsError(f"{path}: not of the hub, so it has no revision {revision}")
+    averaged = path / AVERAGED
+    if not saved.is_model(path) and saved.is_model(averaged):  # a run folder of training
+        return averaged
     return path
+
+
+def _place(source: str, revision: str | None) -> hub.Place:
+    place = hub.place_of(source)
+    if place is None:
+        near = difflib.get_close_matches(source, hub.KNOWN, n=1)
+        raise WeightsError(
+            f"{source}: no such file or folder"
+            + (f"; did you mean {near[0]}?" if near else
+               f", and not of the hub: that is {' or '.join(hub.KNOWN)}, owner/name, {hub.FORMS}")
+        )  # fmt: skip
+    owner = place.repository.split("/")[0]
+    if source == place.repository and Path(owner).is_dir() and revision is None:
+        raise WeightsError(  # a stranger may own the name that one's own folder has
+            f"{source}: no such file or folder in {owner}, which is a folder here; "
+            f"{hub.PREFIX}{source} asks the hub all the same"
+        )
+    if revision and place.revision and revision != place.revision:
+        raise WeightsError(
+            f"{source}: is of revision {place.revision}, but {revision} was asked for"
+        )
+    return replace(place, revision=revision or place.revision)
+
+
+def weight_file(path: Path) -> Path | None:
+    """The file that the tensors of a located file or folder are read from, for showing it."""
+    if not path.is_dir():
+        return path
+    names = (saved.WEIGHTS_NAME, *diffusers.WEIGHTS_NAMES)
+    known = [path / part / name for part in ("", "vae") for name in names]
+    other = (entry for entry in sorted(path.iterdir()) if entry.suffix in SUFFIXES)
+    return next((file for file in (*known, *other) if file.is_file()), None)
 
 
 def _read(

@@ -7,6 +7,8 @@ torch's weight-norm namings, with the norms folded in, as safetensors, and witho
 Checkpoints of stable-audio-tools' Oobleck autoencoders (Stable Audio Open's) have the same names
 and shapes, but two activations in a residual unit instead of one that is shared, another floor of
 the posterior, and no transformer. Their file may hold a whole diffusion model around it.
+
+εar-VAE2 is recognised here and read by ``published_earvae2.py``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from earvae.config import (
     Channels,
     Config,
     Depth,
+    EarVAE2Config,
     HeadChannels,
     Multiples,
     OobleckConfig,
@@ -34,6 +37,7 @@ from earvae.config import (
     parse,
 )
 from earvae.errors import WeightsError
+from earvae.model import published_earvae2
 from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
 from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, same, some
@@ -59,14 +63,14 @@ WEIGHT_NORM_NAMES = {
 
 def read(
     path: Path, config_json: Path | None = None, sample_rate: int | None = None
-) -> tuple[OobleckConfig, dict[str, Tensor]]:
+) -> tuple[OobleckConfig | EarVAE2Config, dict[str, Tensor]]:
     """The configuration and the tensors of a published file, or of a folder that holds one.
 
     Args:
         config_json: the published JSON config, εar-VAE's or stable-audio-tools'. None takes the
-            one beside the weights. Without any, the architecture is read off the shapes, and
-            Stable Audio's conventions off residual units whose two activations differ (without a
-            transformer).
+            one beside the weights, if that describes them. Without any, the architecture is read
+            off the shapes, and Stable Audio's conventions off residual units whose two activations
+            differ (without a transformer).
         sample_rate: Hz, where neither the JSON nor the total stride (``KNOWN_SAMPLE_RATES``) tells.
 
     Returns:
@@ -76,8 +80,27 @@ def read(
     rate that has to be given; OSError for a file that may not be read.
     """
     weights = _weight_file(path)
-    config_json = config_json or _config_beside(weights)
-    state = with_our_names(_autoencoder_of(read_tensors(weights)), weights)
+    state = read_tensors(weights)
+    if not published_earvae2.is_state(state):
+        state = with_our_names(_autoencoder_of(state), weights)
+    if config_json is not None:
+        return _described(weights, state, config_json, sample_rate)
+    beside = _config_beside(weights)
+    shared = beside is not None and beside.stem != weights.stem
+    if not (shared and len(_weight_files_in(weights.parent)) > 1):
+        return _described(weights, state, beside, sample_rate)
+    try:
+        return _described(weights, dict(state), beside, sample_rate)
+    except WeightsError:  # of another of the files, perhaps; the weights tell as much
+        return _described(weights, state, None, sample_rate)
+
+
+def _described(
+    weights: Path, state: dict[str, Tensor], config_json: Path | None, sample_rate: int | None
+) -> tuple[OobleckConfig | EarVAE2Config, dict[str, Tensor]]:
+    """The configuration by the JSON, if any, and by the shapes; the tensors, perhaps more."""
+    if published_earvae2.is_state(state):
+        return published_earvae2.of_state(state, weights, config_json)
     stated, family = _read_config(config_json) if config_json else (None, {})
     values = _convolutional_layout(state, weights)
     values["transformer"] = _transformer_layout(state, stated and stated.transformer, weights)
@@ -104,13 +127,22 @@ def read(
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES)
-    if len(found) != 1:
+    found = _weight_files_in(path)
+    if not found:
         raise WeightsError(
-            f"{path}: needs config.json + model.safetensors, or exactly one published weight file "
-            f"(found: {some(entry.name for entry in found)}); name the file to use"
+            f"{path}: holds no model: neither config.json with model.safetensors, nor a published "
+            f"weight file ({', '.join(SUFFIXES)})"
+        )
+    if len(found) > 1:
+        raise WeightsError(
+            f"{path}: holds {len(found)} weight files; name one of "
+            f"{some((entry.name for entry in found), 20)}, as in {found[0]}"
         )
     return found[0]
+
+
+def _weight_files_in(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.suffix in SUFFIXES)
 
 
 def _config_beside(weights: Path) -> Path | None:
@@ -124,7 +156,13 @@ def _config_beside(weights: Path) -> Path | None:
 
 def _is_config(values: Mapping[str, Any]) -> bool:
     """Whether a JSON object is the config of a published autoencoder, or of a model with one."""
-    return {"encoder", "decoder"} <= values.keys() or {"model_type", "model"} <= values.keys()
+    model = values.get("model")
+    return (
+        {"encoder", "decoder"} <= values.keys()
+        or {"model_type", "model"} <= values.keys()
+        or isinstance(model, dict)
+        and "gen" in model
+    )
 
 
 def two_activations(state: Mapping[str, Tensor]) -> bool:

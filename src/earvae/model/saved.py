@@ -34,6 +34,11 @@ def read(path: Path) -> tuple[ModelConfig, dict[str, Tensor]] | None:
     return config, read_tensors(folder / WEIGHTS_NAME)
 
 
+def is_model(folder: Path) -> bool:
+    """Whether a folder has the names that :func:`write` writes."""
+    return all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
+
+
 def write(
     model: nn.Module, config: ModelConfig, folder: str | Path, dtype: torch.dtype | None = None
 ) -> None:

@@ -170,11 +170,14 @@ class EarVAE(nn.Module):
                 config beside it or not;
                 a folder that holds one weight file, with or without its JSON;
                 a folder of diffusers' AutoencoderOobleck, or a pipeline with it as ``vae``;
-                a Hugging Face hub id such as ``owner/name`` or ``owner/name@revision``;
+                the folder of a training run, for its averaged weights;
+                ``ear-vae-44k`` or ``ear-vae-48k``, the weights that the authors published;
+                ``owner/name`` or ``hub:owner/name/file`` of the Hugging Face hub, both also with
+                ``@revision``;
                 None: the model that comes with the package.
             sample_rate: Hz, for published weights whose rate is not known from their stride.
             config: the JSON config of a published weight file, if it is not beside it.
-            revision: branch, tag or commit of a hub id.
+            revision: branch, tag or commit, of what is on the hub.
             token: for the hub; None is what the user logged in with, False is none.
 
         Raises WeightsError: nothing loadable there, or not a whole model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -20,7 +21,8 @@ from earvae.json_files import JsonError
 from earvae.regular import ReadError, check_regular
 
 SUFFIXES = (".pyt", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-WRAPPERS = ("gen", "generator", "state_dict", "model")  # keys that checkpoints nest weights under
+# Keys that checkpoints nest weights under; averaged ones first.
+WRAPPERS = ("gen_ema", "gen", "generator", "state_dict", "model")
 SHOWN = 4  # names in an error message
 LONGEST_NAME = 100  # characters of a name in an error message
 LONGEST_JSON = 2**20  # bytes
@@ -101,11 +103,20 @@ def unpickled(path: Path) -> Any:
     return _loaded(path, load, "PyTorch")
 
 
-def some(names: Iterable[str]) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in 64 hex digits, as hubs and ``sha256sum`` state it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def some(names: Iterable[str], most: int = SHOWN) -> str:
     """The first few names, for a message."""
     names = list(names)
-    more = ", …" if len(names) > SHOWN else ""
-    return ", ".join(name[:LONGEST_NAME] for name in names[:SHOWN]) + more if names else "none"
+    more = ", …" if len(names) > most else ""
+    return ", ".join(name[:LONGEST_NAME] for name in names[:most]) + more if names else "none"
 
 
 def same(one: Tensor, other: Tensor) -> bool:

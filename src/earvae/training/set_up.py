@@ -26,7 +26,7 @@ from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.crops import CropDataset
 from earvae.training.fsdp import from_first_rank
 from earvae.training.loader import make_batches
-from earvae.training.state import EMA, State, refuse_other_config
+from earvae.training.state import State, refuse_other_config
 
 
 def with_model(config: TrainConfig) -> TrainConfig:
@@ -150,11 +150,7 @@ def initial_discriminator(config: TrainConfig) -> Discriminator:
 
 def _pretrained(config: TrainConfig) -> EarVAE:
     """The model in ``initial_weights``, without the statistics of latents that training changes."""
-    name = config.initial_weights
-    if (Path(name) / CHECKPOINT).is_file():
-        vae = EarVAE.from_pretrained(str(Path(name) / EMA))
-    else:
-        vae = EarVAE.from_pretrained(None if name == "shipped" else name)
+    vae = EarVAE.from_pretrained(config.initial_weights)
     vae.config = vae.config.without_statistics()
     return vae
 

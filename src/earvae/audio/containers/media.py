@@ -8,10 +8,13 @@ Format, ISO/IEC 14496-3 (ADTS), ETSI TS 102 366 (AC-3), the WavPack 4 & 5 file f
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 from earvae.audio.containers.parts import BOXES, ContainerError, Part, bytes_at
-from earvae.audio.containers.tags import before_tags
+from earvae.audio.containers.tags import before_tags, past_tags
 
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -26,7 +29,10 @@ OF_A_SEGMENT = frozenset(
 )
 # Timestamp, SilentTracks, Position, PrevSize, BlockGroup, SimpleBlock, EncryptedBlock
 OF_A_CLUSTER = frozenset((0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xA3, 0xAF))
-CHAINED = "is several files, one after the other; split it"
+AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+MOST_BOXES = 1_000_000
+LARGEST_TABLE = 1 << 26  # bytes
+CHAINED = "is several files, one after the other, and players hear the first"
 
 
 def begins(file: BinaryIO, at: int, stop: int) -> bool:
@@ -45,17 +51,44 @@ def _demuxer(file: BinaryIO, at: int, stop: int) -> str | None:
         return "asf"
     if head[:4] == b"wvpk":
         return "wv"
-    if head[:2] == b"\x0b\x77" and len(head) > 5 and head[5] >> 3 <= 16:
-        return "eac3" if head[5] >> 3 > 10 else "ac3"
-    if _is_adts(head):
-        following = at + ((head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5)
-        if following >= stop or _is_adts(bytes_at(file, following, 16)):
-            return "aac"
+    if size := _ac3_size(head):
+        return (
+            ("eac3" if head[5] >> 3 > 10 else "ac3") if _followed(file, at + size, stop) else None
+        )
+    if size := _adts_size(head):
+        return "aac" if _followed(file, at + size, stop) else None
     return None
 
 
-def _is_adts(head: bytes) -> bool:
-    return len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0
+def _followed(file: BinaryIO, at: int, stop: int) -> bool:
+    """Whether a frame, a tag or nothing lies behind the first frame, which chance may look like."""
+    head = bytes_at(file, at, 8)
+    return bool(at >= stop or _frame_size(head) or past_tags(file, at, stop) > at)
+
+
+def _frame_size(head: bytes) -> int:
+    return _adts_size(head) or _ac3_size(head)
+
+
+def _adts_size(head: bytes) -> int:
+    """Bytes of the frame of AAC that begins so; 0 if none does."""
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return size if size >= 7 else 0
+
+
+def _ac3_size(head: bytes) -> int:
+    """Bytes of the frame of AC-3 or E-AC-3 that begins so; 0 if none does."""
+    if len(head) < 7 or head[:2] != b"\x0b\x77" or head[5] >> 3 > 16:
+        return 0
+    if head[5] >> 3 > 10:
+        return 2 * ((head[2] & 7) << 8 | head[3]) + 2
+    rate, code = head[4] >> 6, head[4] & 0x3F
+    if rate == 3 or code >= 2 * len(AC3_KBPS):
+        return 0
+    bits = AC3_KBPS[code // 2] * 1000 * 1536 // (48_000, 44_100, 32_000)[rate]
+    return 2 * (bits // 16 + (code & 1 if rate == 1 else 0))
 
 
 def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[list[Part], int]:
@@ -65,9 +98,8 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
     assert demuxer is not None
     last = before_tags(file, at, stop)
     if demuxer == "mov":
-        end, fragments = _boxes(file, at, last)
-        # Each fragment has a count of its own; what stands in front is that of the first at most.
-        return [Part(at, end, believable=not fragments, demuxer=demuxer)], end
+        end, seconds = _boxes(file, at, last)
+        return [Part(at, end, demuxer=demuxer, seconds=seconds)], end
     if demuxer == "matroska":
         end = _elements(file, at, last, thorough)
     elif demuxer == "asf":
@@ -75,33 +107,129 @@ def parts(file: BinaryIO, at: int, stop: int, thorough: bool = True) -> tuple[li
     elif demuxer == "wv":
         return _wavpack(file, at, last)
     else:
-        end = last  # the decoder is asked whether it has used all bytes
+        end = _frames(file, at, last)
     return [Part(at, end, demuxer=demuxer)], end if end < last else stop
 
 
-def _boxes(file: BinaryIO, at: int, stop: int) -> tuple[int, bool]:
-    """Where the boxes end, and whether there are fragments among them."""
-    seen: set[bytes] = set()
-    while at + 8 <= stop:
+def _frames(file: BinaryIO, at: int, stop: int) -> int:
+    """Where bare frames end, at a tag or at ``stop``."""
+    while at < stop and (size := _frame_size(bytes_at(file, at, 7))):
+        at += size
+    if at > stop:
+        raise ContainerError("cut off: it ends inside a frame")
+    if at < stop and past_tags(file, at, stop) == at:
+        raise ContainerError(f"damaged or cut off: no frame begins at byte {at}")
+    return at
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of an MPEG-4 file: where its content begins and where it ends."""
+
+    name: bytes
+    start: int
+    stop: int
+
+
+def _boxes(file: BinaryIO, at: int, stop: int) -> tuple[int, Fraction | None]:
+    """Where the boxes end, and how long the first soundtrack is, if that is told exactly."""
+    seen: dict[bytes, Box] = {}
+    for box in _boxes_in(file, at, stop):
+        if box.name in (b"ftyp", b"moov") and box.name in seen:
+            raise ContainerError(CHAINED)
+        if box.stop > stop:
+            raise ContainerError(
+                f"cut off: {box.stop - stop} bytes that its header announces are not there"
+            )
+        seen[box.name] = box
+        at = box.stop
+    if b"moov" not in seen:
+        raise ContainerError("cut off: it has no table of contents, which many write at the end")
+    # Each fragment has a count of its own, beyond that of the table in front.
+    return at, None if b"moof" in seen else _seconds(file, seen[b"moov"])
+
+
+def _boxes_in(file: BinaryIO, at: int, stop: int) -> Iterator[Box]:
+    """The boxes from ``at`` on, until something else comes; the last may go beyond ``stop``."""
+    for _ in range(MOST_BOXES):
+        if at + 8 > stop:
+            return
         size, name = struct.unpack(">I4s", bytes_at(file, at, 8))
         head = 8
         if size == 1:
             size, head = int.from_bytes(bytes_at(file, at + 8, 8), "big"), 16
         elif size == 0:
             size = stop - at
-        if size < head or not all(0x20 <= byte < 0x7F for byte in name):
-            break
-        if name in (b"ftyp", b"moov") and name in seen:
-            raise ContainerError(CHAINED)
-        if at + size > stop:
-            raise ContainerError(
-                f"cut off: {at + size - stop} bytes that its header announces are not there"
-            )
-        seen.add(name)
+        if size < head or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in name):
+            return
+        yield Box(name, at + head, at + size)
         at += size
-    if b"moov" not in seen:
-        raise ContainerError("cut off: it has no table of contents, which many write at the end")
-    return at, b"moof" in seen
+
+
+def _seconds(file: BinaryIO, movie: Box) -> Fraction | None:
+    """The length of the first soundtrack. Its table counts in the track's own time; its edit says
+    what of that is heard, and counts in the movie's, which often are milliseconds."""
+    movie_header = _box(file, movie, b"mvhd")
+    for track in _boxes_in(file, movie.start, movie.stop):
+        if track.name != b"trak" or (sound := _box(file, track, b"mdia")) is None:
+            continue
+        handler, header = _box(file, sound, b"hdlr"), _box(file, sound, b"mdhd")
+        if handler is None or bytes_at(file, handler.start + 8, 4) != b"soun":
+            continue
+        table = _box(file, sound, b"minf", b"stbl", b"stts")
+        scale, movie_scale = _scale(file, header), _scale(file, movie_header)
+        if table is None or not scale or not movie_scale:
+            return None
+        length = Fraction(_sum(file, table), scale)
+        edits = _edits(file, _box(file, track, b"edts", b"elst"))
+        if len(edits) > 1:
+            return None
+        for duration, begin in edits:
+            length = max(Fraction(0), length - Fraction(begin, scale))
+            told = Fraction(duration, movie_scale)
+            if 0 < told < length - Fraction(1, movie_scale):
+                length = told
+        return length or None
+    return None
+
+
+def _box(file: BinaryIO, within: Box | None, *names: bytes) -> Box | None:
+    """The first box of a path of names."""
+    for name in names:
+        if within is None:
+            return None
+        inner = _boxes_in(file, within.start, within.stop)
+        within = next((box for box in inner if box.name == name), None)
+    return within
+
+
+def _scale(file: BinaryIO, header: Box | None) -> int:
+    """Units a second of an ``mvhd`` or ``mdhd``; 0 if there is none."""
+    if header is None:
+        return 0
+    data = bytes_at(file, header.start, 24)
+    place = 20 if data[:1] == b"\1" else 12
+    return int.from_bytes(data[place : place + 4], "big")
+
+
+def _sum(file: BinaryIO, table: Box) -> int:
+    """The sum of the durations in an ``stts``."""
+    count = int.from_bytes(bytes_at(file, table.start + 4, 4), "big")
+    size = min(8 * count, table.stop - table.start - 8, LARGEST_TABLE)
+    data = bytes_at(file, table.start + 8, max(0, size // 8 * 8))
+    return sum(number * each for number, each in struct.iter_unpack(">II", data))
+
+
+def _edits(file: BinaryIO, table: Box | None) -> list[tuple[int, int]]:
+    """Duration and begin of the edits in an ``elst``, other than of silence."""
+    if table is None:
+        return []
+    head = bytes_at(file, table.start, 8)
+    form = struct.Struct(">QqI" if head[:1] == b"\1" else ">IiI")
+    size = min(int.from_bytes(head[4:], "big"), 1024) * form.size
+    data = bytes_at(file, table.start + 8, min(size, table.stop - table.start - 8))
+    entries = form.iter_unpack(data[: len(data) // form.size * form.size])
+    return [(duration, begin) for duration, begin, _ in entries if begin >= 0]
 
 
 def _elements(file: BinaryIO, at: int, stop: int, thorough: bool) -> int:

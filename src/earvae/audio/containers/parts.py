@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import BinaryIO
 
 # Those that begin an MPEG-4 file.
@@ -21,7 +22,8 @@ class Part:
 
     ``head`` stands in for a header that says too little. ``samples`` per channel, None where
     libsndfile or only decoding tells; ``believable``: whether the stream's own count can be true.
-    ``demuxer`` is libav's name of a container that it decodes; empty: libsndfile does.
+    ``demuxer`` is libav's name of a container that it decodes; empty: libsndfile does. ``seconds``
+    is the length that such a container tells exactly.
     """
 
     start: int
@@ -30,6 +32,7 @@ class Part:
     samples: int | None = None
     believable: bool = True
     demuxer: str = ""
+    seconds: Fraction | None = None
 
 
 class PartFile(io.RawIOBase):

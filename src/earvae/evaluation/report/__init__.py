@@ -3,6 +3,6 @@
 ``build`` reads what ``earvae evaluate`` wrote and needs jinja2 and matplotlib (the eval extra).
 """
 
-from earvae.evaluation.report.pages import build
+from earvae.evaluation.report.pages import Presentation, build
 
-__all__ = ["build"]
+__all__ = ["Presentation", "build"]

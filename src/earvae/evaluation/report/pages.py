@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -21,9 +23,23 @@ from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
 from earvae.evaluation.results import Codec, Reference, Result, Results
 
+INDEX_ENVELOPE_POINTS = 225  # of each track's seek bar on the first page
+
 
 class ReportError(EarvaeError):
     """Sound that cannot be shown: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What a report says of itself, and how it sounds."""
+
+    title: str = "Listening report"
+    notes: str = ""
+    """Plain text for the first page; an empty line begins a paragraph."""
+    audio: sound.Kind = "flac"
+    """FLAC is exact to 16 bits; Opus is a fifth of it in size, and codes what codecs have made
+    once more."""
 
 
 @dataclass
@@ -64,13 +80,18 @@ class TrackPage:
         return f"tracks/{self.track.slug}.html"
 
 
-def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
+def build(
+    out: str | Path,
+    presentation: Presentation = Presentation(),
+    progress: Callable[[str], None] | None = None,
+) -> Path:
     """Make ``out/report`` of ``out/results.json`` and ``out/audio``; return its index.html.
 
     The report holds copies of everything that it shows and appears whole or not at all; an
     earlier one is replaced, but for one that something was added to, or that is not ours.
     ``progress`` is called with each track's name.
-    Raises ResultsError: no results, or results that cannot be understood; WriteError.
+    Raises ResultsError: no results, or results that cannot be understood; SoundError: no Opus
+    here; WriteError.
     """
     out = Path(out)
     results = Results.read(out / "results.json")
@@ -79,8 +100,9 @@ def build(out: Path, progress: Callable[[str], None] | None = None) -> Path:
         for page in pages:
             if progress:
                 progress(page.track.name)
-            _write_media(page, results.settings.sample_rate, out / "audio", partial)
-        _write_pages(results, pages, partial)
+            encode = sound.ENCODERS[presentation.audio]
+            _write_media(page, results.settings.sample_rate, out / "audio", partial, encode)
+        _write_pages(results, pages, presentation, partial)
     return out / "report" / "index.html"
 
 
@@ -102,7 +124,13 @@ def _track_page(results: Results, track: Reference, audio: Path) -> TrackPage:
 # ------------------------------------------------------------------------------ sound and pictures
 
 
-def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None:
+def _write_media(
+    page: TrackPage,
+    rate: int,
+    sounds: Path,
+    report: Path,
+    encode: Callable[[np.ndarray, int, float], bytes],
+) -> None:
     """Sound files and pictures of one track."""
     matching = iter(page.gains.matching)
     folder = report / "media" / page.track.slug
@@ -134,7 +162,7 @@ def _write_media(page: TrackPage, rate: int, sounds: Path, report: Path) -> None
                 version.files[f"{name}_difference"] = picture.relative_to(report).as_posix()
         version.curves = _curve_paths(drawn, page.levels_db)
         script = folder / f"{number}.js"
-        data = sound.flac(audio, rate, page.gains.gain)
+        data = encode(audio, rate, page.gains.gain)
         script.write_text(sound.script(f"{page.track.slug}/{number}", data), "ascii")
         version.files["sound"] = script.relative_to(report).as_posix()
 
@@ -167,10 +195,13 @@ def _curve_paths(drawn: curves.Curves, levels_db: tuple[float, float]) -> dict[s
 # ------------------------------------------------------------------------------ pages
 
 
-def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None:
+def _write_pages(
+    results: Results, pages: list[TrackPage], presentation: Presentation, report: Path
+) -> None:
     templates, rate = _templates(), results.settings.sample_rate
     plain = [figure for figure in FIGURES if not figure.bands]
-    common = {"results": results, "pages": pages, "metrics": plain}
+    common = {"results": results, "pages": pages, "metrics": plain, "presentation": presentation}
+    listening = _listening_data(results, pages, presentation)
     index = templates.get_template("index.html").render(
         root="",
         groups=[
@@ -192,9 +223,13 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
         ],
         by_track={p.track.name: cells.track_rows(results, plain, p.track.name) for p in pages},
         failures=[result for result in results.results if result.error],
+        paragraphs=[p.strip() for p in re.split(r"\n\s*\n", presentation.notes) if p.strip()],
+        data=listening,
         **common,
     )
     (report / "index.html").write_text(index, "utf-8")
+    test = templates.get_template("mushra.html").render(root="", data=listening, **common)
+    (report / "mushra.html").write_text(test, "utf-8")
     (report / "tracks").mkdir()
     for number, page in enumerate(pages):
         text = templates.get_template("track.html").render(
@@ -212,7 +247,7 @@ def _write_pages(results: Results, pages: list[TrackPage], report: Path) -> None
             colours=spectrograms.colour_stops(),
             range_db=spectrograms.RANGE_DB,
             difference_db=spectrograms.DIFFERENCE_DB,
-            data=_page_data(results, page),
+            data=_page_data(results, page, presentation),
             **common,
         )
         (report / page.href).write_text(text, "utf-8")
@@ -237,25 +272,44 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _page_data(results: Results, page: TrackPage) -> dict[str, Any]:
-    """What the page's scripts need to know."""
+def _page_data(
+    results: Results, page: TrackPage, presentation: Presentation, points: int | None = None
+) -> dict[str, Any]:
+    """What the page's scripts need to know; the envelope with ``points`` points, or all."""
     versions = [
         {
             "name": version.name,
             "script": version.files.get("sound"),
             "key": f"{page.track.slug}/{number}",
             "matching": version.matching,
+            "sanity": bool(version.codec and version.codec.sanity),
         }
         for number, version in enumerate(page.versions)
     ]
+    step = -(-len(page.envelope) // points) if points and page.envelope else 1
+    peaks = [max(page.envelope[at : at + step]) for at in range(0, len(page.envelope), step)]
     return {
         "report": results.identity,
+        "title": presentation.title,
+        "audio": presentation.audio,
         "track": page.track.name,
+        "href": quote(page.href),
         "rate": results.settings.sample_rate,
         "frames": page.frames,
-        "envelope": page.envelope,
+        "envelope": peaks,
         "versions": versions,
     }
+
+
+def _listening_data(
+    results: Results, pages: list[TrackPage], presentation: Presentation
+) -> list[dict[str, Any]]:
+    """The tracks that can be heard, for the pages on which one is chosen."""
+    return [
+        _page_data(results, page, presentation, INDEX_ENVELOPE_POINTS)
+        for page in pages
+        if page.frames
+    ]
 
 
 def _times(seconds: float) -> list[tuple[str, float]]:

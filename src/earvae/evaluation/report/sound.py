@@ -1,8 +1,8 @@
 """Sound for the page: gains for fair listening, and files that a page on disk can load.
 
 A page that is opened from disk may not fetch files, and what its <audio> elements play cannot
-be looked at or switched to the sample. So each version is a FLAC file in base64 inside a script,
-which the page loads when it needs it and decodes itself.
+be looked at or switched to the sample. So each version is a FLAC or Opus file in base64 inside a
+script, which the page loads when it needs it and decodes itself.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import soundfile
 
+from earvae.audio import resample
+from earvae.errors import EarvaeError
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.signals import held
 
@@ -23,6 +26,14 @@ TARGET_LUFS = -14.0
 CEILING_DB = -1.0  # true peak of what is played
 MOST_MATCHING_DB = 12.0  # a version that is nearly silent is not raised to the others
 BLOCK = 1 << 18  # samples
+OPUS_RATE = 48_000
+OPUS_LEVEL = 0.5  # of libsndfile: about 260 kb/s
+
+Kind = Literal["flac", "opus"]
+
+
+class SoundError(EarvaeError):
+    """A kind of sound file that cannot be written here."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,34 @@ def flac(audio: np.ndarray, rate: int, gain_db: float) -> bytes:
         for first in range(0, len(audio), BLOCK):
             output.write(_dithered(audio[first : first + BLOCK] * scale, noise))
     return file.getvalue()
+
+
+def opus(audio: np.ndarray, rate: int, gain_db: float) -> bytes:
+    """Audio, float32 ``[samples, 2]``, as Opus at about 260 kb/s, resampled to 48 kHz.
+
+    Equal audio stays equal. Raises SoundError where libsndfile or soundfile is too old for it.
+    """
+    file = io.BytesIO()
+    scale = np.float32(10 ** (gain_db / 20))
+    blocks = (scale * audio[first : first + BLOCK].T for first in range(0, len(audio), BLOCK))
+    try:
+        with (
+            held(),
+            soundfile.SoundFile(
+                file, "w", OPUS_RATE, 2, "OPUS", format="OGG", compression_level=OPUS_LEVEL
+            ) as output,
+        ):
+            for block in resample(blocks, rate, OPUS_RATE):
+                output.write(block.T)
+    except (TypeError, ValueError, soundfile.LibsndfileError):
+        raise SoundError(
+            "Opus sound needs soundfile 0.13 and libsndfile 1.0.29 or later (pip install -U "
+            "soundfile); FLAC needs neither"
+        ) from None
+    return file.getvalue()
+
+
+ENCODERS: dict[Kind, Callable[[np.ndarray, int, float], bytes]] = {"flac": flac, "opus": opus}
 
 
 def script(key: str, data: bytes) -> str:

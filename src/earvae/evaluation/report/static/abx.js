@@ -54,49 +54,6 @@
     }
   };
 
-  /** The records of a report in the browser's storage, or in memory where that is forbidden. */
-  earvae.AbxStore = class {
-    constructor(report) {
-      this.key = 'earvae-abx:' + report;
-      this.memory = [];
-      this.kept = true; // whether the browser keeps what is added
-    }
-
-    all() {
-      try {
-        const found = JSON.parse(localStorage.getItem(this.key) || '[]');
-        return Array.isArray(found) ? found : [];
-      } catch (error) {
-        return this.memory;
-      }
-    }
-
-    add(record) {
-      const records = this.all().concat([record]);
-      this.memory = records;
-      try {
-        localStorage.setItem(this.key, JSON.stringify(records));
-      } catch (error) {
-        this.kept = false;
-      }
-    }
-
-    forget() {
-      this.memory = [];
-      try { localStorage.removeItem(this.key); } catch (error) { /* nothing is stored */ }
-    }
-  };
-
-  /** Offer `content` as a file. */
-  earvae.save = function (name, content) {
-    const blob = new Blob([JSON.stringify(content, null, 2) + '\n'], { type: 'application/json' });
-    const link = document.createElement('a');
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    link.click();
-    setTimeout(function () { URL.revokeObjectURL(link.href); }, 10000);
-  };
-
   function by(id) {
     return document.getElementById(id);
   }
@@ -111,7 +68,7 @@
       this.player = player;
       this.data = data;
       this.matched = matched;
-      this.store = new earvae.AbxStore(data.report);
+      this.store = new earvae.Records('abx', data.report);
       this.test = null;
       this.listen = 'A';
       by('abx-open').addEventListener('click', () => (this.open ? this.close() : this.setUp()));
@@ -230,6 +187,7 @@
       }
       this.record = test.record({
         report: this.data.report, track: this.data.track, equally_loud: this.matched(),
+        audio: this.data.audio, listener: by('listener').value.trim(),
       });
       this.store.add(this.record);
       this.showResult(test);

@@ -111,6 +111,19 @@
       this.onchange();
     }
 
+    /** Other sounds, from their beginning on, with the same version chosen if it is there. */
+    exchange(sounds, duration) {
+      this.pause();
+      this.sounds.closed = true;
+      this.sounds = sounds;
+      this.duration = duration;
+      this.offset = 0;
+      this.loop = null;
+      this.error = '';
+      if (!sounds.can(this.version)) this.version = 0;
+      this.heard = this.version;
+    }
+
     seek(position) {
       const target = Math.min(Math.max(0, position), this.duration);
       if (this.playing) {

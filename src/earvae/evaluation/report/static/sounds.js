@@ -41,7 +41,8 @@
     return array.buffer;
   }
 
-  /** Buffers of versions `{key, script}`; a version without a script has no sound. */
+  /** Buffers of versions: `{key, script}`, or `{lowpass}` of the first below so many Hz; one with
+      neither has no sound. */
   earvae.Sounds = class {
     constructor(versions, rate, frames) {
       this.versions = versions;
@@ -49,6 +50,7 @@
       this.size = frames * 2 * 4;
       this.buffers = new Map(); // in order of use, the last used last
       this.pending = new Map();
+      this.closed = false;
       this.pinned = new Set([0]); // never let go: the reference, and what a blind test compares
     }
 
@@ -59,6 +61,12 @@
         this.buffers.set(index, buffer);
       }
       return buffer;
+    }
+
+    /** Whether a version has sound. */
+    can(index) {
+      const version = this.versions[index];
+      return Boolean(version && (version.script || version.lowpass));
     }
 
     has(index) {
@@ -79,6 +87,12 @@
 
     async decode(index) {
       const version = this.versions[index];
+      if (version.lowpass) {
+        const filtered = await earvae.lowPassed(await this.load(0), version.lowpass);
+        this.buffers.set(index, filtered);
+        this.release(index);
+        return filtered;
+      }
       const base64 = await delivered(earvae.root + version.script, version.key);
       // An offline context decodes at the file's own rate, and needs no tap on the page.
       const context = new OfflineAudioContext(2, 1, this.rate);
@@ -99,8 +113,9 @@
     /** Load all versions in the background, one after another, as far as the budget goes. */
     async preload() {
       for (let index = 0; index < this.versions.length; index += 1) {
+        if (this.closed) return; // another track is shown
         const room = (this.buffers.size + 1) * this.size <= BUDGET;
-        if (this.versions[index].script && room) {
+        if (this.can(index) && room) {
           await this.load(index).catch(function () { /* reported when it is asked for */ });
         }
       }

@@ -71,6 +71,12 @@
       this.paint();
     }
 
+    /** The envelope of another track. */
+    exchange(envelope) {
+      this.envelope = envelope;
+      this.paint();
+    }
+
     moveEnd(name, time) {
       const loop = this.player.loop;
       if (name === 'start') this.player.setLoop({ start: Math.min(time, loop.end - 0.1), end: loop.end });

@@ -10,6 +10,7 @@ const MOST_THREADS = 8; // more do not help
 
     Fields: `backend` ("webgpu" or "wasm"), `threads`, and those of model.json in `model`. */
 export class Codec {
+  /** Not loaded yet; see `load`. */
   constructor(base, model) {
     this.base = base;
     this.model = model;
@@ -20,21 +21,19 @@ export class Codec {
   /** Load the graphs. `tell(text, share)` is called on the way; `wanted` forces a backend.
 
       WebGPU is taken where there is one, loads the model and computes a short signal as PyTorch
-      did when the page was made; else the CPU computes. */
+      did when the page was made; else the CPU computes. Raises Error in one line. */
   static async load(base, tell, wanted) {
     const model = await (await fetched(new URL('model.json', base))).json();
     const codec = new Codec(base, model);
     const graphs = await codec.download(tell);
-    if (wanted !== 'wasm' && (await hasWebGpu())) {
+    if (wanted === 'webgpu' || (wanted !== 'wasm' && (await hasWebGpu()))) {
       try {
         await codec.open('webgpu', graphs, tell);
         if (await codec.isRight()) return codec;
+        throw new Error('WebGPU computes other numbers here');
       } catch (error) {
         if (wanted === 'webgpu') throw error;
       }
-      if (wanted === 'webgpu') throw new Error('WebGPU computes other numbers here');
-    } else if (wanted === 'webgpu') {
-      throw new Error('This browser has no WebGPU');
     }
     await codec.open('wasm', graphs, tell);
     return codec;
@@ -79,7 +78,7 @@ export class Codec {
     this.ort = ort;
     this.backend = backend;
     for (const [name, bytes] of Object.entries(graphs)) {
-      const options = { executionProviders: [backend] };
+      const options = { executionProviders: [backend], logSeverityLevel: 3 }; // errors
       this.sessions[name] = await ort.InferenceSession.create(bytes, options);
     }
   }
@@ -88,7 +87,7 @@ export class Codec {
   async isRight() {
     const { check, audio_channels: channels, latent_channels: latents } = this.model;
     const audio = Array.from({ length: channels }, (_, channel) =>
-      Float32Array.from({ length: check.samples }, (_, n) => 0.5 * Math.sin(1e-4 * n * n + channel)));
+      Float32Array.from({ length: check.samples }, (_, n) => 0.5 * Math.sin(5e-6 * n * n + channel)));
     const idle = async () => {};
     const mean = await this.encode(audio, idle);
     const decoded = await this.decode(mean, check.samples, idle);
@@ -178,11 +177,13 @@ function copyRows(source, width, from, target, targetWidth, to, count, rows) {
   }
 }
 
+/** Whether there is a GPU, and not a program that plays one, which is slower than the CPU. */
 async function hasWebGpu() {
   try {
-    return Boolean(self.navigator.gpu && (await self.navigator.gpu.requestAdapter()));
+    const adapter = await self.navigator.gpu.requestAdapter();
+    return adapter !== null && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
   } catch (error) {
-    return false;
+    return false; // no WebGPU at all
   }
 }
 

@@ -55,32 +55,42 @@ function samplesOf(view, start, size, { kind, count, rate, bits }) {
   return { rate, channels };
 }
 
-/** The sample rate that the first bytes of a FLAC, Ogg or MP3 file tell; null where they do not. */
-export function rateOf(buffer) {
+/** What the first bytes of a FLAC, Ogg or MP3 file tell, `{rate, bits}`; null where they do not.
+    Bits are those of a sample, of FLAC only. */
+export function readHeader(buffer) {
   const bytes = new Uint8Array(buffer);
   const view = new DataView(buffer);
-  const flac = (at) => (view.getUint16(at + 18) << 4) | (bytes[at + 20] >> 4); // at: of "fLaC"
+  const of = (rate, bits = null) => ({ rate: rate || null, bits });
+  const flac = (at) => // at: of "fLaC"
+    of((view.getUint16(at + 18) << 4) | (bytes[at + 20] >> 4), ((view.getUint16(at + 20) >> 4) & 31) + 1);
   try {
     let start = 0;
     if (text(bytes, 0, 3) === 'ID3') {
       start = 10 + [6, 7, 8, 9].reduce((size, at) => (size << 7) | (bytes[at] & 127), 0);
     }
-    if (text(bytes, start, 4) === 'fLaC') return flac(start) || null;
+    if (text(bytes, start, 4) === 'fLaC') return flac(start);
     if (text(bytes, 0, 4) === 'OggS') {
       const packet = 27 + bytes[26];
-      if (text(bytes, packet, 8) === 'OpusHead') return 48000;
-      if (text(bytes, packet + 1, 6) === 'vorbis') return view.getUint32(packet + 12, true) || null;
-      if (text(bytes, packet + 9, 4) === 'fLaC') return flac(packet + 9) || null;
-      return null;
+      if (text(bytes, packet, 8) === 'OpusHead') return of(48000);
+      if (text(bytes, packet + 1, 6) === 'vorbis') return of(view.getUint32(packet + 12, true));
+      if (text(bytes, packet + 9, 4) === 'fLaC') return flac(packet + 9);
+      return of(null);
     }
     const [sync, second, third] = bytes.subarray(start, start + 3);
     const version = (second >> 3) & 3;
     const isMp3 = sync === 255 && second >= 224 && ((second >> 1) & 3) === 1 && version !== 1;
     const rate = [44100, 48000, 32000][(third >> 2) & 3];
-    return isMp3 && rate ? rate / { 3: 1, 2: 2, 0: 4 }[version] : null;
+    return of(isMp3 && rate && rate / { 3: 1, 2: 2, 0: 4 }[version]);
   } catch (error) {
-    return null; // shorter than its header
+    return of(null); // shorter than its header
   }
+}
+
+/** Samples of 16 bits as all others have them: Chromium divides those above zero by 32767. */
+export function evened(channels) {
+  const isWhole = (value) => Math.abs(value - Math.round(value)) < 0.01;
+  if (channels.every((channel) => channel.every((value) => isWhole(32768 * value)))) return channels;
+  return channels.map((channel) => channel.map((value) => (value > 0 ? (value * 32767) / 32768 : value)));
 }
 
 /** A WAV file of 32-bit floats: nothing is clipped or rounded. */

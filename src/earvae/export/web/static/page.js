@@ -1,5 +1,5 @@
 /* The page: a file comes in, the worker does the work, both versions are heard and seen. */
-import { rateOf, readWav, toSafetensors, toWav } from './formats.js';
+import { evened, readHeader, readWav, toSafetensors, toWav } from './formats.js';
 import { paintLatents, paintSpectrogram, ticks, topOfScale } from './pictures.js';
 
 const LARGEST = 1 << 30; // bytes of a file
@@ -75,7 +75,7 @@ async function take(file) {
 async function decoded(buffer) {
   const wav = readWav(buffer);
   if (wav) return { ...wav, source: wav.rate };
-  const source = rateOf(buffer);
+  const { rate: source, bits } = readHeader(buffer);
   const { sample_rate: ours } = await modelOf();
   let context; // its rate is that of what it decodes
   try {
@@ -89,8 +89,9 @@ async function decoded(buffer) {
   } catch (error) {
     throw new Error('This browser cannot decode it; try WAV, FLAC or MP3');
   }
-  const channels = Array.from({ length: audio.numberOfChannels }, (_, n) => audio.getChannelData(n));
-  return { channels: channels.map((channel) => channel.slice()), rate: audio.sampleRate, source };
+  const channels = Array.from({ length: audio.numberOfChannels }, (_, n) => audio.getChannelData(n).slice());
+  const whole = bits === 16 && audio.sampleRate === source; // not resampled by the browser
+  return { channels: whole ? evened(channels) : channels, rate: audio.sampleRate, source };
 }
 
 async function modelOf() {
@@ -224,7 +225,7 @@ function setLevels(versions) {
   const gain = Math.min(1, HEADROOM / Math.max(...peaks, 1e-9));
   player.setLevels([gain, gain]);
   by('peaks').textContent = peaks.map((value) => value.toFixed(3)).join(' → ')
-    + (gain < 1 ? ', played at ' + (20 * Math.log10(gain)).toFixed(1) + ' dB' : '');
+    + (gain < 1 ? ', played at ' + (20 * Math.log10(gain)).toFixed(1).replace('-', '−') + ' dB' : '');
 }
 
 /** Everything but the position. */

@@ -1,7 +1,7 @@
 /* Everything that takes long, beside the page: one job at a time.
 
    In:  {job, channels, rate} with the audio as Float32Arrays; {stop} cancels.
-   Out: {job, progress, share}, {job, original}, {job, done}, {job, failed}, {job, stopped}. */
+   Out: {job, progress, share}, {job, original, about}, {job, done}, {job, failed}. */
 import { Codec } from './codec.js';
 import { resample } from './resample.js';
 import { spectrograms } from './pictures.js';
@@ -12,26 +12,29 @@ const TURN = 50; // milliseconds of work before messages are looked at
 const base = new URL('.', import.meta.url);
 const wanted = new URLSearchParams(self.name).get('backend');
 let codec = null;
-let current = 0; // the job at work; 0 for none
+let current = 0; // the job that is wanted; 0 for none
+let queue = Promise.resolve(); // a graph computes one thing at a time
 
 class Stopped extends Error {}
+class Refused extends Error {}
 
-self.onmessage = async function ({ data }) {
-  if (data.stop) {
-    current = 0;
-    return;
-  }
-  const { job } = data;
-  current = job;
-  const say = (message, transfer) => self.postMessage({ job, ...message }, transfer || []);
-  const tell = (progress, share) => say({ progress, share });
-  try {
-    await run(data, tell, say);
-  } catch (error) {
-    if (error instanceof Stopped) say({ stopped: true });
-    else say({ failed: String(error.message || error).split('\n')[0] });
-  }
+self.onmessage = function ({ data }) {
+  current = data.stop ? 0 : data.job;
+  if (!data.stop) queue = queue.then(() => work(data));
 };
+
+async function work(data) {
+  const { job } = data;
+  const say = (message, transfer) => self.postMessage({ job, ...message }, transfer || []);
+  try {
+    await run(data, (progress, share) => say({ progress, share }), say);
+  } catch (error) {
+    if (error instanceof Stopped) return;
+    // Out of memory, or a graphics driver that was lost: the next song gets a new start.
+    if (!(error instanceof Refused)) codec = null;
+    say({ failed: String(error.message || error).split('\n')[0] });
+  }
+}
 
 /** A function that tells of progress, and now and then lets messages in and heeds a stop. */
 function stepper(job, tell, what) {
@@ -49,18 +52,19 @@ function stepper(job, tell, what) {
 async function run({ job, channels, rate }, tell, say) {
   const step = (what) => stepper(job, tell, what);
   const samples = channels[0].length;
-  if (!samples) throw new Error('It holds no sound');
+  if (!samples) throw new Refused('It holds no sound');
   if (samples > LONGEST_MINUTES * 60 * rate) {
-    throw new Error('It is longer than ' + LONGEST_MINUTES + ' minutes; `earvae reconstruct` takes any length');
+    throw new Refused('It is longer than ' + LONGEST_MINUTES + ' minutes; `earvae reconstruct` takes any length');
   }
   if (channels.length > 2) {
-    throw new Error('It has ' + channels.length + ' channels; fold it down to stereo first');
+    throw new Refused('It has ' + channels.length + ' channels; fold it down to stereo first');
   }
   if (!codec) codec = await Codec.load(base, tell, wanted);
+  if (current !== job) throw new Stopped();
   const { model } = codec;
   const original = await resample(channels, rate, model.sample_rate, step('Resampling'));
   const about = { model, backend: codec.backend, threads: codec.threads };
-  say({ original, about });
+  say({ original, about }); // a copy: it is compared with the result below
 
   const started = performance.now();
   const length = original[0].length;
@@ -79,7 +83,7 @@ async function run({ job, channels, rate }, tell, say) {
     await spectrograms(original, model.sample_rate, (share) => draw(share / 2)),
     await spectrograms(result, model.sample_rate, (share) => draw((1 + share) / 2)),
   ];
-  say({ done: { result, latents, metadata, pictures, seconds } });
+  say({ done: { result, latents, metadata, pictures, seconds } }, [latents.buffer]);
 }
 
 /** Mono as stereo, or stereo as its mean. */

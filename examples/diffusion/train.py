@@ -1,0 +1,164 @@
+"""Train the transformer on the latents of a library. Ctrl-C and the same command go on.
+
+    python train.py latents/train latents/validation -o runs/diffusion
+
+The run gets ``model.safetensors`` (averaged weights) and its ``config.json``, ``loss.csv``,
+``loss.png``, and ``state.pt`` to go on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+from pathlib import Path
+from time import perf_counter
+
+import matplotlib
+import torch
+from model import Config, Transformer, errors
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from earvae.latents import LatentDataset, statistics
+
+matplotlib.use("agg")
+NOTHING_LEARNED = math.pi / 2  # loss of the best guess for white noise, mean of 1 / (t² + (1−t)²)
+
+
+def class_of(source: str, depth: int) -> str:
+    """The folder that a track is in, ``depth`` folders down."""
+    return Path(source).parts[depth] if len(Path(source).parts) > depth + 1 else ""
+
+
+def classes_in(library: Path, depth: int) -> tuple[str, ...]:
+    lines = (library / "index.jsonl").read_text("utf-8").splitlines()
+    return tuple(sorted({class_of(json.loads(line)["source"], depth) for line in lines}))
+
+
+def batches(dataset: LatentDataset, size: int, classes: tuple[str, ...], depth: int) -> DataLoader:
+    """Of latents [batch, channels, frames], masks [batch, frames], numbers of classes [batch]."""
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def collate(items: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
+        names = [class_of(item["metadata"]["source"], depth) for item in items]
+        labels = torch.tensor([numbers.get(name, len(classes)) for name in names])
+        return *(torch.stack([item[key] for item in items]) for key in ("latents", "mask")), labels
+
+    return DataLoader(dataset, size, collate_fn=collate)
+
+
+def averaged(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
+    """The next exponential moving average, a short one at first."""
+    return torch.lerp(average, now, 1 - min(0.998, (1 + int(count)) / (10 + int(count))))
+
+
+@torch.no_grad()
+def validate(model: Transformer, held_out: list[tuple[Tensor, ...]], device: str) -> Tensor:
+    """Mean error of each channel at times from 0 to 1, with the same noise every time."""
+    random, sums, count = torch.Generator().manual_seed(0), 0.0, 0.0
+    for latents, mask, label in held_out:
+        time = (torch.arange(len(latents)) * 0.618034 + torch.rand(1, generator=random)) % 1
+        noise = torch.randn(latents.shape, generator=random)
+        batch = (each.to(device) for each in (latents, noise, time, label, mask))
+        with torch.autocast(device.split(":")[0], torch.bfloat16):
+            sums = sums + errors(model, *batch).sum((0, 2)).cpu()
+        count += float(mask.sum())
+    return sums / count
+
+
+def draw(run: Path) -> None:
+    """``loss.png`` of ``loss.csv``."""
+    from matplotlib import pyplot
+
+    rows = list(csv.DictReader((run / "loss.csv").open()))
+    steps = [int(row["step"]) for row in rows]
+    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name in ("training", "validation"):
+        axis.plot(steps, [float(row[name]) for row in rows], label=name)
+    axis.axhline(NOTHING_LEARNED, color="grey", ls=":", label="white noise is all it knows (π/2)")
+    axis.set(xlabel="step", ylabel="squared error of the velocity", xscale="log")
+    axis.legend()
+    figure.savefig(run / "loss.png", dpi=100)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("library", type=Path, help="made by `earvae library`, with its statistics")
+    parser.add_argument("validation", type=Path, help="a library of other music")
+    parser.add_argument("-o", "--run", type=Path, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--every", type=int, default=100, help="steps between validations")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=432, help="of a crop; 43 are a second")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--class-depth", type=int, default=0, help="of the folder that is a class")
+    for size in ("patch", "width", "depth", "heads"):
+        parser.add_argument(f"--{size}", type=int, default=getattr(Config, size))
+    given = parser.parse_args(arguments)
+    stats, frames, depth = statistics.read(given.library), given.frames, given.class_depth
+    classes = classes_in(given.library, depth)
+    config = Config(len(stats.mean), frames, classes, given.patch, given.width, given.depth,
+                    given.heads)  # fmt: skip
+    torch.manual_seed(0)
+    model = Transformer(config)
+    some = LatentDataset(given.library, frames, stats, epochs=1)
+    model.measure(torch.cat([item["latents"][:, item["mask"]] for item in some], 1)[None])
+    model.to(given.device)
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=averaged)
+    optimiser = torch.optim.AdamW(model.parameters(), given.rate, (0.9, 0.98), weight_decay=0.01)
+    dataset = LatentDataset(given.library, frames, stats, batch_size=given.batch)
+    step, state = 0, given.run / "state.pt"
+    if state.exists():
+        saved = torch.load(state, given.device, weights_only=True)
+        step, order = saved["step"], saved["order"]
+        model.load_state_dict(saved["model"])
+        average.load_state_dict(saved["average"])
+        optimiser.load_state_dict(saved["optimiser"])
+        dataset.load_state_dict(order)
+    others = LatentDataset(given.validation, frames, stats, shuffle=False, epochs=4)
+    held_out = list(batches(others, given.batch, classes, depth))
+    model.save(given.run, average.module.state_dict())
+    log, began, losses = given.run / "loss.csv", perf_counter(), []
+    if step == 0:
+        log.write_text("step,training,validation\n")
+    for latents, mask, label in batches(dataset, given.batch, classes, depth):
+        if step >= given.steps:
+            break
+        torch.manual_seed(step)  # of times, noise and what is left out, so that runs go on alike
+        time, noise = torch.randn(len(latents)).sigmoid(), torch.randn(latents.shape)
+        label[torch.rand(len(label)) < 0.1] = len(classes)
+        batch = [each.to(given.device) for each in (latents, noise, time, label, mask)]
+        with torch.autocast(given.device.split(":")[0], torch.bfloat16):
+            loss = errors(model, *batch).sum() / (mask.sum() * len(stats.mean))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = given.rate * min(1, (step + 1) / 100)
+        optimiser.step()
+        average.update_parameters(model)
+        losses.append(loss.item())
+        step += 1
+        if step % given.every == 0 or step == given.steps:
+            by_channel = validate(average.module.eval(), held_out, given.device)
+            with log.open("a") as file:
+                file.write(f"{step},{sum(losses) / len(losses):.4f},{by_channel.mean():.4f}\n")
+            speed = len(losses) * given.batch * frames / (perf_counter() - began)
+            print(f"step {step}: training {sum(losses) / len(losses):.4f}, "
+                  f"validation {by_channel.mean():.4f}, {speed:.0f} frames a second",
+                  flush=True)  # fmt: skip
+            model.save(given.run, average.module.state_dict())
+            (given.run / "channels.json").write_text(json.dumps(by_channel.tolist()))
+            torch.save({"step": step, "model": model.state_dict(), "order": dataset.state_dict(),
+                        "average": average.state_dict(), "optimiser": optimiser.state_dict()},
+                       state)  # fmt: skip
+            draw(given.run)
+            began, losses = perf_counter(), []
+
+
+if __name__ == "__main__":
+    main()
