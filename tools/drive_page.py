@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from earvae.export.web.serve import server
 
 VIEWS = {
-    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "desktop": {"viewport": {"width": 1180, "height": 1320}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1180, "height": 1320}, "color_scheme": "dark"},
     "phone": {
         "viewport": {"width": 390, "height": 844},
         "color_scheme": "light",
@@ -77,7 +78,9 @@ def drive(page: Page, song: Path, output: Path | None, view: str) -> None:
     def picture(name: str, whole: bool = False) -> None:
         if output:
             output.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=output / f"web_{view}{name}.png", full_page=whole)
+            path = output / f"web_{view}{name}.png"
+            page.screenshot(path=path, full_page=whole)
+            Image.open(path).convert("RGB").quantize(192).save(path, optimize=True)
 
     picture("_empty")
     page.locator("#file").set_input_files(song)

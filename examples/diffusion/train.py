@@ -42,11 +42,16 @@ def batches(dataset: LatentDataset, size: int, classes: tuple[str, ...], depth: 
     numbers = {name: number for number, name in enumerate(classes)}
 
     def collate(items: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
-        names = [class_of(item["metadata"].source, depth) for item in items]
+        names = [class_of(item["metadata"]["source"], depth) for item in items]
         labels = torch.tensor([numbers.get(name, len(classes)) for name in names])
         return *(torch.stack([item[key] for item in items]) for key in ("latents", "mask")), labels
 
     return DataLoader(dataset, size, collate_fn=collate)
+
+
+def averaged(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
+    """The next exponential moving average, a short one at first."""
+    return torch.lerp(average, now, 1 - min(0.998, (1 + int(count)) / (10 + int(count))))
 
 
 @torch.no_grad()
@@ -79,7 +84,7 @@ def draw(run: Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path, help="made by `earvae library`, with its statistics")
     parser.add_argument("validation", type=Path, help="a library of other music")
@@ -89,11 +94,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between validations")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames", type=int, default=432, help="of a crop; 43 are a second")
-    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--class-depth", type=int, default=0, help="of the folder that is a class")
     for size in ("patch", "width", "depth", "heads"):
         parser.add_argument(f"--{size}", type=int, default=getattr(Config, size))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     stats, frames, depth = statistics.read(given.library), given.frames, given.class_depth
     classes = classes_in(given.library, depth)
     config = Config(len(stats.mean), frames, classes, given.patch, given.width, given.depth,
@@ -103,11 +108,9 @@ def main() -> None:
     some = LatentDataset(given.library, frames, stats, epochs=1)
     model.measure(torch.cat([item["latents"][:, item["mask"]] for item in some], 1)[None])
     model.to(given.device)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=averaged)
     optimiser = torch.optim.AdamW(model.parameters(), given.rate, (0.9, 0.98), weight_decay=0.01)
-    dataset = LatentDataset(given.library, frames, stats)
+    dataset = LatentDataset(given.library, frames, stats, batch_size=given.batch)
     step, state = 0, given.run / "state.pt"
     if state.exists():
         saved = torch.load(state, given.device, weights_only=True)

@@ -122,6 +122,56 @@ def test_mono_stays_mono_unless_asked(tiny, tmp_path):
     assert np.abs(stereo - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_other_rates_come_back_as_the_package_brings_them(tiny, tmp_path):
+    vae, _, folder = tiny
+    source = tmp_path / "in.wav"
+    write(source, 12_345, rate=48_000)
+    assert run("reconstruct", source, tmp_path / "a.wav", "--model", folder) == 0
+    files.reconstruct_file(vae, source, tmp_path / "b.wav", output_format(".wav", None, None))
+    a, b = read(tmp_path / "a.wav"), read(tmp_path / "b.wav")
+    assert a.shape == b.shape == (2, 12_345)
+    assert soundfile.info(tmp_path / "a.wav").samplerate == 48_000
+    assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
+    latents = tmp_path / "l.safetensors"
+    assert run("encode", source, latents, "--model", folder) == 0
+    files.encode_file(vae, source, tmp_path / "m.safetensors")
+    assert latent_file.inspect(latents) == latent_file.inspect(tmp_path / "m.safetensors")
+    assert run("decode", latents, tmp_path / "c.wav", "--model", folder) == 0
+    assert np.array_equal(read(tmp_path / "c.wav"), a)
+
+
+def test_without_soxr_a_line_says_so(tiny, tmp_path, capsys, monkeypatch):
+    folder, source, latents = tiny[2], tmp_path / "in.wav", tmp_path / "l.safetensors"
+    write(source, 4800, rate=48_000)
+    assert run("encode", source, latents, "--model", folder) == 0
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    capsys.readouterr()
+    assert run("reconstruct", source, tmp_path / "a.wav", "--model", folder) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is at 48000 Hz, the model at 44100; `pip install soxr`" in line
+    assert run("decode", latents, tmp_path / "a.wav", "--model", folder) == 0
+    assert "(at the model's 44100 Hz, not 48000" in capsys.readouterr().out
+    assert soundfile.info(tmp_path / "a.wav").frames == 4410
+
+
+def test_folders_keep_their_tree_and_go_on_past_bad_files(tiny, tmp_path, capsys):
+    folder, music = tiny[2], tmp_path / "music"
+    (music / "album").mkdir(parents=True)
+    write(music / "song.wav", 3000)
+    write(music / "album" / "song.wav", 2000)
+    (music / "album" / "bad.wav").write_bytes(b"not sound")
+    soundfile.write(music / "song.flac", np.zeros((1000, 2)), 44_100)
+    assert run("reconstruct", music, tmp_path / "out", "--model", folder) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "bad.wav" in line
+    names = {"song.wav.wav": 3000, "song.flac.wav": 1000, "album/song.wav": 2000}
+    made = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*.*")}
+    assert {name: soundfile.info(path).frames for name, path in made.items()} == names
+    assert run("encode", music / "album", tmp_path / "latents", "--model", folder) == 1
+    assert run("decode", tmp_path / "latents", tmp_path / "back", "--model", folder) == 0
+    assert soundfile.info(tmp_path / "back" / "song.wav").frames == 2000
+
+
 def test_info_prints_the_metadata(tiny, capsys):
     vae, _, folder = tiny
     assert run("info", "--model", folder) == 0
@@ -134,7 +184,6 @@ def test_info_prints_the_metadata(tiny, capsys):
 @pytest.mark.parametrize(
     ("make", "target", "message"),
     [
-        (lambda p: write(p, 100, rate=48_000), "out.wav", "is at 48000 Hz, the model at 44100"),
         (lambda p: write(p, 0), "out.wav", "no audio samples"),
         (lambda p: p.write_bytes(b"not sound"), "out.wav", "not an audio file"),
         (lambda p: None, "out.wav", "no such file"),

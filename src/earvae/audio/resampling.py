@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import soxr
 
 
 def resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
@@ -28,6 +27,8 @@ def resample(
     if source_rate == target_rate:
         yield from blocks
         return
+    import soxr  # here: the exported runner does without where nothing is resampled
+
     stream: soxr.ResampleStream | None = None
     arrived = produced = 0
     tail: np.ndarray | None = None  # the last output block waits for the exact total

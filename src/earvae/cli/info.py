@@ -14,7 +14,6 @@ from earvae.cli.errors import usage_error
 from earvae.errors import visible
 
 if TYPE_CHECKING:
-    from earvae import EarVAE
     from earvae.latents.file import Header
 
 
@@ -24,7 +23,7 @@ def info(
         typer.Argument(
             metavar="WHAT",
             show_default=False,
-            help="A model (folder, weight file, hub id), a latent file, or an audio file. "
+            help="A model (folder, weight file, ear-vae-44k), a latent file, or an audio file. "
             "Default: the model that comes with earvae.",
         ),
     ] = None,
@@ -62,7 +61,9 @@ def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> d
     rows = None
     if source is not None:
         path = Path(source)
-        if path.suffix.lower() in SUFFIXES | MEDIA_SUFFIXES:
+        if source.startswith("hub:"):
+            pass  # a model, whatever it ends in
+        elif path.suffix.lower() in SUFFIXES | MEDIA_SUFFIXES:
             rows = _audio_rows(path)
         elif path.suffix in (file.SUFFIX, file.NPY):
             try:
@@ -71,7 +72,7 @@ def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> d
                 if path.suffix == file.NPY:
                     raise
     if rows is None:
-        return _model_rows(options.load_model(source, config, sample_rate, "cpu"), source)
+        return _model_rows(source, config, sample_rate)
     if config is not None or sample_rate is not None:
         usage_error(f"{source}: is no model; --config and --sample-rate are of models")
     return rows
@@ -109,18 +110,24 @@ def _latent_rows(path: Path, found: Header) -> dict:
     }
 
 
-def _model_rows(vae: EarVAE, source: str | None) -> dict:
+def _model_rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
     def millions(module) -> float:
         if module is None:
             return 0.0
         return round(sum(p.numel() for p in module.parameters()) / 1e6, 2)
 
     from earvae.model.card import essentials
-    from earvae.model.pretrained import SHIPPED
+    from earvae.model.pretrained import locate, weight_file
+    from earvae.model.weight_files import sha256
 
+    path = locate(source)
+    vae = options.load_model(source and str(path), config, sample_rate, "cpu")
+    weights = weight_file(path)
     rows = {
         "model": source or "the model that comes with earvae",
         "identity": vae.identity,
+        "weights": str(weights),
+        "sha256": sha256(weights),
         "architecture": vae.config.architecture,
         "parameters_millions": millions(vae),
         "encoder_millions": millions(vae.encoder),
@@ -131,5 +138,5 @@ def _model_rows(vae: EarVAE, source: str | None) -> dict:
         "latent_channels": vae.latent_channels,
         "latents_per_second": round(vae.sample_rate / vae.hop_length, 2),
     }
-    card = essentials(Path(source).expanduser() if source else SHIPPED)
+    card = essentials(path)
     return rows | {name: value for name, value in card.items() if name not in rows}

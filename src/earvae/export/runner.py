@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Run an exported εar-VAE without PyTorch: needs onnxruntime, numpy and soundfile, nothing else.
+"""Run an exported εar-VAE without PyTorch: needs onnxruntime, numpy and soundfile.
 
 `earvae export --onnx FOLDER` puts this program, complete in one file, beside the graphs.
 
     python FOLDER/runner.py reconstruct song.wav out.wav
     python FOLDER/runner.py encode song.wav song.safetensors
     python FOLDER/runner.py decode song.safetensors out.wav
+    python FOLDER/runner.py reconstruct album/ album_vae/
     python FOLDER/runner.py info
 
     >>> model = Runner("FOLDER")
@@ -14,6 +15,7 @@
 
 Audio of any length is computed in chunks with as much context on both sides as the network sees,
 so that chunked equals whole: any length in flat memory, no crossfade, as many samples out as in.
+Files at another rate than the model's are resampled, there and back, where soxr is installed.
 Sound files and latents are read, checked and written by the code of `earvae` itself, so that either
 program refuses what the other does and reads what it wrote.
 """
@@ -25,6 +27,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -33,6 +36,7 @@ import onnxruntime
 
 from earvae.audio.channels import to_mono, to_stereo
 from earvae.audio.reading import AudioSource
+from earvae.audio.resampling import resample
 from earvae.audio.writing import SUBTYPES, OutputFormat, output_format, write
 from earvae.errors import EarvaeError, named, visible
 from earvae.latents import file as latent_file
@@ -43,7 +47,7 @@ from earvae.latents.statistics import Statistics, denormalised
 from earvae.latents.statistics import read as read_statistics
 from earvae.regular import check_regular
 from earvae.signals import heed
-from earvae.tracks import identity
+from earvae.tracks import find, fitting, identity, stems
 
 FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
@@ -288,23 +292,32 @@ def reconstruct_file(
     stereo: bool = False,
     downmix: bool = False,
 ) -> str:
-    """``source`` through the codec into ``target``; a line about it."""
+    """``source`` through the codec into ``target``, at the same rate; a line about it."""
     audio = _opened(model, source, target, downmix)
     mean, samples = _encode(model, audio, chunk_frames)
-    channels = 2 if stereo else audio.channels
-    return _decode_into(target, model, mean, samples, chunk_frames, channels, output)
+    assert audio.samples is not None
+    sound = Sound(samples, audio.rate, audio.samples, 2 if stereo else audio.channels)
+    return _decode_into(target, model, mean, sound, chunk_frames, output)
 
 
 def _opened(model: Runner, source: str, target: str, downmix: bool) -> AudioSource:
-    """A sound file at the model's rate that is not about to be replaced by ``target``."""
+    """A sound file that can be resampled and is not about to be replaced by ``target``."""
     _apart(source, target)
     audio = AudioSource(source, downmix)
-    if audio.rate != model.sample_rate:
+    if audio.rate != model.sample_rate and not _resamples():
         raise RunnerError(
-            f"{source}: is at {audio.rate} Hz, the model at {model.sample_rate}; resample it "
-            f"first, for instance with `ffmpeg -i IN -ar {model.sample_rate} OUT.wav`"
+            f"{source}: is at {audio.rate} Hz, the model at {model.sample_rate}; `pip install "
+            f"soxr`, or resample it, as with `ffmpeg -i IN -ar {model.sample_rate} OUT.wav`"
         )
     return audio
+
+
+def _resamples() -> bool:
+    try:
+        import soxr  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _apart(source: str, target: str) -> None:
@@ -315,28 +328,40 @@ def _apart(source: str, target: str) -> None:
 def _encode(model: Runner, audio: AudioSource, chunk_frames: int) -> tuple[np.ndarray, int]:
     """The posterior's mean ``[1, latent, frames]`` of a sound file, and its samples."""
     blocks = to_mono(audio.blocks()) if model.audio_channels == 1 else to_stereo(audio.blocks())
+    blocks = resample(blocks, audio.rate, model.sample_rate)
     mean, _, samples = model.encode_stream((b[np.newaxis] for b in blocks), chunk_frames)
     if not np.isfinite(mean).all():
         raise RunnerError(f"{audio.path}: {NOT_FINITE}")
     return mean, samples
 
 
+@dataclass(frozen=True)
+class Sound:
+    """What is to become of latents: ``samples`` are at the model's rate, ``total`` at ``rate``."""
+
+    samples: int
+    rate: int
+    total: int
+    channels: int
+
+
 def _decode_into(
     target: str,
     model: Runner,
     latents: np.ndarray,
-    samples: int,
+    sound: Sound,
     chunk_frames: int,
-    channels: int,
     output: OutputFormat,
 ) -> str:
     """Latents ``[1, latent, frames]`` decoded into ``target``; a line about it."""
-    channels, rate = min(channels, model.audio_channels), model.sample_rate
-    blocks = (block[0] for block in model.decode_stream(latents, samples, chunk_frames))
+    channels, rate, total = min(sound.channels, model.audio_channels), sound.rate, sound.total
+    blocks = (block[0] for block in model.decode_stream(latents, sound.samples, chunk_frames))
     if channels < model.audio_channels:
         blocks = to_mono(blocks)
-    peak = write(target, blocks, rate, channels, samples, output).peak
-    return f"{target}: {samples} samples, {samples / rate:.2f} s, peak {peak:.3f}"
+    blocks = resample(blocks, model.sample_rate, rate, total)
+    written = write(target, blocks, rate, channels, total, output)
+    quieter = f", rescaled by {written.gain:.3f} to fit" if written.gain != 1 else ""
+    return f"{target}: {total} samples, {total / rate:.2f} s, peak {written.peak:.3f}{quieter}"
 
 
 def encode_file(
@@ -347,15 +372,16 @@ def encode_file(
         raise RunnerError(f"{target}: name a file in {latent_file.SUFFIX}")
     audio = _opened(model, source, target, downmix)
     mean, samples = _encode(model, audio, chunk_frames)
+    assert audio.samples is not None
     metadata = Metadata(
         sample_rate=model.sample_rate,
-        original_rate=model.sample_rate,
+        original_rate=audio.rate,
         channels=audio.channels,
         hop_length=model.hop_length,
         model=model.model,
         latents="mean",
         samples=samples,
-        original_samples=samples,
+        original_samples=audio.samples,
     )
     latent_file.write(target, Latents(metadata, mean[0]))
     return f"{target}: {mean.shape[2]} frames, {samples / model.sample_rate:.2f} s"
@@ -371,7 +397,7 @@ def decode_file(
     force: bool = False,
     statistics: Statistics | None = None,
 ) -> str:
-    """The latents of ``source`` into audio at the model's rate; a line about it.
+    """The latents of ``source`` into audio, without soxr at the model's rate; a line about it.
 
     Normalised latents are put back by ``statistics``, or by those found beside the file.
     """
@@ -398,11 +424,14 @@ def decode_file(
             f"{source}: holds {values.shape[1]} frames, {told.samples} samples need {needed}; "
             "encode it again"
         )
-    channels = 2 if stereo else told.channels
-    line = _decode_into(target, model, values[None], told.samples, chunk_frames, channels, output)
-    if told.original_rate != model.sample_rate:
-        line += f" (at the model's {model.sample_rate} Hz; the original had {told.original_rate})"
-    return line
+    rate, total, note = told.original_rate, told.original_samples, ""
+    if rate != model.sample_rate and not _resamples():
+        note = (
+            f" (at the model's {model.sample_rate} Hz, not {rate}: that takes `pip install soxr`)"
+        )
+        rate, total = model.sample_rate, told.samples
+    sound = Sound(told.samples, rate, total, 2 if stereo else told.channels)
+    return _decode_into(target, model, values[None], sound, chunk_frames, output) + note
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -431,8 +460,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("decode", "latents to audio"),
     ):
         command = verbs.add_parser(verb, help=what, parents=[shared])
-        command.add_argument("source", metavar="IN")
-        command.add_argument("target", metavar="OUT")
+        command.add_argument("source", metavar="IN", help="a file, or a folder")
+        command.add_argument("target", metavar="OUT", help="a file, or a folder for a folder")
         if verb != "decode":
             command.add_argument("--downmix", action="store_true", help="fold surround to stereo")
         if verb != "encode":
@@ -454,8 +483,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     verbs.add_parser("info", help="what the model is", parents=[shared])
     given = parser.parse_args(arguments)
+    failures = []
     try:
-        print(*map(visible, _done(given)), sep="\n")
+        for done in _done(given):
+            if isinstance(done, Exception):
+                failures.append(done)
+            else:
+                print(visible(done), flush=True)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
@@ -465,25 +499,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = given.model if given.verb == "info" else given.source
         print(f"error: {named(about, error)}", file=sys.stderr)
         return 1
-    return 0
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def _done(given: argparse.Namespace) -> list[str]:
-    """What a command line asks for, and lines about it."""
+def _done(given: argparse.Namespace) -> Iterator[str | Exception]:
+    """What a command line asks for, and lines about it; failures of a folder's files go by."""
     model = Runner(given.model, given.threads, given.provider or ["CPUExecutionProvider"])
     if given.verb == "info":
-        return [f"{name}: {value}" for name, value in sorted(model.metadata.items())]
-    source, target = given.source, given.target
+        yield from (f"{name}: {value}" for name, value in sorted(model.metadata.items()))
+    elif os.path.isdir(given.source):
+        yield from _folder(given, model)
+    else:
+        yield _one(given, model, given.source, given.target)
+
+
+def _folder(given: argparse.Namespace, model: Runner) -> Iterator[str | Exception]:
+    """A folder's files, each below the folder ``target`` where it was below the other."""
+    suffix = latent_file.SUFFIX if given.verb == "encode" else ".wav"
+    wanted = frozenset([latent_file.SUFFIX]) if given.verb == "decode" else None
+    music = find([given.source], given.target, suffixes=wanted)
+    yield from music.left_out_lines()
+    yield from map(RunnerError, music.problems)
+    names = stems([file.name for file in music.files])
+    for file, name in zip(music.files, names, strict=True):
+        target = Path(given.target, name)
+        target = target.parent / f"{fitting(target.name, suffix)}{suffix}"
+        try:
+            yield _one(given, model, file.path, str(target))
+        except Exception as error:
+            if given.debug:
+                raise
+            yield named(file.path, error)
+
+
+def _one(given: argparse.Namespace, model: Runner, source: str, target: str) -> str:
+    """A file by a verb; a line about it."""
     chunk = max(1, round(given.chunk_seconds * model.sample_rate / model.hop_length))
     if given.verb == "encode":
-        return [encode_file(model, source, target, chunk, given.downmix)]
+        return encode_file(model, source, target, chunk, given.downmix)
     output = output_format(Path(target).suffix, given.subtype, given.clip)
     if given.verb == "reconstruct":
         options = given.stereo, given.downmix
-        return [reconstruct_file(model, source, target, output, chunk, *options)]
+        return reconstruct_file(model, source, target, output, chunk, *options)
     statistics = None if given.denormalise is None else read_statistics(given.denormalise)
     options = given.stereo, given.force, statistics
-    return [decode_file(model, source, target, output, chunk, *options)]
+    return decode_file(model, source, target, output, chunk, *options)
 
 
 def _at_least(least: float) -> Callable[[str], float]:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 EXTRA = "`--ray` needs Ray; install it here and on every node: pip install 'earvae[ray]'"
 LONGEST_SENT = 600.0  # seconds: 200 MB of audio
 PARTS_A_TASK = 4  # what a reader does before anything of it is passed on
+SECONDS_TO_ANSWER = 10.0
 SURVEYING = 8  # threads that find out what is done; they wait for disks
 UNFINISHED = 8  # shards that are packed at a time
 LOCAL = "local"
@@ -79,14 +80,17 @@ def connected(address: str = RUNNING) -> Iterator[None]:
         import ray.data
     except ImportError:
         raise LibraryError(EXTRA) from None
-    if "://" in address:
+    asked = os.environ.get("RAY_ADDRESS", "") if address == RUNNING else address
+    if "://" in asked:
         raise LibraryError(
-            f"--ray {address}: Ray Data runs inside a cluster; give HOST:PORT of its head, or run "
+            f"--ray {asked}: Ray Data runs inside a cluster; give HOST:PORT of its head, or run "
             "this command on a node of it"
         )
     if ray.is_initialized():
         yield
         return
+    if ":" in asked:
+        _knock(asked)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -107,6 +111,19 @@ def connected(address: str = RUNNING) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise LibraryError if nobody answers there; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LibraryError(
+            f"--ray {address}: nobody answers there ({reason}); `ray status` on a node of the "
+            "cluster tells the address"
+        ) from None
 
 
 @contextmanager
@@ -272,6 +289,9 @@ class _Worker:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except (MemoryError, torch.OutOfMemoryError):
+            advice = "use a smaller --batch-seconds or --chunk-seconds"
+            self.broken = _Broken(f"{socket.gethostname()}: out of memory; {advice}")
         except Exception as error:
             self.broken = _Broken(str(named(f"a worker on {socket.gethostname()}", error)))
 

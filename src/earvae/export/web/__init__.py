@@ -134,7 +134,7 @@ def _check(vae: EarVAE) -> dict:
     samples = CHECK_FRAMES * vae.hop_length - vae.decoder.tail_deficit
     n = torch.arange(samples, dtype=torch.float64)
     channels = [
-        0.5 * torch.sin(1e-4 * n * n + channel) for channel in range(vae.config.audio_channels)
+        0.5 * torch.sin(5e-6 * n * n + channel) for channel in range(vae.config.audio_channels)
     ]
     mean = vae.encode(torch.stack(channels).float()[None]).mode()
     audio = vae.decode(mean)[0, :, :samples:CHECK_EVERY]

@@ -87,7 +87,7 @@ export class Codec {
   async isRight() {
     const { check, audio_channels: channels, latent_channels: latents } = this.model;
     const audio = Array.from({ length: channels }, (_, channel) =>
-      Float32Array.from({ length: check.samples }, (_, n) => 0.5 * Math.sin(1e-4 * n * n + channel)));
+      Float32Array.from({ length: check.samples }, (_, n) => 0.5 * Math.sin(5e-6 * n * n + channel)));
     const idle = async () => {};
     const mean = await this.encode(audio, idle);
     const decoded = await this.decode(mean, check.samples, idle);

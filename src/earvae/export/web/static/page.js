@@ -225,7 +225,7 @@ function setLevels(versions) {
   const gain = Math.min(1, HEADROOM / Math.max(...peaks, 1e-9));
   player.setLevels([gain, gain]);
   by('peaks').textContent = peaks.map((value) => value.toFixed(3)).join(' → ')
-    + (gain < 1 ? ', played at ' + (20 * Math.log10(gain)).toFixed(1) + ' dB' : '');
+    + (gain < 1 ? ', played at ' + (20 * Math.log10(gain)).toFixed(1).replace('-', '−') + ' dB' : '');
 }
 
 /** Everything but the position. */
