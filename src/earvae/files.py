@@ -61,6 +61,13 @@ class Report:
         return own | {"duration": round(self.duration, 6), "speed": round(self.speed, 3)}
 
 
+@torch.inference_mode()
+def warm_up(vae: EarVAE) -> None:
+    """Send a few frames of silence there and back, so that what a process sets up once (threads,
+    plans of transforms, a GPU's kernels) is not counted as time of the first file."""
+    codec.reconstruct(vae, torch.zeros(1, vae.config.audio_channels, 8 * vae.hop_length))
+
+
 def reconstruct_file(
     vae: EarVAE,
     source: str | Path,
