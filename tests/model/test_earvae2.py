@@ -48,7 +48,7 @@ def test_everything_is_what_the_published_code_computes(models, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 372_960])
+@pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 100_001])
 def test_chunks_give_what_the_whole_gives_and_the_end_is_whole(models, name, samples):
     vae = models[name]
     audio = 0.1 * torch.randn(1, 2, samples, generator=torch.Generator().manual_seed(samples))
@@ -56,29 +56,30 @@ def test_chunks_give_what_the_whole_gives_and_the_end_is_whole(models, name, sam
     assert whole.shape == audio.shape
     chunked = codec.reconstruct(vae, audio, chunk_frames=7)
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6)
-    further = codec.reconstruct(vae, torch.nn.functional.pad(audio, (0, 60 * 1920)))
+    further = codec.reconstruct(vae, torch.nn.functional.pad(audio, (0, 20 * 1920)))
     assert whole.abs().max() <= 1.5 * further.abs().max()  # no click, nothing that explodes
 
 
-def test_a_frame_sees_as_far_as_its_context_says(models):
-    """Changing audio one frame beyond the context changes nothing; right inside it does."""
-    vae, frames = models["tiny_earvae2"], 60
-    for network, channels, step, wanted in (
-        (vae.encoder, 2, 1920, 30),
-        (vae.decoder, 16, 1, 30),
-    ):
-        signal = 0.1 * torch.randn(1, channels, frames * step)
-        reach = set()
-        with torch.no_grad():
-            before = network(signal)
-            size = before.shape[2] // frames + 1 if network is vae.decoder else 1
-            own = slice(wanted * size, (wanted + 1) * size)
-            for at in range(frames):
-                changed = signal.clone()
-                changed[..., at * step : (at + 1) * step] += 1
-                if not torch.equal(network(changed)[..., own], before[..., own]):
-                    reach.add(abs(at - wanted))
-        assert max(reach) <= network.context_frames <= max(reach) + 1
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@torch.no_grad()
+def test_a_frame_sees_as_far_as_its_context_says(models, part):
+    """A change beyond the context changes nothing; one at its edge, or next to that, does."""
+    network = getattr(models["tiny_earvae2"], part)
+    context, step, channels = network.context_frames, *((1920, 2), (1, 16))[part == "decoder"]
+    frames, own = 2 * context + 3, context + 1
+    signal = 0.1 * torch.randn(1, channels, frames * step)
+    size = -(-network(signal).shape[2] // frames)
+
+    def changes(distance: int) -> bool:
+        other = signal.clone()
+        other[..., (own + distance) * step : (own + distance + 1) * step] += 1
+        one, two = network(signal), network(other)
+        return not torch.equal(
+            one[..., own * size :][..., :size], two[..., own * size :][..., :size]
+        )
+
+    assert not changes(-context - 1) and not changes(context + 1)
+    assert any(changes(side * (context - less)) for side in (-1, 1) for less in (0, 1))
 
 
 def test_the_full_model_has_the_published_names_and_shapes():

@@ -200,7 +200,7 @@ def library(
         else:
             connection.enter_context(cluster.connected(ray))
             vae = options.load_model(weights, config, sample_rate, "cpu")
-            nodes = cluster.Workers(cluster.device_of(device), engine)
+            nodes = cluster.Workers(cluster.device_of(device), engine, cluster.threads_of())
             on_cpu = nodes.device == "cpu"
             chosen = cluster.engine_of(vae, nodes)
             encode = partial(cluster.encode_on_cluster, vae, nodes)

@@ -32,7 +32,7 @@ import torch
 from earvae import engine
 from earvae.atomic import Staging, sweep
 from earvae.config import ModelConfig
-from earvae.errors import EarvaeError, named
+from earvae.errors import named
 from earvae.latents.statistics import Statistics
 from earvae.library.compute import Encoder
 from earvae.library.encode import Progress, Result, Summary, around, peak_memory
@@ -143,11 +143,20 @@ def device_of(wanted: str) -> str:
     """``cuda`` or ``cpu``, for ``auto`` by whether the cluster has a GPU. Raises LibraryError."""
     import ray
 
-    if wanted == "auto":
-        return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    if wanted not in ("cpu", "cuda"):
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if wanted not in ("auto", "cpu", "cuda"):
         raise LibraryError(f"--device {wanted}: with --ray one of auto, cpu and cuda")
-    return wanted
+    if wanted == "cuda" and not gpus:
+        raise LibraryError("--device cuda: no node of the cluster has a GPU; add one, or use cpu")
+    return "cuda" if gpus and wanted != "cpu" else "cpu"
+
+
+def threads_of() -> int:
+    """Threads that PyTorch has here, or as many as the largest node has CPUs."""
+    import ray
+
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+    return max(1, min(torch.get_num_threads(), int(largest)))
 
 
 @dataclass(frozen=True)
@@ -157,13 +166,12 @@ class Workers:
     Attributes:
         device: ``cuda``, a GPU for each encoder, or ``cpu``.
         engine: a name that :func:`earvae.engine.accelerate` takes.
-        threads: of each encoder, as a local run has them here (OMP_NUM_THREADS). Latents of some
-            models depend on it in their last bits.
+        threads: of each encoder. Latents of some models depend on it in their last bits.
     """
 
     device: str
     engine: str = "auto"
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = 1
 
     @property
     def shares(self) -> dict[str, dict[str, float]]:
@@ -186,8 +194,8 @@ def engine_of(vae: EarVAE, workers: Workers) -> tuple[str, str]:
     def ask() -> tuple[str, str] | str:
         try:
             return engine.choose(EarVAE(config).to("cuda"), name)
-        except EarvaeError as error:
-            return str(error)
+        except Exception as error:
+            return str(named(socket.gethostname(), error))
 
     config, name = vae.config, workers.engine
     with _of_ray():
