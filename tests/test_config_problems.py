@@ -261,3 +261,16 @@ def test_what_cannot_be_extended_is_one_line(folder, text, line):
 def test_a_recipe_that_is_not_there_lists_those_that_are(folder):
     (line,) = problem_of(folder, "extends: compat\n")
     assert line.startswith("r.yaml:1: extends: no recipe 'compat'; did you mean compact? there are")
+
+
+def test_a_misspelt_key_of_a_block_at_the_top_is_told_with_its_block(tmp_path):
+    lines = told(tmp_path, RECIPE + "lerning_rate: 1\n")
+    assert lines == ["r.yaml:15: lerning_rate: no such key; did you mean optimiser.learning_rate?"]
+
+
+def test_an_architecture_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    lines = told(tmp_path, RECIPE.replace("spectral", "spectrall"))
+    assert lines == [
+        "r.yaml:2: model: no architecture 'spectrall'; did you mean spectral? "
+        "there are oobleck, spectral, compact"
+    ]

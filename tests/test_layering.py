@@ -29,8 +29,8 @@ FLOORS = [
     },
     {"model"},
     {"latents", "files", "codec", "streaming", "engine", "objective", "discriminator"},
-    {"training", "evaluation", "library", "export"},
-    {"cli"},
+    {"training", "evaluation", "library", "export", "adapters"},
+    {"cli", "__main__"},
 ]  # a room (a module or a folder of earvae) imports from its own floor and those below
 ON_THE_ROOF = "__init__"  # earvae itself hands out what users need; inside, only cli may ask it
 

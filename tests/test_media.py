@@ -92,30 +92,10 @@ def test_four_channels_with_a_centre_are_no_quad():
     assert downmix_matrix(4)[:, 3].tolist() == [0, pytest.approx(0.5**0.5)]
 
 
-def with_video(path: Path, sound: bool) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
-        video = container.add_stream("mpeg4", rate=10, width=64, height=64)
-        tones_of = container.add_stream("aac", rate=RATE, layout="stereo") if sound else None
-        for _ in range(10):
-            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-        if tones_of is not None:
-            audio = np.ascontiguousarray(tones(10_240).T)
-            for start in range(0, 10_240, 1024):
-                frame = av.AudioFrame.from_ndarray(
-                    np.ascontiguousarray(audio[:, start : start + 1024]), "fltp", "stereo"
-                )
-                frame.sample_rate = RATE
-                frame.pts = start
-                container.mux(tones_of.encode(frame))
-            container.mux(tones_of.encode(None))
-
-
 def test_the_sound_of_a_video_is_read_and_silence_is_refused(tmp_path):
-    with_video(tmp_path / "a.mp4", sound=True)
+    media.write_video(tmp_path / "a.mp4", tones(10_240), RATE)
     assert read(tmp_path / "a.mp4").shape == (10_240, 2)
-    with_video(tmp_path / "b.mp4", sound=False)
+    media.write_video(tmp_path / "b.mp4", None, RATE)
     with pytest.raises(AudioFileError, match=r"b\.mp4: .*holds no sound"):
         inspect(tmp_path / "b.mp4")
 

@@ -1,7 +1,11 @@
 """The public surface, and what importing it costs."""
 
+import inspect
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,30 @@ def test_loading_the_shipped_model_does_not_import_torchs_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def earvae_process(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "earvae", *words], capture_output=True, text=True, check=True,
+        env=os.environ | environment,
+    ).stdout  # fmt: skip
+
+
+def test_the_package_is_a_command_whose_help_is_not_cut():
+    assert earvae_process("--version") == f"earvae {earvae.__version__}\n"
+    text = earvae_process("--help", COLUMNS="80", TERMINAL_WIDTH="80")
+    assert ".." not in text.partition("Commands:")[2] and "to hear what it does." in text
+    assert "--install-completion" in text and "--show-completion" in text
+
+
+def test_a_shell_completes_verbs_and_options():
+    asked = {"_EARVAE_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "earvae rec"}
+    assert earvae_process(**asked).split() == ["reconstruct"]
+    asked |= {"COMP_CWORD": "2", "COMP_WORDS": "earvae stats --wr"}
+    assert earvae_process(**asked).split() == ["--write"]
+
+
+def test_the_package_tells_type_checkers_that_it_is_typed():
+    assert (Path(earvae.__file__).parent / "py.typed").is_file()
+    typed = set(re.findall(r"\b(\w+)\b", inspect.getsource(earvae).split("__version__")[0]))
+    assert set(earvae.__all__) <= typed  # those that TYPE_CHECKING imports

@@ -63,11 +63,11 @@ def scores(reference: Tensor, sets: dict[str, Tensor]) -> dict[str, tuple[float,
     return {name: (first / total, second / total) for name, (first, second) in parts.items()}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("reference", type=Path)
     parser.add_argument("sets", type=Path, nargs="+")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     sets = {
         str(folder): torch.cat([patches(found.path) for found in tracks.find([folder]).files])
         for folder in (given.reference, *given.sets)

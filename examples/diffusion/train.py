@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -21,6 +22,7 @@ from model import Config, Transformer, errors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from earvae import atomic
 from earvae.latents import LatentDataset, statistics
 
 matplotlib.use("agg")
@@ -42,11 +44,16 @@ def batches(dataset: LatentDataset, size: int, classes: tuple[str, ...], depth: 
     numbers = {name: number for number, name in enumerate(classes)}
 
     def collate(items: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
-        names = [class_of(item["metadata"].source, depth) for item in items]
+        names = [class_of(item["metadata"]["source"], depth) for item in items]
         labels = torch.tensor([numbers.get(name, len(classes)) for name in names])
         return *(torch.stack([item[key] for item in items]) for key in ("latents", "mask")), labels
 
     return DataLoader(dataset, size, collate_fn=collate)
+
+
+def averaged(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
+    """The next exponential moving average, a short one at first."""
+    return torch.lerp(average, now, 1 - min(0.998, (1 + int(count)) / (10 + int(count))))
 
 
 @torch.no_grad()
@@ -79,7 +86,7 @@ def draw(run: Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path, help="made by `earvae library`, with its statistics")
     parser.add_argument("validation", type=Path, help="a library of other music")
@@ -87,13 +94,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--every", type=int, default=100, help="steps between validations")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=432, help="of a crop; 43 are a second")
-    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--class-depth", type=int, default=0, help="of the folder that is a class")
     for size in ("patch", "width", "depth", "heads"):
         parser.add_argument(f"--{size}", type=int, default=getattr(Config, size))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     stats, frames, depth = statistics.read(given.library), given.frames, given.class_depth
     classes = classes_in(given.library, depth)
     config = Config(len(stats.mean), frames, classes, given.patch, given.width, given.depth,
@@ -103,25 +110,21 @@ def main() -> None:
     some = LatentDataset(given.library, frames, stats, epochs=1)
     model.measure(torch.cat([item["latents"][:, item["mask"]] for item in some], 1)[None])
     model.to(given.device)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=averaged)
     optimiser = torch.optim.AdamW(model.parameters(), given.rate, (0.9, 0.98), weight_decay=0.01)
-    dataset = LatentDataset(given.library, frames, stats)
-    step, state = 0, given.run / "state.pt"
+    dataset = LatentDataset(given.library, frames, stats, batch_size=given.batch)
+    step, log, state = 0, ["step,training,validation"], given.run / "state.pt"
     if state.exists():
         saved = torch.load(state, given.device, weights_only=True)
-        step, order = saved["step"], saved["order"]
+        step, log = saved["step"], saved["log"]
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-        dataset.load_state_dict(order)
+        dataset.load_state_dict(saved["order"])
     others = LatentDataset(given.validation, frames, stats, shuffle=False, epochs=4)
     held_out = list(batches(others, given.batch, classes, depth))
     model.save(given.run, average.module.state_dict())
-    log, began, losses = given.run / "loss.csv", perf_counter(), []
-    if step == 0:
-        log.write_text("step,training,validation\n")
+    began, losses = perf_counter(), []
     for latents, mask, label in batches(dataset, given.batch, classes, depth):
         if step >= given.steps:
             break
@@ -142,20 +145,22 @@ def main() -> None:
         step += 1
         if step % given.every == 0 or step == given.steps:
             by_channel = validate(average.module.eval(), held_out, given.device)
-            with log.open("a") as file:
-                file.write(f"{step},{sum(losses) / len(losses):.4f},{by_channel.mean():.4f}\n")
+            log.append(f"{step},{sum(losses) / len(losses):.4f},{by_channel.mean():.4f}")
             speed = len(losses) * given.batch * frames / (perf_counter() - began)
-            print(f"step {step}: training {sum(losses) / len(losses):.4f}, "
-                  f"validation {by_channel.mean():.4f}, {speed:.0f} frames a second",
-                  flush=True)  # fmt: skip
+            print(f"{log[0]}: {log[-1]} ({speed:.0f} frames a second)", flush=True)
             model.save(given.run, average.module.state_dict())
+            (given.run / "loss.csv").write_text("\n".join(log) + "\n")
             (given.run / "channels.json").write_text(json.dumps(by_channel.tolist()))
-            torch.save({"step": step, "model": model.state_dict(), "order": dataset.state_dict(),
-                        "average": average.state_dict(), "optimiser": optimiser.state_dict()},
-                       state)  # fmt: skip
+            parts = {"model": model, "average": average, "optimiser": optimiser, "order": dataset}
+            with atomic.file(state) as partial:
+                states = {name: part.state_dict() for name, part in parts.items()}
+                torch.save({"step": step, "log": log} | states, partial)
             draw(given.run)
             began, losses = perf_counter(), []
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last line")

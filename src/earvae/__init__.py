@@ -13,10 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from earvae import codec
+    from earvae import adapters, codec, engine, latents
     from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
+    from earvae.engine import accelerate
     from earvae.errors import EarvaeError, WeightsError
     from earvae.evaluation import metrics
+    from earvae.latents import LatentDataset
     from earvae.model.posterior import Posterior
     from earvae.model.vae import EarVAE
     from earvae.objective import (
@@ -33,12 +35,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AWeighting", "CompactConfig", "CorrelationLoss", "EarVAE", "EarvaeError", "KWeighting",
-    "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss", "PhaseLoss",
-    "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder", "WeightsError",
-    "codec", "metrics",
+    "LatentDataset", "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss",
+    "PhaseLoss", "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder",
+    "WeightsError", "accelerate", "adapters", "codec", "engine", "latents", "metrics",
 ]  # fmt: skip
 _HOMES = {
     "earvae.config": ("CompactConfig", "ObjectiveConfig", "OobleckConfig", "SpectralConfig"),
+    "earvae.engine": ("accelerate",),
+    "earvae.latents": ("LatentDataset",),
     "earvae.errors": ("EarvaeError", "WeightsError"),
     "earvae.model.posterior": ("Posterior",),
     "earvae.model.vae": ("EarVAE",),
@@ -48,7 +52,8 @@ _HOMES = {
     ),
     "earvae.streaming": ("StreamingDecoder", "StreamingEncoder"),
 }  # fmt: skip
-_MODULES = {"codec": "earvae.codec", "metrics": "earvae.evaluation.metrics"}
+_MODULES = {name: f"earvae.{name}" for name in ("adapters", "codec", "engine", "latents")}
+_MODULES["metrics"] = "earvae.evaluation.metrics"
 
 
 def __getattr__(name: str) -> object:

@@ -7,6 +7,7 @@ names a union's choice as if it were a key. Here its problems are taken back to 
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -118,6 +119,13 @@ def _message(problem: Any, kind: Any, path: Path, values: Any, shared: Sequence[
         return "is needed"
     if problem["type"] == "union_tag_not_found":
         return f"needs the key {problem['ctx']['discriminator']}"
+    if problem["type"] == "union_tag_invalid":
+        context = problem["ctx"]
+        known = re.findall(r"'([^']+)'", context["expected_tags"])
+        given = f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}"
+        near = difflib.get_close_matches(context["tag"], known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{given}; {hint}there are {', '.join(known)}"
     if problem["type"] != "extra_forbidden":
         return problem["msg"].removeprefix("Value error, ")
     key = str(path[-1])
@@ -128,6 +136,13 @@ def _message(problem: Any, kind: Any, path: Path, values: Any, shared: Sequence[
     for place, classes in blocks.items():
         if place and any(key in c.model_fields for c in classes):
             return f"no such key here; it belongs to {'.'.join(place)}"
+    if path[:-1] == ():
+        within: dict[str, str] = {}
+        for place, classes in blocks.items():  # shared blocks first
+            for name in (name for c in classes for name in c.model_fields):
+                within.setdefault(name, ".".join((*place, name)))
+        if near := difflib.get_close_matches(key, within, n=1):
+            return f"no such key; did you mean {within[near[0]]}?"
     return f"no such key; there are {', '.join(known)}"
 
 

@@ -152,3 +152,13 @@ def test_the_digest_of_settings_stays_as_files_have_it():
     before = Settings("packing", 44_100, 1024, 64)
     assert before.digest == "c7c0c34cfd85"
     assert before.digest != Settings("packing", 44_100, 1024, 64, engine="exact").digest
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device"), [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")]
+)
+def test_auto_is_the_gpu_that_is_there(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # it is there
+    assert options.device_of("auto") == device

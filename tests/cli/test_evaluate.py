@@ -15,7 +15,9 @@ from earvae.evaluation import tables
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch):
     """The listening page has tests of its own, and takes its time."""
-    monkeypatch.setattr("earvae.cli.evaluate._page", lambda output: None)
+    asked = []
+    monkeypatch.setattr("earvae.cli.evaluate._page", lambda *options: asked.append(options))
+    return asked
 
 
 def error_lines(result) -> list[str]:
@@ -43,6 +45,15 @@ def test_a_folder_is_measured_and_the_table_shown(tmp_path, earvae, music):
         "evaluate", tmp_path / "ref", "--codec", "identity", "--codec", "m=mono", "-o", out
     )
     assert again.stdout == result.stdout
+
+
+def test_the_page_gets_its_title_notes_and_kind_of_sound(tmp_path, earvae, music, _no_page):
+    source, out = music(tmp_path / "a.wav"), tmp_path / "out"
+    options = ("--title", "Mine", "--notes", "For you.", "--audio", "opus")
+    assert earvae("evaluate", source, "--codec", "flip", "-o", out, *options).exit_code == 0
+    assert _no_page == [(out, "Mine", "For you.", "opus")]
+    assert earvae("evaluate", source, "--codec", "flip", "-o", out).exit_code == 0
+    assert _no_page[1] == (out, None, "", "flac")
 
 
 def test_results_inside_the_music_folder_are_not_measured_the_next_time(tmp_path, earvae, music):

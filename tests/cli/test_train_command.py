@@ -124,3 +124,19 @@ def test_a_run_on_a_folder_trains_and_its_weights_start_another(earvae, tmp_path
 def test_an_endless_time_is_a_usage_error(earvae, started, minutes):
     result = earvae("train", "--data", CLIPS, "--minutes", minutes)
     assert result.exit_code == 2 and "--minutes" in result.output and not started
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [("bf16", "bf16"), ("bf16-mixed", "bf16"), ("32-true", "fp32")]
+)
+def test_a_precision_may_be_spelt_as_lightning_does(earvae, monkeypatch, tmp_path, given, used):
+    seen = []
+    monkeypatch.setattr(training, "train", lambda *_, precision, **__: seen.append(precision) or 0)
+    earvae("train", "--recipe", "smoke", "--run", tmp_path, "--precision", given)
+    assert seen == [used]
+
+
+def test_a_precision_that_is_not_there_is_told_with_those_that_are(earvae, started):
+    result = earvae("train", "--recipe", "smoke", "--precision", "fp8")
+    assert result.exit_code == 2 and not started
+    assert result.output == "error: --precision fp8: use one of fp32, tf32, bf16\n"

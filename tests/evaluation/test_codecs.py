@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 
 from earvae import codec as chunked
+from earvae.errors import WeightsError
 from earvae.evaluation.align import find_lag
 from earvae.evaluation.excerpts import (
     SAMPLE_RATE,
@@ -25,6 +28,7 @@ from earvae.evaluation.systems import UnusableSystem
 from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.systems.ffmpeg import FfmpegCodec
 from earvae.evaluation.systems.folder import Folder
+from earvae.evaluation.systems.function import Function
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
 from earvae.evaluation.systems.registry import SpecError, make, make_all
 from earvae.tracks import find
@@ -109,10 +113,22 @@ def test_more_bits_are_better(music):
     assert ratios[1] > ratios[0] + 5
 
 
+@pytest.mark.parametrize(
+    "spec,possible",
+    [("mp3:9999", "32, 40, 48"), ("mp3:100", "96, 112"), ("opus:5", "6 to 510"),
+     ("vorbis:44", "45 to 500"), ("aac:529", "24 to 400")],
+)  # fmt: skip
+def test_rates_that_a_format_does_not_have_are_refused_with_those_it_has(spec, possible):
+    with pytest.raises(UnusableSystem, match=f"{spec}: .*{possible}.* kb/s"):
+        make(spec)
+
+
 @needs_ffmpeg
-def test_ffmpegs_own_complaint_is_passed_on(music):
-    with pytest.raises(UnusableSystem, match="opus-9999: ffmpeg failed: .*9999"):
-        FfmpegCodec("opus", 9999).round_trip(music)
+def test_ffmpegs_own_complaint_is_passed_on(music, monkeypatch):
+    codec = FfmpegCodec("opus", 96)
+    codec.kbps = 9999.0
+    with pytest.raises(UnusableSystem, match="opus-96: ffmpeg failed: .*9999"):
+        codec.round_trip(music)
 
 
 def test_without_ffmpeg_there_is_one_clear_line(monkeypatch):
@@ -239,6 +255,172 @@ def test_a_diffusers_folder_is_loaded_and_run(music, tmp_path):
     assert set(codec.settings["files"]) >= {"config.json"}
     with pytest.raises(UnusableSystem, match="no folder of a diffusers model"):
         Oobleck(tmp_path)
+
+
+# ------------------------------------------------------------------ functions
+
+
+def halve(audio, rate):
+    """Half as loud."""
+    assert audio.dtype == np.float32 and rate == SAMPLE_RATE
+    return audio / 2
+
+
+def test_any_function_is_a_codec(music, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\ndef double(audio, rate):\n    return 2 * torch.from_numpy(audio)\n"
+        "double.settings = {'gain': 2}\ndouble.kbps = 9\n\nclass of:\n    value = 3\n"
+    )
+    place = f"{tmp_path}/mine.py"
+    system = make(f"{place}:double")
+    assert torch.equal(system.round_trip(music), 2 * music)
+    assert (system.name, system.kbps) == ("double", 9)
+    assert make(f"loud=python:{place}:double").name == "loud"
+    assert make(f"loud={place}:double").settings == system.settings  # kept results are of use
+    assert make("python:os.path:join").name == "join"
+    for spec, message in (
+        (f"{place}:nothing", "there is no nothing in"),
+        (f"{place}:of.value", "is no function"),
+        (f"{tmp_path}/none.py:f", "no such file"),
+        ("python:no.such:f", "there is no module no"),
+    ):
+        with pytest.raises(UnusableSystem, match=message):
+            make(spec)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(UnusableSystem, match="broken.py: ZeroDivisionError: division by zero"):
+        make(f"{tmp_path}/broken.py:f")
+    with pytest.raises(SpecError, match="write python:MODULE:FUNCTION"):
+        make("python:os")
+
+
+def test_functions_and_specs_by_name(music):
+    systems, failures = make_all({"half": halve, "turned": "flip", "same": Check("identity")})
+    assert [system.name for system in systems] == ["half", "turned", "same"] and not failures
+    assert torch.equal(systems[0].round_trip(music), music / 2)
+    assert systems[0].description == "Half as loud."
+    again = make_all({"half": halve})[0][0]
+    assert again.settings != systems[0].settings  # nobody knows whether it still does the same
+    with pytest.raises(SpecError, match="a row's name"):
+        make_all({"a b": halve})
+
+
+def test_a_function_has_to_return_stereo(music):
+    for wrong in (lambda audio, rate: audio[0], lambda audio, rate: audio.T):
+        with pytest.raises(UnusableSystem, match="mine: returned .*, not 2 × samples"):
+            Function(wrong, "mine").round_trip(music)
+    given = Function(lambda audio, rate: audio.fill(0) or audio, "mine")
+    assert not given.round_trip(music).any() and music.any()  # ours is not theirs to change
+
+
+# ------------------------------------------------------------------ neural codecs
+
+
+class Hold(torch.nn.Module):
+    """As DAC: each frame of a channel becomes its mean, in steps of 1/8."""
+
+    hop_length, n_codebooks, codebook_size = 4, 2, 1024
+
+    def __init__(self, sample_rate: int = 44_100) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.gain = torch.nn.Parameter(torch.ones(1))
+
+    def encode(self, audio):
+        assert audio.shape[1] == 1 and audio.shape[2] % self.hop_length == 0
+        frames = audio.unflatten(2, (-1, self.hop_length)).mean(3)
+        return self.gain * (8 * frames).round() / 8, None, None, None, None
+
+    def decode(self, latents):
+        return latents.repeat_interleave(self.hop_length, 2)
+
+
+def stand_in(monkeypatch, name: str, **contents) -> None:
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        module = types.ModuleType(".".join(parts[:count]))
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def test_dac_runs_with_the_weights_that_its_package_provides(music, tmp_path, monkeypatch):
+    model = Hold()
+    content = {
+        "metadata": {"kwargs": {"sample_rate": 44_100, "of_another_version": 1}},
+        "state_dict": {"gain": torch.tensor([0.5])},
+    }
+    torch.save(content, tmp_path / "weights.pth")
+    asked = []
+    download = lambda *model: asked.append(model) or tmp_path / "weights.pth"  # noqa: E731
+    stand_in(monkeypatch, "dac.utils", DAC=Hold, download=download)
+    monkeypatch.setattr("earvae.evaluation.systems.neural.PIECE_SECONDS", 0.3)
+    piece = music[:, :30_001]
+    system = make("dac")
+    padded = torch.nn.functional.pad(piece, (0, 3))[:, None]
+    expected = 0.5 * model.decode(model.encode(padded)[0])[:, 0, :30_001]
+    torch.testing.assert_close(system.round_trip(piece), expected)  # in pieces as in one
+    assert asked == [("44khz", "8kbps")]
+    assert system.kbps == pytest.approx(2 * 2 * 10 * 44.1 / 4)
+    assert system.name == "dac-44khz" and system.parameters == 1
+    with pytest.raises(UnusableSystem, match="dac:9: there are 44khz, 44khz-16kbps, 24khz, 16khz"):
+        make("dac:9")
+
+    def fail(*model):
+        raise ConnectionError("no route to host")
+
+    stand_in(monkeypatch, "dac.utils", DAC=Hold, download=fail)
+    with pytest.raises(UnusableSystem, match="cannot be had .no route to host.*network"):
+        make("dac")
+
+
+def test_weights_of_dac_that_would_run_code_are_not_loaded(tmp_path, monkeypatch):
+    torch.save({"state_dict": Hold()}, tmp_path / "weights.pth")
+    stand_in(monkeypatch, "dac.utils", DAC=Hold, download=lambda *model: tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="nothing in it was executed"):
+        make("dac")
+
+
+def test_encodec_runs_at_its_rate_and_loads_plain_tensors_only(music, tmp_path, monkeypatch):
+    path = tmp_path / "weights.th"
+    torch.save({"gain": torch.tensor([0.5])}, path)
+
+    class EncodecModel(Hold):
+        @classmethod
+        def encodec_model_48khz(cls):
+            model = cls()
+            model.load_state_dict(torch.load(path, weights_only=False))
+            return model
+
+        def set_target_bandwidth(self, kbps):
+            assert kbps == 24
+
+        def encode(self, audio):
+            assert audio.shape[:2] == (1, 2) and audio.shape[2] == rate_of(music.shape[1])
+            return [self.gain * audio]
+
+        def decode(self, frames):
+            return torch.nn.functional.pad(frames[0], (0, 100))
+
+    def rate_of(samples):
+        return round(samples * 48_000 / SAMPLE_RATE)
+
+    stand_in(monkeypatch, "encodec", EncodecModel=EncodecModel)
+    system = make("encodec:24")
+    made = system.round_trip(music)
+    assert made.shape == music.shape and si_sdr(made, music / 2) > 40
+    with pytest.raises(UnusableSystem, match="3, 6, 12, 24 kb/s"):
+        make("encodec:96")
+    torch.save(Hold(), path)
+    with pytest.raises(UnusableSystem, match="encodec:24: its weights cannot be had"):
+        make("encodec:24")
+
+
+@pytest.mark.parametrize(
+    "spec,package", [("dac", "descript-audio-codec"), ("encodec:6", "encodec")]
+)
+def test_without_their_packages_there_is_one_clear_line(spec, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, spec.partition(":")[0], None)
+    with pytest.raises(UnusableSystem, match=f"needs the package .*: pip install {package}"):
+        make(spec)
 
 
 # ------------------------------------------------------------------ names

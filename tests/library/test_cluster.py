@@ -138,10 +138,19 @@ def test_without_ray_a_line_names_the_extra(monkeypatch):
             pass
 
 
-def test_an_address_from_outside_a_cluster_is_refused():
-    pytest.importorskip("ray")
-    with pytest.raises(LibraryError, match="ray://head:10001: .* give HOST:PORT"):
-        with cluster.connected("ray://head:10001"):
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ray://head:10001", "give HOST:PORT of its head"),
+        ("127.0.0.1:1", "nobody answers there .Connection refused.; `ray status`"),
+        ("127.0.0.1:100000", "nobody answers there"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(address, reason, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(LibraryError, match=f"--ray {address}: .*{reason}"):
+        with cluster.connected(address):
             pass
 
 

@@ -15,8 +15,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from earvae.cli.main import app
 from earvae.errors import WeightsError, WriteError
+from earvae.evaluation.systems.registry import make
 from earvae.export.diffusers import export_diffusers
 from earvae.model import hub as hub_module
 from earvae.model.vae import EarVAE
@@ -162,6 +165,19 @@ def test_several_weight_files_in_a_folder_here_are_listed_too(tmp_path):
         shutil.copy(GOLDEN / "tiny44k_state_dict.safetensors", tmp_path / f"{name}.safetensors")
     line = refused(str(tmp_path))
     assert f"name one of a.safetensors, b.safetensors, as in {tmp_path / 'a.safetensors'}" in line
+
+
+def test_info_shows_the_sha256_of_a_file_of_the_hub_and_evaluate_takes_it_as_a_codec(hub, mine):
+    shutil.copy(GOLDEN / "tiny44k_state_dict.safetensors", mine / "a.safetensors")
+    told = CliRunner().invoke(app, ["info", "hub:someone/mine/a.safetensors@v1", "--json"])
+    rows = json.loads(told.stdout)
+    assert rows["sha256"] == hashlib.sha256((mine / "a.safetensors").read_bytes()).hexdigest()
+    assert rows["model"] == "hub:someone/mine/a.safetensors@v1"
+    assert Path(rows["weights"]).name == "a.safetensors"
+    assert make("earvae:ear-vae-48k").name == "earvae-ear-vae-48k"
+    none = CliRunner().invoke(app, ["info", "ear-vae-48k@unknown"])
+    assert none.exit_code == 1 and "there is no revision unknown" in none.stderr
+    assert none.stderr.count("\n") == 1 and not none.stdout
 
 
 # --------------------------------------------------------------------------- what goes wrong

@@ -70,7 +70,7 @@ def evaluate(
     \b
     codecs:
       earvae              the model that comes with the package
-      earvae:WEIGHTS      a folder of ours, a published weight file, a hub id
+      earvae:WEIGHTS      what --weights takes elsewhere, such as earvae:ear-vae-44k
       folder:PATH         ready reconstructions: song.*, or song_vae_rec.*
       beside:NAME         ready reconstructions: NAME.* beside each reference
       opus:96 mp3:128     through ffmpeg, kilobits a second

@@ -152,7 +152,7 @@ def library(
     earvae library music/ -o latents/
     earvae library train.jsonl -o shards/ --shards --store mean+std --half
     earvae library music/ -o sao/ --npy --segment-seconds 30
-    torchrun --nproc-per-node 8 -m earvae.cli.main library music/ -o shards/ --shards
+    torchrun --nproc-per-node 8 -m earvae library music/ -o shards/ --shards
     sbatch --array=0-31 --wrap "earvae library music/ -o latents/"
     earvae library music/ -o latents/ --ray            on a Ray cluster, with OUT on a shared disk
 
@@ -200,7 +200,7 @@ def library(
         else:
             connection.enter_context(cluster.connected(ray))
             vae = options.load_model(weights, config, sample_rate, "cpu")
-            nodes = cluster.Workers(cluster.device_of(device), engine)
+            nodes = cluster.Workers(cluster.device_of(device), engine, cluster.threads_of())
             on_cpu = nodes.device == "cpu"
             chosen = cluster.engine_of(vae, nodes)
             encode = partial(cluster.encode_on_cluster, vae, nodes)

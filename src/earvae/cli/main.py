@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from itertools import takewhile
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help: examples can be copied, nothing is cut
@@ -85,7 +85,9 @@ VERBS = (
     export_weights, export,
 )  # fmt: skip
 for verb in VERBS:
-    app.command(cls=Command)(reported(verb))
+    # All of its first sentence: what click takes from the docstring by itself, it cuts.
+    about, _, _ = inspect.cleandoc(verb.__doc__ or "").partition("\n\n")
+    app.command(cls=Command, short_help=" ".join(about.split()))(reported(verb))
 register(app)
 
 

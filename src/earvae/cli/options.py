@@ -53,7 +53,10 @@ SampleRate = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps. auto: a GPU if there is one.")
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:1, mps. auto: a GPU, NVIDIA's or Apple's, if any."
+    ),
 ]
 Engine = Annotated[
     str,
@@ -183,7 +186,7 @@ def inference_model(
 def device_of(device: str) -> str:
     """The device that --device names; one that is not there is one line and status 1.
 
-    With auto, each process of a machine takes a GPU of its own.
+    With auto, each process of a machine takes a GPU of its own, or Apple's, which they share.
     """
     import torch
 
@@ -191,7 +194,8 @@ def device_of(device: str) -> str:
 
     if device == "auto":
         count = torch.cuda.device_count()
-        device = f"cuda:{local_rank() % count}" if count else "cpu"
+        other = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = f"cuda:{local_rank() % count}" if count else other
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -12,7 +12,7 @@ VERBS = {
 }
 OF_LIBRARIES = (
     "--library --shards --npy --store --segment-seconds --normalise --split --rank --world-size "
-    "--block-files --batch-seconds --padding --workers --replace"
+    "--block-files --batch-seconds --padding --workers --ray --replace"
 ).split()
 """Once options of `earvae encode`; ``--library`` chose what is now a verb."""
 PRECISION = {"--precision": "is gone: use --engine fast for bfloat16, any other for float32"}

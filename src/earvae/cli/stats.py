@@ -65,7 +65,7 @@ def stats(
     earvae stats latents/
     earvae stats latents/ --write my_model/
     earvae stats shards/ -o shards_stats.json
-    torchrun --nproc-per-node 8 -m earvae.cli.main stats latents/
+    torchrun --nproc-per-node 8 -m earvae stats latents/
     earvae stats latents/latent_stats.rank-*.json -o latents/latent_stats.json
     """
     from earvae import atomic, tracks

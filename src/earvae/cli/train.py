@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_RECIPE = "compact"
+PRECISIONS = ("fp32", "tf32", "bf16")
+SPELLINGS = {"32-true": "fp32", "bf16-mixed": "bf16"}  # Lightning's
 CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at 0.08 s a crop
 
 
@@ -48,8 +50,8 @@ def train(
         str | None,
         typer.Option(
             "--weights",
-            help="What to start from, in place of the recipe's: shipped, a run folder, a published "
-            "weight file or a hub id. The model is then theirs.",
+            help="What to start from, in place of the recipe's: shipped, ear-vae-44k, a run "
+            "folder, a published weight file, or hub:owner/name/FILE. The model is then theirs.",
         ),
     ] = None,
     run: Annotated[
@@ -59,12 +61,13 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        Literal["32-true", "tf32", "bf16-mixed"],
+        str,
         typer.Option(
+            metavar="fp32|tf32|bf16",
             help="Of the networks. tf32 is float32 with products of ten bits, on GPUs that have "
-            "it; losses stay in float32, but for tf32."
+            "it; losses stay in float32, but for tf32.",
         ),
-    ] = "32-true",
+    ] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many on this machine, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(help="Machines that train together.", min=1)] = 1,
@@ -110,8 +113,8 @@ def train(
     command, started once a process, finds its place by itself.
 
     \b
-    torchrun --nproc-per-node 8 -m earvae.cli.main train --recipe paper_44k \\
-        --data my_music -o runs/paper --devices 8 --strategy ddp --precision bf16-mixed
+    torchrun --nproc-per-node 8 -m earvae train --recipe paper_44k \\
+        --data my_music -o runs/paper --devices 8 --strategy ddp --precision bf16
     tensorboard --logdir runs/compact/logs
     earvae reconstruct song.flac -o out.wav --weights runs/compact/ema
     """
@@ -120,6 +123,9 @@ def train(
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line when it is told
     if minutes is not None and not math.isfinite(minutes):
         usage_error(f"--minutes: {minutes} is no time; leave it out to train all steps")
+    precision = SPELLINGS.get(precision, precision)
+    if precision not in PRECISIONS:
+        usage_error(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
     path = _recipe_file(config, recipe, data)
     run = run or Path("runs") / path.stem
     _print_once(f"recipe {path}; run {run}")  # what follows is slow to import

@@ -26,6 +26,10 @@ from earvae.model.vae import EarVAE
 from earvae.owned import EXPORT, Owned
 
 FIRST_VERSION = "0.30.0"  # of diffusers with this class
+INSTEAD = (
+    "; for diffusers' pipelines wrap it: earvae.adapters.diffusers.DiffusersVAE "
+    "(docs/integrations.md)"
+)
 
 
 class NotConvertibleError(EarvaeError):
@@ -75,20 +79,19 @@ def _check(vae: EarVAE) -> None:
     if not isinstance(config, OobleckConfig):
         raise NotConvertibleError(
             f"the model's architecture is {config.architecture!r}: AutoencoderOobleck is the "
-            "paper's convolutional one, and has no place for transform frames; use earvae itself, "
-            "or a model of that architecture"
+            f"paper's convolutional one, and has no place for transform frames{INSTEAD}"
         )
     if config.transformer is not None:
         raise NotConvertibleError(
             f"the model decodes with a transformer of {config.transformer.depth} blocks ahead of "
             "its convolutions: AutoencoderOobleck has no place for it, and without it the "
-            "decoder would get latents it was not trained on"
+            f"decoder would get latents it was not trained on{INSTEAD}"
         )
     if config.channels != 2 * config.latent_channels:
         raise NotConvertibleError(
             f"the model has channels = {config.channels} and latent_channels = "
             f"{config.latent_channels}: AutoencoderOobleck's encoder puts out as many channels as "
-            "its first width, which therefore must be twice the latents'"
+            f"its first width, which therefore must be twice the latents'{INSTEAD}"
         )
 
 

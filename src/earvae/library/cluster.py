@@ -32,7 +32,7 @@ import torch
 from earvae import engine
 from earvae.atomic import Staging, sweep
 from earvae.config import ModelConfig
-from earvae.errors import EarvaeError, named
+from earvae.errors import named
 from earvae.latents.statistics import Statistics
 from earvae.library.compute import Encoder
 from earvae.library.encode import Progress, Result, Summary, around, peak_memory
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 EXTRA = "`--ray` needs Ray; install it here and on every node: pip install 'earvae[ray]'"
 LONGEST_SENT = 600.0  # seconds: 200 MB of audio
 PARTS_A_TASK = 4  # what a reader does before anything of it is passed on
+SECONDS_TO_ANSWER = 10.0
 SURVEYING = 8  # threads that find out what is done; they wait for disks
 UNFINISHED = 8  # shards that are packed at a time
 LOCAL = "local"
@@ -79,14 +80,17 @@ def connected(address: str = RUNNING) -> Iterator[None]:
         import ray.data
     except ImportError:
         raise LibraryError(EXTRA) from None
-    if "://" in address:
+    asked = os.environ.get("RAY_ADDRESS", "") if address == RUNNING else address
+    if "://" in asked:
         raise LibraryError(
-            f"--ray {address}: Ray Data runs inside a cluster; give HOST:PORT of its head, or run "
+            f"--ray {asked}: Ray Data runs inside a cluster; give HOST:PORT of its head, or run "
             "this command on a node of it"
         )
     if ray.is_initialized():
         yield
         return
+    if ":" in asked:
+        _knock(asked)
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -109,6 +113,19 @@ def connected(address: str = RUNNING) -> Iterator[None]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise LibraryError if nobody answers there; Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LibraryError(
+            f"--ray {address}: nobody answers there ({reason}); `ray status` on a node of the "
+            "cluster tells the address"
+        ) from None
+
+
 @contextmanager
 def _unseen() -> Iterator[None]:
     """Nothing goes to standard error: Ray's C++ says there that it was asked to be silent."""
@@ -126,11 +143,20 @@ def device_of(wanted: str) -> str:
     """``cuda`` or ``cpu``, for ``auto`` by whether the cluster has a GPU. Raises LibraryError."""
     import ray
 
-    if wanted == "auto":
-        return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    if wanted not in ("cpu", "cuda"):
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if wanted not in ("auto", "cpu", "cuda"):
         raise LibraryError(f"--device {wanted}: with --ray one of auto, cpu and cuda")
-    return wanted
+    if wanted == "cuda" and not gpus:
+        raise LibraryError("--device cuda: no node of the cluster has a GPU; add one, or use cpu")
+    return "cuda" if gpus and wanted != "cpu" else "cpu"
+
+
+def threads_of() -> int:
+    """Threads that PyTorch has here, or as many as the largest node has CPUs."""
+    import ray
+
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+    return max(1, min(torch.get_num_threads(), int(largest)))
 
 
 @dataclass(frozen=True)
@@ -140,13 +166,12 @@ class Workers:
     Attributes:
         device: ``cuda``, a GPU for each encoder, or ``cpu``.
         engine: a name that :func:`earvae.engine.accelerate` takes.
-        threads: of each encoder, as a local run has them here (OMP_NUM_THREADS). Latents of some
-            models depend on it in their last bits.
+        threads: of each encoder. Latents of some models depend on it in their last bits.
     """
 
     device: str
     engine: str = "auto"
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = 1
 
     @property
     def shares(self) -> dict[str, dict[str, float]]:
@@ -169,8 +194,8 @@ def engine_of(vae: EarVAE, workers: Workers) -> tuple[str, str]:
     def ask() -> tuple[str, str] | str:
         try:
             return engine.choose(EarVAE(config).to("cuda"), name)
-        except EarvaeError as error:
-            return str(error)
+        except Exception as error:
+            return str(named(socket.gethostname(), error))
 
     config, name = vae.config, workers.engine
     with _of_ray():
@@ -272,6 +297,9 @@ class _Worker:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except (MemoryError, torch.OutOfMemoryError):
+            advice = "use a smaller --batch-seconds or --chunk-seconds"
+            self.broken = _Broken(f"{socket.gethostname()}: out of memory; {advice}")
         except Exception as error:
             self.broken = _Broken(str(named(f"a worker on {socket.gethostname()}", error)))
 

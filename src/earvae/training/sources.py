@@ -21,7 +21,7 @@ from earvae.training.tar_read import MOST_SAMPLES_PER_BYTE, Recording, read_inde
 LISTING_THREADS = 16  # that open files while a source is listed; they mostly wait for the disk
 
 # Codings whose count is the truth and that can be sought; files of others are read to their end.
-COUNTABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC", "VORBIS", "OPUS", "MPEG")
+COUNTABLE = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC", "VORBIS", "OPUS", "MPEG", "AAC")
 
 
 @dataclass(frozen=True, slots=True)

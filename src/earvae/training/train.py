@@ -48,6 +48,7 @@ from earvae.training.state import State, TrainingError, alone, save
 from earvae.training.step import read_figures, train_step
 from earvae.training.validate import validate
 
+FABRIC_PRECISIONS = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed"}
 NON_FINITE_LIMIT = 100  # steps in a row without a finite gradient: the run cannot recover
 LEFT_OUT_SHOWN = 50  # files that are named
 LOADER_FAILURES = 3  # in a row, without a batch between them
@@ -57,7 +58,7 @@ LOADER_FAILURES = 3  # in a row, without a batch between them
 def train(
     config: TrainConfig,
     run_dir: Path,
-    precision: str = "32-true",
+    precision: str = "fp32",
     accelerator: str = "auto",
     devices: int | str = 1,
     nodes: int = 1,
@@ -68,8 +69,9 @@ def train(
 ) -> int:
     """Start a run in ``run_dir``, or go on with the one that is there.
 
-    ``precision``: ``32-true``, ``bf16-mixed``, or ``tf32``, which is the first with products of ten
-    bits on GPUs that have them; without it torch would use such products in convolutions.
+    ``precision``: ``fp32``, ``bf16`` (mixed), or ``tf32``, which is the first with products of ten
+    bits on GPUs that have them; without it torch would use such products in convolutions. Names of
+    Lightning Fabric's are understood, too.
 
     Writes ``checkpoint.pt`` (resumable), ``ema/`` (averaged weights, for
     ``EarVAE.from_pretrained``), ``config.json``, ``log.jsonl`` and, without other ``loggers``,
@@ -86,7 +88,7 @@ def train(
         loggers = [TensorBoardLogger(run_dir, name="logs", version="")]
     ten_bits = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = ten_bits
-    precision = "32-true" if ten_bits else precision
+    precision = FABRIC_PRECISIONS.get(precision, precision)
     options = {
         "accelerator": accelerator, "devices": devices, "num_nodes": nodes,
         "precision": precision, "loggers": list(loggers),

@@ -16,7 +16,7 @@ from earvae.evaluation.excerpts import (
     read_stretch,
 )
 from earvae.evaluation.systems.system import Reconstruction, System, UnusableSystem
-from earvae.tracks import SUFFIXES, printable
+from earvae.tracks import audio_suffixes, printable
 
 
 class Folder(System):
@@ -81,7 +81,7 @@ class Beside(Folder):
 def _only(folder: Path, stem: str, reference: Path) -> Path | None:
     """The file ``stem.*`` of a folder that is not the reference, one in its format first; None
     where there is none. Raises UnusableSystem where there are several."""
-    wanted = [folder / (stem + suffix) for suffix in (reference.suffix, *sorted(SUFFIXES))]
+    wanted = [folder / (stem + suffix) for suffix in (reference.suffix, *sorted(audio_suffixes()))]
     found = [p for p in dict.fromkeys(wanted) if p.is_file() and not p.samefile(reference)]
     if len(found) > 1 and found[0] != wanted[0]:
         names = ", ".join(path.name for path in found)

@@ -71,7 +71,7 @@ def function_of(place: str) -> RoundTrip:
     except AttributeError:
         raise UnusableSystem(f"{place}: there is no {name} in {module}") from None
     if not callable(found):
-        raise UnusableSystem(f"{place}: is a {type(found).__name__}, not a function")
+        raise UnusableSystem(f"{place}: is no function")
     return found
 
 

@@ -80,7 +80,7 @@ class Dac(System):
     def round_trip(self, audio: Tensor) -> Tensor:
         ours = resampled(audio, SAMPLE_RATE, self.rate, None)
         samples, stride = ours.shape[1], self.stride
-        piece = PIECE_SECONDS * self.rate // stride * stride
+        piece = round(PIECE_SECONDS * self.rate / stride) * stride
         context = math.ceil(CONTEXT_SECONDS * self.rate / stride) * stride
         result = torch.zeros_like(ours)
         for start in range(0, samples, piece):

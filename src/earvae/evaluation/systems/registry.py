@@ -28,7 +28,7 @@ def make(spec: str, device: str = "cpu") -> System:
     Raises SpecError where the spec itself is wrong, another EarvaeError where what it names cannot
     be set up here.
     """
-    if found := re.fullmatch(r"(?:([\w.-]{1,100})=)?([^=]+\.py:[\w.]+)", spec):
+    if found := re.fullmatch(r"(?:([\w.-]{1,100})=)?((?!python:)[^=]+\.py:[\w.]+)", spec):
         spec = f"{found[1]}=python:{found[2]}" if found[1] else f"python:{found[2]}"
     match = re.fullmatch(r"(?:([\w.-]{1,100})=)?([a-z0-9]+)(?::(.+))?", spec, re.ASCII)
     if not match or match[2] not in _MAKERS:
