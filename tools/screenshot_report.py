@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def shoot(browser: Browser, view: str, index: Path, output: Path) -> None:
-    """The overview, the first track's page while it plays, its pictures, and a blind test."""
+    """The first page while it plays, a track's page with its pictures, and both blind tests."""
     page = browser.new_page(**VIEWS[view])
     page.on("console", lambda message: print(f"{view}: console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: print(f"{view}: error: {error}"))
@@ -54,7 +54,11 @@ def shoot(browser: Browser, view: str, index: Path, output: Path) -> None:
         print(path)
 
     page.goto(index.as_uri())
+    listen(page)
     picture("index")
+    page.goto((index.parent / "mushra.html").as_uri())
+    mushra(page, picture)
+    page.goto(index.as_uri())
     page.locator("#by-1 tbody a").first.click()
     listen(page)
     picture("track")
@@ -77,6 +81,18 @@ def listen(page: Page) -> None:
     page.keyboard.press(" ")
     page.wait_for_function("earvae.page.player.playing")
     page.wait_for_timeout(1200)
+
+
+def mushra(page: Page, picture) -> None:
+    """A test that is set up, and its first track with all versions but one rated."""
+    picture("mushra_setup")
+    page.locator("#setup button[type=submit]").click()
+    page.wait_for_selector(".rating")
+    sliders = page.locator(".rating input")
+    for place in range(sliders.count() - 1):
+        sliders.nth(place).fill(str(25 + 70 * place // sliders.count()))
+    page.locator("#next").click()
+    picture("mushra_track")
 
 
 def blind_test(page: Page, picture) -> None:

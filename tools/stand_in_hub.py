@@ -1,20 +1,25 @@
 """A stand-in for the Hugging Face hub on this machine: the file routes, over a folder.
 
-    python tools/stand_in_hub.py REPOSITORIES --port 8123
-    HF_ENDPOINT=http://127.0.0.1:8123 earvae info ear-vae-44k
+    python tools/stand_in_hub.py REPOSITORIES earvae info ear-vae-44k
+    python tools/stand_in_hub.py --fault broken_off REPOSITORIES earvae info ear-vae-44k
 
-REPOSITORIES holds ``owner/name/`` folders. Every revision that is asked for is the folder as it is,
-under one commit, but for ``unknown``. What a hub may do wrong can be asked for in tests, see
-``Faults``.
+REPOSITORIES holds ``owner/name/`` folders. The command is run with the hub's address and a cache
+beside REPOSITORIES in its environment; without one, they are printed, and served until Ctrl-C.
+Every revision that is asked for is the folder as it is, under one commit, but for ``unknown``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import re
-from dataclasses import dataclass, field
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +28,7 @@ LARGE = (".safetensors", ".pyt", ".pt", ".pth", ".bin", ".ckpt")  # kept by thei
 
 @dataclass
 class Faults:
-    """What goes wrong."""
+    """What a hub may do wrong."""
 
     gated: bool = False  # metadata for all, files for none
     login: str | None = None  # without this token there is nothing to be found
@@ -41,13 +46,12 @@ class StandInHub:
     """
 
     folder: Path
-    port: int = 0  # 0 = a free one
     faults: Faults = field(default_factory=Faults)
     commit: str = "0123456789abcdef" + "0" * 24
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -59,8 +63,6 @@ class StandInHub:
         return list(dict.fromkeys(got))
 
     def __enter__(self) -> StandInHub:
-        import threading
-
         threading.Thread(target=lambda: self.server.serve_forever(0.02), daemon=True).start()
         return self
 
@@ -150,19 +152,26 @@ def _described(path: Path, name: str) -> dict:
     return about
 
 
-def main() -> None:
-    """Serve until Ctrl-C."""
+def main() -> int:
+    """Serve while the command runs, or until Ctrl-C; the command's status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, metavar="REPOSITORIES")
-    parser.add_argument("--port", type=int, default=8123)
+    parser.add_argument("--fault", choices=[field.name for field in fields(Faults)], default=None)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
-    hub = StandInHub(given.folder, given.port)
-    print(f"HF_ENDPOINT={hub.endpoint}", flush=True)
-    try:
-        hub.server.serve_forever()
-    except KeyboardInterrupt:
-        pass
+    cache = given.folder.resolve().with_name(given.folder.name + "_cache")
+    with StandInHub(given.folder) as hub:
+        if given.fault:
+            setattr(hub.faults, given.fault, True)
+        # A cache of its own: what comes from here must not be taken for what the hub has.
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache)}
+        if given.command:
+            return subprocess.call(given.command, env=os.environ | settings)
+        print(*(f"export {name}={value}" for name, value in settings.items()), sep="\n", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

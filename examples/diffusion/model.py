@@ -24,7 +24,7 @@ class Config:
     channels: int
     frames: int  # of a crop; samples are as long
     classes: tuple[str, ...]
-    patch: int = 2  # frames of a token
+    patch: int = 4  # frames of a token
     width: int = 256
     depth: int = 8
     heads: int = 4
@@ -74,27 +74,38 @@ class Transformer(nn.Module):
             nn.init.zeros_(layer.bias)
         self.register_buffer("mean", torch.zeros(config.channels, 1))
         self.register_buffer("std", torch.ones(config.channels, 1))
+        self.register_buffer("least", torch.full((config.channels, 1), -10.0))
+        self.register_buffer("most", torch.full((config.channels, 1), 10.0))
 
     def companded(self, latents: Tensor) -> Tensor:
         """Normalised latents ``[batch, channels, frames]`` with their rare large values made
-        small: what flows to and from noise. Mean 0 and std 1 again after :meth:`measure`."""
+        small: what flows to and from noise. Mean 0 and std 1 after :meth:`measure`."""
         return ((latents * self.config.compand).asinh() - self.mean) / self.std
 
     def expanded(self, x: Tensor) -> Tensor:
-        """The reverse of :meth:`companded`."""
+        """The reverse of :meth:`companded`, within the range that was measured: some latents are
+        logarithms of levels, and a mistake would be loud."""
+        x = x.clamp(self.least, self.most)
         return (x * self.std + self.mean).sinh() / self.config.compand
 
     def measure(self, latents: Tensor) -> None:
-        """Take mean and std of companded latents from ``[n, channels, frames]``."""
+        """Take mean, std and range of companded latents from ``[n, channels, frames]``."""
         values = self.companded(latents).transpose(0, 1).flatten(1)
         self.mean.copy_(values.mean(1, keepdim=True))
         self.std.copy_(values.std(1, keepdim=True))
+        values = (values - self.mean) / self.std
+        self.least.copy_(values.amin(1, keepdim=True))
+        self.most.copy_(values.amax(1, keepdim=True))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         """Velocities of ``x`` [batch, channels, frames] at ``time`` [batch], 0 for noise and 1 for
         latents; ``label`` [batch] is a class's number, ``len(classes)`` for any; ``mask`` [batch,
         frames] is True where frames hold audio. ``frames`` is a multiple of ``patch``."""
         patch = self.config.patch
+        # All that is known of white noise, so that the blocks need to learn the rest alone; what
+        # they see and say has a variance near 1 at any time (Karras et al., 2022).
+        spread = (time**2 + (1 - time) ** 2).sqrt()[:, None, None]
+        known, x = (2 * time - 1)[:, None, None] / spread**2 * x, x / spread
         y = self.enter(x.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2))
         waves = torch.exp(torch.arange(128, device=x.device) * (-math.log(1e4) / 128))
         angles = 1000 * time[:, None] * waves
@@ -106,7 +117,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             y = block(y, modulation, turns, mask)
         y = self.leave(normed(y))
-        return y.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2)
+        return known + y.unflatten(2, (-1, patch)).permute(0, 2, 1, 3).flatten(2) / spread
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write ``config.json`` and ``model.safetensors``."""

@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -21,6 +22,7 @@ from model import Config, Transformer, errors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from earvae import atomic
 from earvae.latents import LatentDataset, statistics
 
 matplotlib.use("agg")
@@ -92,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--every", type=int, default=100, help="steps between validations")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=432, help="of a crop; 43 are a second")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--class-depth", type=int, default=0, help="of the folder that is a class")
@@ -111,20 +113,18 @@ def main(arguments: list[str] | None = None) -> None:
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=averaged)
     optimiser = torch.optim.AdamW(model.parameters(), given.rate, (0.9, 0.98), weight_decay=0.01)
     dataset = LatentDataset(given.library, frames, stats, batch_size=given.batch)
-    step, state = 0, given.run / "state.pt"
+    step, log, state = 0, ["step,training,validation"], given.run / "state.pt"
     if state.exists():
         saved = torch.load(state, given.device, weights_only=True)
-        step, order = saved["step"], saved["order"]
+        step, log = saved["step"], saved["log"]
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-        dataset.load_state_dict(order)
+        dataset.load_state_dict(saved["order"])
     others = LatentDataset(given.validation, frames, stats, shuffle=False, epochs=4)
     held_out = list(batches(others, given.batch, classes, depth))
     model.save(given.run, average.module.state_dict())
-    log, began, losses = given.run / "loss.csv", perf_counter(), []
-    if step == 0:
-        log.write_text("step,training,validation\n")
+    began, losses = perf_counter(), []
     for latents, mask, label in batches(dataset, given.batch, classes, depth):
         if step >= given.steps:
             break
@@ -145,20 +145,22 @@ def main(arguments: list[str] | None = None) -> None:
         step += 1
         if step % given.every == 0 or step == given.steps:
             by_channel = validate(average.module.eval(), held_out, given.device)
-            with log.open("a") as file:
-                file.write(f"{step},{sum(losses) / len(losses):.4f},{by_channel.mean():.4f}\n")
+            log.append(f"{step},{sum(losses) / len(losses):.4f},{by_channel.mean():.4f}")
             speed = len(losses) * given.batch * frames / (perf_counter() - began)
-            print(f"step {step}: training {sum(losses) / len(losses):.4f}, "
-                  f"validation {by_channel.mean():.4f}, {speed:.0f} frames a second",
-                  flush=True)  # fmt: skip
+            print(f"{log[0]}: {log[-1]} ({speed:.0f} frames a second)", flush=True)
             model.save(given.run, average.module.state_dict())
+            (given.run / "loss.csv").write_text("\n".join(log) + "\n")
             (given.run / "channels.json").write_text(json.dumps(by_channel.tolist()))
-            torch.save({"step": step, "model": model.state_dict(), "order": dataset.state_dict(),
-                        "average": average.state_dict(), "optimiser": optimiser.state_dict()},
-                       state)  # fmt: skip
+            parts = {"model": model, "average": average, "optimiser": optimiser, "order": dataset}
+            with atomic.file(state) as partial:
+                states = {name: part.state_dict() for name, part in parts.items()}
+                torch.save({"step": step, "log": log} | states, partial)
             draw(given.run)
             began, losses = perf_counter(), []
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last line")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from earvae.engine import accelerate
     from earvae.errors import EarvaeError, WeightsError
     from earvae.evaluation import metrics
+    from earvae.latents import LatentDataset
     from earvae.model.posterior import Posterior
     from earvae.model.vae import EarVAE
     from earvae.objective import (
@@ -34,13 +35,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AWeighting", "CompactConfig", "CorrelationLoss", "EarVAE", "EarvaeError", "KWeighting",
-    "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss", "PhaseLoss",
-    "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder", "WeightsError",
-    "accelerate", "adapters", "codec", "engine", "latents", "metrics",
+    "LatentDataset", "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss",
+    "PhaseLoss", "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder",
+    "WeightsError", "accelerate", "adapters", "codec", "engine", "latents", "metrics",
 ]  # fmt: skip
 _HOMES = {
     "earvae.config": ("CompactConfig", "ObjectiveConfig", "OobleckConfig", "SpectralConfig"),
     "earvae.engine": ("accelerate",),
+    "earvae.latents": ("LatentDataset",),
     "earvae.errors": ("EarvaeError", "WeightsError"),
     "earvae.model.posterior": ("Posterior",),
     "earvae.model.vae": ("EarVAE",),

@@ -275,8 +275,52 @@ class CompactConfig(_ModelConfig):
         return config_sizes.compact(self)
 
 
+class RefinerConfig(Config):
+    """The refiner of εar-VAE2: ConvNeXt blocks over decoded spectra."""
+
+    width: Channels = 256
+    hidden: Channels = Field(1024, description="hidden width of a block")
+    blocks: Blocks = 12
+    norm_epsilon: float = Field(1e-5, gt=0, le=1, description="of its first and last LayerNorm")
+
+
+class EarVAE2Config(_ModelConfig):
+    """εar-VAE2 (arXiv 2608.19843): complex spectra at 48 kHz, a latent frame of 1920 samples.
+
+    178.36 M parameters with these defaults.
+    """
+
+    architecture: Literal["earvae2"] = "earvae2"
+    std_floor: ClassVar[float] = 0.0
+    sample_rate: Literal[48_000] = Field(48_000, description="Hz")
+    audio_channels: Literal[2] = 2
+    latent_channels: Channels = 128
+    hop_length: Literal[1920] = Field(1920, description="samples per latent frame")
+    channels: Channels = Field(64, description="width of the encoder's first convolution")
+    decoder_channels: Channels | None = Field(
+        None, description="the same of the decoder; null = twice the encoder's"
+    )
+    refiner: RefinerConfig | None = RefinerConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> EarVAE2Config:
+        _refuse_giant(self.numbers)
+        return self
+
+    @property
+    def decoder_width(self) -> int:
+        """Channels of the decoder's last convolution."""
+        return self.decoder_channels or 2 * self.channels
+
+    @property
+    def numbers(self) -> int:
+        """About how many numbers a model saves: no fewer than it does, at most three times that."""
+        return config_sizes.earvae2(self)
+
+
 ModelConfig = Annotated[
-    OobleckConfig | SpectralConfig | CompactConfig, Field(discriminator="architecture")
+    OobleckConfig | SpectralConfig | CompactConfig | EarVAE2Config,
+    Field(discriminator="architecture"),
 ]
 
 

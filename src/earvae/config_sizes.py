@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from earvae.config import CompactConfig, OobleckConfig, SpectralConfig
+    from earvae.config import CompactConfig, EarVAE2Config, OobleckConfig, SpectralConfig
 
 
 def oobleck(config: OobleckConfig) -> int:
@@ -50,3 +50,15 @@ def _blocks_and_ends(config: CompactConfig | SpectralConfig) -> int:
     # As if a frame had as many levels as features; it has fewer, in up to three layers.
     ends = 5 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
     return (config.encoder_blocks + config.decoder_blocks) * block + ends
+
+
+def earvae2(config: EarVAE2Config) -> int:
+    """About how many numbers a model of εar-VAE2 saves."""
+    widths = (config.channels, config.decoder_width)
+    total = sum(8_400 * width**2 + 2_600 * width + 3_000 for width in widths)
+    total += 170 * config.latent_channels * sum(widths) + 8 * config.latent_channels
+    if refiner := config.refiner:
+        total += (7 * 960 + 540) * refiner.width + 600
+        total += refiner.blocks * (2 * refiner.hidden + 16) * refiner.width
+        total += refiner.blocks * refiner.hidden
+    return total

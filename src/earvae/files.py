@@ -16,8 +16,8 @@ from torch import Tensor
 
 from earvae import audio, codec
 from earvae.audio import AudioSource, OutputFormat
-from earvae.latents import file
-from earvae.latents.file import Latents, LatentsError, Metadata
+from earvae.latents import bare, file
+from earvae.latents.file import Latents, LatentsError, Metadata, Place
 from earvae.latents.metadata import NOT_FINITE
 from earvae.latents.statistics import Statistics, denormalised
 from earvae.model.posterior import Posterior
@@ -59,6 +59,13 @@ class Report:
         """The figures for JSON."""
         own = asdict(self)
         return own | {"duration": round(self.duration, 6), "speed": round(self.speed, 3)}
+
+
+@torch.inference_mode()
+def warm_up(vae: EarVAE) -> None:
+    """Send a few frames of silence there and back, so that what a process sets up once (threads,
+    plans of transforms, a GPU's kernels) is not counted as time of the first file."""
+    codec.reconstruct(vae, torch.zeros(1, vae.config.audio_channels, 8 * vae.hop_length))
 
 
 def reconstruct_file(
@@ -165,16 +172,29 @@ def decode_file(
     chunk_frames: int = codec.CHUNK_FRAMES,
     progress: Progress = lambda share: None,
     statistics: Statistics | None = None,
+    part: Place | int | None = None,
+    rate: int | None = None,
+    samples: int | None = None,
 ) -> Report:
     """Decode a file of latents into audio of the original rate, length and channels.
+
+    ``part`` is the place of an entry in a shard (:func:`earvae.latents.file.places`), or a number
+    in a bare batch. Bare arrays and tensors (:mod:`earvae.latents.bare`) are decoded at ``rate``
+    Hz, ``samples`` of it; by default at the model's rate, as far as they reach.
 
     Latents that say they are normalised are put back, by ``statistics`` or else by those found
     beside the file. Others are put back only if ``statistics`` are given. Raises LatentsError
     (also, unless ``force``, for latents of another model or statistics other than those that
-    normalised), AudioFileError, WriteError.
+    normalised), WeightsError for a ``.pt`` file that is none, AudioFileError, WriteError.
     """
     started = time.perf_counter()
-    latents = file.read(source)
+    path = Path(source)
+    if isinstance(part, Place):
+        latents = file.read(path, part)
+    elif bare.is_bare(path):
+        latents = _bare(vae, path, part, rate, samples)
+    else:
+        latents = file.read(path)
     metadata = latents.metadata
     channels, frames = latents.values.shape
     own = (channels, metadata.hop_length, metadata.sample_rate)
@@ -189,7 +209,7 @@ def decode_file(
             f"{source}: was encoded by model {metadata.model}, this is model {vae.identity}; give "
             "the right one with --weights, or decode anyway with --force"
         )
-    values = torch.from_numpy(denormalised(Path(source), latents, statistics, force))
+    values = torch.from_numpy(denormalised(path, latents, statistics, force))
     needed = codec.frames_for(vae, metadata.samples)
     if metadata.segment is not None and frames == needed - 1:
         # The last samples of a segment may lean on the next one's first frame.
@@ -215,6 +235,45 @@ def decode_file(
         **asdict(written),
         seed=metadata.seed,
     )
+
+
+def _bare(
+    vae: EarVAE, path: Path, number: int | None, rate: int | None, samples: int | None
+) -> Latents:
+    """Latents that say nothing of themselves, as ``decode_file`` takes them."""
+    batch, channels, frames = bare.shape(path)
+    if batch > 1 and number is None:
+        raise LatentsError(f"{path}: holds a batch of {batch}; decode it into a folder: end -o "
+                           "with a slash")  # fmt: skip
+    if channels != vae.latent_channels:
+        hint = "; its axes are the other way round" if frames == vae.latent_channels else ""
+        raise LatentsError(
+            f"{path}: holds {channels} channels of {frames} frames, the model has "
+            f"{vae.latent_channels} channels{hint or '; name the right model with --weights'}"
+        )
+    rate = vae.sample_rate if rate is None else rate
+    if rate not in audio.RATES:
+        raise LatentsError(f"{path}: --rate {rate}: rates are {audio.RATES[0]} to "
+                           f"{audio.RATES[-1]} Hz")  # fmt: skip
+    most = frames * vae.hop_length - vae.decoder.tail_deficit
+    total = most * rate // vae.sample_rate if samples is None else samples
+    own = -(-total * vae.sample_rate // rate)
+    if not 0 < own <= most:
+        raise LatentsError(
+            f"{path}: its {frames} frames hold {most * rate // vae.sample_rate} samples at {rate} "
+            f"Hz, not {total}"
+        )
+    metadata = Metadata(
+        sample_rate=vae.sample_rate,
+        original_rate=rate,
+        channels=2,
+        hop_length=vae.hop_length,
+        model=vae.identity,
+        latents="sample",
+        samples=own,
+        original_samples=total,
+    )
+    return Latents(metadata, bare.read(path, number or 0))
 
 
 def _encode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_a_bad_latent_file_is_one_line_and_the_others_are_done(tmp_path, earvae,
     if kind == "text":
         bad.write_text("not latents")
     elif kind == "other tensors":
-        save_file({"weight": latents}, bad)
+        save_file({"weight": latents, "bias": latents[0].clone()}, bad)
     elif kind == "cut":
         bad.write_bytes(good.read_bytes()[:-100])
     elif kind == "short":
@@ -279,18 +280,131 @@ def test_npy_libraries_are_decoded_and_told_about_like_others(tmp_path, earvae, 
     assert rows["original_samples"] == 1616 and rows["model"] == "packing"
 
 
-def test_decode_names_the_shards_it_passes_over(tmp_path, earvae, library):
+@pytest.mark.parametrize("layout", [[], ["--npy"], ["--shards"], ["--shards", "--npy"],
+    ["--segment-seconds", 0.1]], ids=str)  # fmt: skip
+def test_every_layout_of_a_library_is_decoded_and_told_about(
+    tmp_path, earvae, library, music, layout
+):
     (library / "a" / "bad.wav").unlink()
-    out = tmp_path / "out"
-    assert earvae("library", library, "-o", out, "--shards", "--block-files", 2).exit_code == 0
-    earvae("encode", library / "b" / "1.wav", "-o", out / "one.safetensors")
-    result = earvae("decode", out, "-o", tmp_path / "heard")
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "shard-000000.tar: shards (2 .tar here) are not decoded yet" in line
-    assert result.exit_code == 1
-    assert [path.name for path in (tmp_path / "heard").iterdir()] == ["one.wav"]
-    named = earvae("decode", out / "shard-000001.tar", "-o", tmp_path / "d.wav")
-    assert named.exit_code == 1 and "are not decoded yet" in named.stderr
+    music(library / "long.wav", samples=9_000)
+    out, heard = tmp_path / "out", tmp_path / "heard"
+    if "--shards" in layout:
+        layout = [*layout, "--block-files", 2]
+    assert earvae("library", library, "-o", out, *layout).exit_code == 0
+    assert earvae("decode", out, "-o", heard).exit_code == 0
+    for path in sorted(library.rglob("*.wav")):
+        stem = path.relative_to(library).with_suffix("")
+        found = sorted(heard.glob(f"{stem}*.wav"))
+        samples = np.concatenate([load(one)[0] for one in found], axis=1)
+        assert np.array_equal(samples, load(path)[0])
+    entries = len(list(heard.rglob("*.wav")))
+    assert entries == (7 if "--segment-seconds" in layout else 5)
+    rows = json.loads(earvae("info", out, "--json").stdout)
+    assert rows["entries"] == entries and rows["model"] == "packing"
+    seconds = (4 * 1600 + 6 * 16 + 9_000) / 44_100
+    assert rows["seconds"] == pytest.approx(seconds, abs=2e-3)
+
+
+def test_a_shard_by_itself_is_decoded_past_what_is_damaged_in_it(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    assert earvae("library", library, "-o", tmp_path / "out", "--shards").exit_code == 0
+    shard = tmp_path / "out" / "shard-000000.tar"
+    rows = json.loads(earvae("info", shard, "--json").stdout)
+    assert rows["entries"] == 4 and rows["latents"].startswith("32 × frames ")
+    several = earvae("decode", shard, "-o", tmp_path / "one.wav")
+    assert several.exit_code == 2 and "holds 4 latents" in several.stderr
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(b'"F32"', b'"I32"', 1))  # in the first member's header
+    result = earvae("decode", shard, "-o", tmp_path / "heard")
+    assert result.exit_code == 1 and "shard-000000.tar: 00000000.safetensors: " in result.stderr
+    names = sorted(
+        str(p.relative_to(tmp_path / "heard")) for p in (tmp_path / "heard").rglob("*.wav")
+    )
+    assert names == ["a/2.wav", "b/1.wav", "b/3.wav"]
+    shard.write_bytes(data[:-12_000])
+    cut = earvae("decode", shard, "-o", tmp_path / "rest")
+    assert cut.exit_code == 1 and "shard-000000.tar: " in cut.stderr
+    assert len(list((tmp_path / "rest").rglob("*.wav"))) in (2, 3)
+
+
+def test_entries_of_two_shards_with_one_name_both_get_through(tmp_path, earvae, library):
+    (library / "a" / "bad.wav").unlink()
+    assert earvae("library", library, "-o", tmp_path / "out", "--shards").exit_code == 0
+    data = (tmp_path / "out" / "shard-000000.tar").read_bytes()
+    (tmp_path / "out" / "again.tar").write_bytes(data)
+    assert earvae("decode", tmp_path / "out", "-o", tmp_path / "heard").exit_code == 0
+    names = sorted(path.name for path in (tmp_path / "heard" / "a").iterdir())
+    assert names == ["0-00000000.wav", "0.wav", "2-00000001.wav", "2.wav"]
+
+
+def bare_files(folder, values):
+    """The same latents ``[batch, channels, frames]`` as other programs save them."""
+    tensor = torch.from_numpy(values)
+    np.save(folder / "array.npy", values)
+    np.save(folder / "columns.npy", np.asfortranarray(values))
+    torch.save(tensor, folder / "tensor.pt")
+    torch.save({"step": 3, "latents": tensor}, folder / "dict.pth")
+    save_file({"samples": tensor}, folder / "comfy.safetensors")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_bare_arrays_and_tensors_are_decoded_as_the_api_does(tmp_path, earvae, batch):
+    source = np.random.default_rng(0)
+    values = source.uniform(-0.5, 0.5, (max(batch, 1), 32, 20)).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    for path in bare_files(tmp_path / "in", values if batch else values[0]):
+        result = earvae("decode", path, "-o", f"{tmp_path}/heard/{path.suffix}/")
+        assert result.exit_code == 0 and "did not say what they are" in result.stdout
+        assert "at 44100 Hz" in result.stdout and f"\n{max(batch, 1)} of them" in result.stdout
+        for number in range(max(batch, 1)):
+            name = f"{path.stem}-{number:04d}" if batch > 1 else path.stem
+            heard, rate = load(tmp_path / "heard" / path.suffix / f"{name}.wav")
+            expected = values[number].reshape(2, 16, 20).swapaxes(1, 2).reshape(2, 320)
+            assert rate == 44_100 and np.array_equal(heard, expected)
+        rows = json.loads(earvae("info", path, "--json").stdout)
+        assert [rows[key] for key in ("batch", "channels", "frames")] == [*values.shape]
+
+
+def test_a_bare_array_takes_its_length_and_rate_from_options(tmp_path, earvae):
+    np.save(tmp_path / "z.npy", np.zeros((32, 100), np.float32))
+    how = ["decode", tmp_path / "z.npy", "-o", tmp_path / "z.wav"]
+    assert earvae(*how, "--samples", 1234).exit_code == 0
+    assert load(tmp_path / "z.wav")[0].shape == (2, 1234)
+    assert earvae(*how, "--rate", 22_050).exit_code == 0
+    heard, rate = load(tmp_path / "z.wav")
+    assert (heard.shape, rate) == ((2, 800), 22_050)
+    longer = earvae(*how, "--samples", 1601)
+    assert longer.exit_code == 1 and "100 frames hold 1600 samples at 44100 Hz" in longer.stderr
+    assert earvae(*how, "--rate", 10).exit_code == 1
+
+
+@pytest.mark.parametrize("kind,message", [
+    ("turned", "its axes are the other way round"), ("flat", "array of shape \\[64\\]"),
+    ("whole", "torch.int64, not a plain tensor of floating point"), ("nan", "not finite"),
+    ("code", "nothing in it was executed"), ("two", "none called latents"),
+    ("batch", "holds 2 latents; end the folder"),
+])  # fmt: skip
+def test_a_bare_file_that_cannot_be_latents_is_one_line(tmp_path, earvae, kind, message):
+    values = torch.zeros(32, 20)
+    content = {
+        "turned": values.T, "flat": values[:4].reshape(-1)[:64], "whole": values.long(),
+        "nan": values * torch.nan, "code": Runs(), "two": {"a": values, "b": values},
+        "batch": values.expand(2, 32, 20).clone(),
+    }[kind]  # fmt: skip
+    path = tmp_path / "z.pt"
+    torch.save(content.clone() if isinstance(content, torch.Tensor) else content, path)
+    result = earvae("decode", path, "-o", tmp_path / "z.wav")
+    (line,) = result.stderr.splitlines()
+    assert result.exit_code in (1, 2) and re.search(message, line) and "z.pt" in line
+    assert os.listdir(tmp_path) == ["z.pt"]
+
+
+class Runs:
+    """What a file of a stranger may hold."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
 
 
 def test_a_library_of_another_model_needs_replace(tmp_path, earvae, library, use_model):

@@ -354,6 +354,15 @@ def test_what_fails_is_a_line_and_the_others_go_on(tmp_path):
     assert "Failed on 1 tracks" in text
 
 
+def test_a_folder_and_codecs_by_name_are_enough(tmp_path):
+    folder = one_track(tmp_path / "ref").parent
+    codecs = {"half": lambda audio, rate: audio / 2, "same": "identity", "bad": "folder:none"}
+    found, failures = evaluate(str(folder), codecs, str(tmp_path / "out"), SPAN)
+    assert [codec.name for codec in found.codecs] == ["half", "same"]
+    assert found.results[0].metrics["lufs_difference"] == pytest.approx(-6.02, abs=0.01)
+    assert len(failures) == 1 and "no such folder" in failures[0]
+
+
 def test_tracks_shorter_than_the_metrics_need_are_lines(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros((500, 2)), SAMPLE_RATE)
     results, _ = evaluate(find_tracks(tmp_path), [Check("identity")], tmp_path / "out", SPAN)

@@ -116,6 +116,7 @@ def test_companding_is_undone_and_a_model_that_knows_nothing_has_the_error_of_wh
     small = transformer.companded(latents)
     assert torch.allclose(small.std((0, 2)), torch.ones(3), atol=0.01)
     assert torch.allclose(transformer.expanded(small), latents, rtol=1e-3, atol=1e-3)
+    assert transformer.expanded(100 * small).abs().amax() <= latents.abs().max() * 1.001
 
     time = torch.linspace(0, 1, 1001).double()
     mean = (1 / (time**2 + (1 - time) ** 2)).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import socket
@@ -82,6 +83,18 @@ def test_weights_take_half_the_place_only_where_that_loses_nothing(tmp_path):
 def test_without_npm_a_line_says_what_to_do(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RuntimeMissing, match="npm, which is not installed; or give its files with"):
+        onnxruntime_web.find()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a script that runs by its first line")
+def test_npms_reason_is_in_the_line(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text(
+        "#!/bin/sh\necho 'npm error code X' >&2\necho 'npm error Y, reason: Z' >&2\nexit 1"
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeMissing, match="npm fails: Y, reason: Z; or give its files"):
         onnxruntime_web.find()
 
 

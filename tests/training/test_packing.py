@@ -13,8 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from earvae.config import ConfigError, DataConfig, SourceConfig
 from earvae import remote
+from earvae.config import ConfigError, DataConfig, SourceConfig
 from earvae.errors import WriteError
 from earvae.training import tar_write
 from earvae.training.crops import CropDataset, read_crop

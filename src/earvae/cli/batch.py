@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Job:
     """One input file and the output it becomes; either may be ``-``. ``ending`` is the output's
-    suffix, and ``latents`` are what the input holds, if not sound."""
+    suffix, ``latents`` are what the input holds, if not sound, and ``part`` which of them."""
 
     source: Path
     target: Path
     ending: str
     latents: bool = False
+    part: object = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 
 
 def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[str]]:
-    """Do every job by ``work(source, target, progress=…)``, a function of ``earvae.files``.
+    """Do every job by ``work(source, target, progress=…)``, a function of ``earvae.files``; a job
+    of a part with ``part=…`` too.
 
     A file that fails becomes one line after the plan's failures, and the next is done.
     """
@@ -152,7 +154,8 @@ def run(planned: Plan, work: Callable[..., Report]) -> tuple[list[Report], list[
 
             try:
                 with pipes.files(job.source, job.target, job.ending, job.latents) as own:
-                    reports.append(_done(job, *own, partial(work, progress=progress)))
+                    how = {} if job.part is None else {"part": job.part}
+                    reports.append(_done(job, *own, partial(work, progress=progress, **how)))
             except EarvaeError as error:
                 failures.append(str(error))
     return reports, failures

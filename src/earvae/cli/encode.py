@@ -50,7 +50,7 @@ def encode(
     earvae encode album/ -o latents/ --half
     earvae encode - -o - < song.flac > song.safetensors
     """
-    from earvae.files import encode_file
+    from earvae.files import encode_file, warm_up
     from earvae.latents.file import SUFFIX
     from earvae.tracks import MANIFEST
 
@@ -65,6 +65,7 @@ def encode(
         typer.echo(f"{len(planned.jobs)} files; `earvae library` could be stopped and go on",
                    err=True)  # fmt: skip
     vae = options.inference_model(weights, config, sample_rate, device, engine)
+    warm_up(vae)
 
     work = partial(
         encode_file,

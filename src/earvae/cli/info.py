@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from earvae.cli import options
 from earvae.cli.batch import stdout
 from earvae.cli.errors import usage_error
-from earvae.errors import visible
+from earvae.errors import EarvaeError, WeightsError, visible
 
 if TYPE_CHECKING:
     from earvae.latents.file import Header
+    from earvae.latents.metadata import Metadata
 
 
 def info(
@@ -54,8 +56,9 @@ def info(
 
 
 def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> dict:
-    from earvae.latents import file
+    from earvae.latents import bare, file
     from earvae.latents.metadata import OtherFormat
+    from earvae.library.settings import RECORD
     from earvae.tracks import MEDIA_SUFFIXES, SUFFIXES
 
     rows = None
@@ -65,14 +68,23 @@ def _rows(source: str | None, config: Path | None, sample_rate: int | None) -> d
             pass  # a model, whatever it ends in
         elif path.suffix.lower() in SUFFIXES | MEDIA_SUFFIXES:
             rows = _audio_rows(path)
+        elif path.suffix == file.SHARD or (path / RECORD).is_file():
+            rows = _collection_rows(path)
+        elif path.suffix == file.NPY and bare.is_bare(path):
+            rows = _bare_rows(path)
         elif path.suffix in (file.SUFFIX, file.NPY):
-            try:
+            with suppress(OtherFormat):  # weights, perhaps
                 rows = _latent_rows(path, file.inspect(path))
-            except OtherFormat:  # weights, perhaps
-                if path.suffix == file.NPY:
-                    raise
     if rows is None:
-        return _model_rows(source, config, sample_rate)
+        try:
+            return _model_rows(source, config, sample_rate)
+        except WeightsError as error:
+            if source is None or not Path(source).is_file():
+                raise
+            try:
+                rows = _bare_rows(Path(source))
+            except EarvaeError:
+                raise error from None
     if config is not None or sample_rate is not None:
         usage_error(f"{source}: is no model; --config and --sample-rate are of models")
     return rows
@@ -98,15 +110,67 @@ def _latent_rows(path: Path, found: Header) -> dict:
     return {
         "latent_file": str(path),
         "latents": f"{found.channels} × {found.frames} {found.dtype}",
+        **_origin_rows(of),
+        "original_rate": of.original_rate,
+        "original_samples": of.original_samples,
+        "original_channels": of.channels,
+        "seconds": round(of.original_samples / of.original_rate, 3),
+    }
+
+
+def _origin_rows(of: Metadata) -> dict:
+    """What latents of one run have in common."""
+    return {
         "drawn": "posterior mean" if of.seed is None else f"sample, seed {of.seed}",
         "normalised": of.normalised or "no",
         "model": of.model,
         "model_rate": of.sample_rate,
         "hop_length": of.hop_length,
-        "original_rate": of.original_rate,
-        "original_samples": of.original_samples,
-        "original_channels": of.channels,
-        "seconds": round(of.original_samples / of.original_rate, 3),
+    }
+
+
+def _collection_rows(path: Path) -> dict:
+    """Rows of a shard or a library. Of a shard all entries are looked at, of a library the first
+    one and what its last run counted."""
+    from earvae import json_files
+    from earvae.latents import listing
+    from earvae.library.store import SUMMARY
+
+    entries = listing.find(path)
+    with entries[0].opened() as first:
+        own, latents = first.metadata, first.arrays["latents"]
+    seconds = None
+    if path.is_dir():
+        with suppress(EarvaeError, KeyError, TypeError):
+            counts: Any = json_files.read(path / SUMMARY)
+            seconds = counts["audio_seconds"]
+    else:
+        seconds = 0.0
+        for entry in entries:
+            with entry.opened() as stored:
+                seconds += stored.metadata.samples / stored.metadata.sample_rate
+    return {
+        "latent_library" if path.is_dir() else "latent_shard": str(path),
+        "entries": len(entries),
+        "latents": f"{latents.shape[0]} × frames {latents.dtype}",
+        "std": "yes" if "std" in first.arrays else "no",
+        "segment_frames": None if own.segment is None else latents.shape[1],
+        **_origin_rows(own),
+        "seconds": None if seconds is None else round(seconds, 3),
+    }
+
+
+def _bare_rows(path: Path) -> dict:
+    """Rows of an array that says nothing of itself. Raises EarvaeError."""
+    from earvae.latents import bare
+
+    shape = bare.shape(path)
+    return {
+        "bare_array": str(path),
+        "batch": shape[0],
+        "channels": shape[1],
+        "frames": shape[2],
+        "model": "not told; `earvae decode` takes it for latents of the model in --weights",
     }
 
 

@@ -71,7 +71,7 @@ def reconstruct(
     one_file = output is not None and to_one_file(sources, output)
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
-    from earvae.files import reconstruct_file
+    from earvae.files import reconstruct_file, warm_up
 
     if output is not None:
         planned = plan(sources, Path(output), ending, one_file)
@@ -79,6 +79,7 @@ def reconstruct(
         name = "earvae" if weights is None else Path(weights).stem
         planned = plan(sources, outdir, ending, False, f"_{name}")
     vae = options.inference_model(weights, config, sample_rate, device, engine)
+    warm_up(vae)
 
     work = partial(
         reconstruct_file,

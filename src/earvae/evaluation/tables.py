@@ -33,11 +33,12 @@ PUBLISHED_METRICS = {
 PUBLISHED_LOUDNESS = {"lufs-i": "lufs", "lra": "lra", "true_peak": "true_peak_db"}
 
 
-def write_all(results: Results, out: Path) -> None:
+def write_all(results: Results, out: str | Path) -> None:
     """``results.json``, ``results.csv``, ``results.md`` and ``evaluation_results.json``.
 
     Raises WriteError.
     """
+    out = Path(out)
     atomic.write(out / "results.csv", csv_text(results))
     atomic.write(out / "results.md", markdown(results))
     published = json.dumps(published_values(results), indent=1) + "\n"

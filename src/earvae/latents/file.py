@@ -110,11 +110,14 @@ def inspect(path: str | Path) -> Header:
         return Header(stored.metadata, *array.shape, array.dtype)
 
 
-def read(path: str | Path) -> Latents:
-    """The latents of a ``.safetensors`` or ``.npy`` file. Raises LatentsError: not there, not of
-    this format, damaged, not finite."""
-    with opened(Path(path)) as stored:
-        return stored.read()
+def read(path: str | Path, place: Place | None = None) -> Latents:
+    """The latents of a ``.safetensors`` or ``.npy`` file, or at a place of a shard. Raises
+    LatentsError: not there, not of this format, damaged, not finite."""
+    if place is None:
+        with opened(Path(path)) as stored:
+            return stored.read()
+    with named(f"{path}: {place.name}"), open_regular(path) as shard:
+        return stored_at(shard, place).read()
 
 
 def read_shard(path: str | Path) -> Iterator[Latents]:

@@ -21,6 +21,7 @@ from earvae.model.weight_files import LONGEST_JSON, SUFFIXES, read_json, sha256,
 PREFIX = "hub:"
 FORMS = "hub:owner/name, hub:owner/name/FILE, either with @revision"
 SECONDS = 10  # to wait for the hub's answer
+LONGEST_REASON = 120  # characters of what the client says
 _SOURCE = re.compile(
     r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<inside>[^@]+))?(?:@(?P<revision>[\w./-]+))?",
     re.ASCII,
@@ -263,8 +264,8 @@ class _Fetch:
         except utils.RevisionNotFoundError:
             told = f"there is no revision {place.revision}; name a branch, tag or commit, or none"
         except utils.HfHubHTTPError as error:
-            status = error.response.status_code
-            told = f"the hub answered {status}; "
+            status = getattr(error.response, "status_code", None)  # none where nothing answered
+            told = f"the hub answered {status or _reason(error)}; "
             told += login if status in (401, 403) else "run the same command again later"
         except utils.OfflineModeIsEnabled:
             raise _Unreachable("the hub is not asked while HF_HUB_OFFLINE is set", "unset that") \
@@ -273,7 +274,8 @@ class _Fetch:
             if name is None:
                 raise _Unreachable(
                     f"{constants.ENDPOINT} cannot be reached ({_reason(error)})",
-                    "check the network, or fetch the file elsewhere and name it",
+                    f"check the network, or fetch {place.inside or 'the file'} elsewhere and "
+                    "name that",
                 ) from error
             told = (
                 f"the download of {name} broke off ({_reason(error)}); run the same command again"
@@ -321,4 +323,5 @@ def upload(folder: Path, repository: str, token: str | bool | None, private: boo
 
 
 def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"

@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 from torch import nn
 
-from earvae.config import CompactConfig, ModelConfig, OobleckConfig, SpectralConfig
+from earvae.config import (
+    CompactConfig,
+    EarVAE2Config,
+    ModelConfig,
+    OobleckConfig,
+    SpectralConfig,
+)
 from earvae.model.adaptive import AdaptiveCode
 from earvae.model.compact import CompactDecoder, CompactEncoder
+from earvae.model.earvae2 import EarVAE2Decoder, EarVAE2Encoder
 from earvae.model.envelope import EnvelopeCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.spectral import SpectralDecoder, SpectralEncoder
@@ -51,6 +58,8 @@ def build(config: ModelConfig) -> Parts:
         return _spectral(config)
     if isinstance(config, CompactConfig):
         return Parts(CompactEncoder(config), None, CompactDecoder(config))
+    if isinstance(config, EarVAE2Config):
+        return Parts(EarVAE2Encoder(config), None, EarVAE2Decoder(config))
     raise TypeError(f"no architecture is known for a {type(config).__name__}")
 
 

@@ -7,6 +7,8 @@ torch's weight-norm namings, with the norms folded in, as safetensors, and witho
 Checkpoints of stable-audio-tools' Oobleck autoencoders (Stable Audio Open's) have the same names
 and shapes, but two activations in a residual unit instead of one that is shared, another floor of
 the posterior, and no transformer. Their file may hold a whole diffusion model around it.
+
+εar-VAE2 is recognised here and read by ``published_earvae2.py``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from earvae.config import (
     Channels,
     Config,
     Depth,
+    EarVAE2Config,
     HeadChannels,
     Multiples,
     OobleckConfig,
@@ -34,6 +37,7 @@ from earvae.config import (
     parse,
 )
 from earvae.errors import WeightsError
+from earvae.model import published_earvae2
 from earvae.model.layers import norm_over_first
 from earvae.model.transformer import inverse_frequencies
 from earvae.model.weight_files import SUFFIXES, read_json, read_tensors, same, some
@@ -59,7 +63,7 @@ WEIGHT_NORM_NAMES = {
 
 def read(
     path: Path, config_json: Path | None = None, sample_rate: int | None = None
-) -> tuple[OobleckConfig, dict[str, Tensor]]:
+) -> tuple[OobleckConfig | EarVAE2Config, dict[str, Tensor]]:
     """The configuration and the tensors of a published file, or of a folder that holds one.
 
     Args:
@@ -76,7 +80,9 @@ def read(
     rate that has to be given; OSError for a file that may not be read.
     """
     weights = _weight_file(path)
-    state = with_our_names(_autoencoder_of(read_tensors(weights)), weights)
+    state = read_tensors(weights)
+    if not published_earvae2.is_state(state):
+        state = with_our_names(_autoencoder_of(state), weights)
     if config_json is not None:
         return _described(weights, state, config_json, sample_rate)
     beside = _config_beside(weights)
@@ -91,8 +97,10 @@ def read(
 
 def _described(
     weights: Path, state: dict[str, Tensor], config_json: Path | None, sample_rate: int | None
-) -> tuple[OobleckConfig, dict[str, Tensor]]:
+) -> tuple[OobleckConfig | EarVAE2Config, dict[str, Tensor]]:
     """The configuration by the JSON, if any, and by the shapes; the tensors, perhaps more."""
+    if published_earvae2.is_state(state):
+        return published_earvae2.of_state(state, weights, config_json)
     stated, family = _read_config(config_json) if config_json else (None, {})
     values = _convolutional_layout(state, weights)
     values["transformer"] = _transformer_layout(state, stated and stated.transformer, weights)
@@ -148,7 +156,13 @@ def _config_beside(weights: Path) -> Path | None:
 
 def _is_config(values: Mapping[str, Any]) -> bool:
     """Whether a JSON object is the config of a published autoencoder, or of a model with one."""
-    return {"encoder", "decoder"} <= values.keys() or {"model_type", "model"} <= values.keys()
+    model = values.get("model")
+    return (
+        {"encoder", "decoder"} <= values.keys()
+        or {"model_type", "model"} <= values.keys()
+        or isinstance(model, dict)
+        and "gen" in model
+    )
 
 
 def two_activations(state: Mapping[str, Tensor]) -> bool:

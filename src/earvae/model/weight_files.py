@@ -21,7 +21,8 @@ from earvae.json_files import JsonError
 from earvae.regular import ReadError, check_regular
 
 SUFFIXES = (".pyt", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-WRAPPERS = ("gen", "generator", "state_dict", "model")  # keys that checkpoints nest weights under
+# Keys that checkpoints nest weights under; averaged ones first.
+WRAPPERS = ("gen_ema", "gen", "generator", "state_dict", "model")
 SHOWN = 4  # names in an error message
 LONGEST_NAME = 100  # characters of a name in an error message
 LONGEST_JSON = 2**20  # bytes

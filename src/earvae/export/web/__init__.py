@@ -7,6 +7,7 @@ listening report's. ``model.json`` says what the scripts have to know of the mod
 
 from __future__ import annotations
 
+import html
 import json
 import string
 from pathlib import Path
@@ -81,7 +82,7 @@ def export_web(vae: EarVAE, folder: str | Path, runtime: Runtime, half: bool = F
         latents=vae.latent_channels,
         hop=vae.hop_length,
         megabytes=megabytes,
-        runtime=runtime.version,
+        runtime=html.escape(runtime.version),
     ).encode()
     headers = "".join(f"  {name}: {value}\n" for name, value in ISOLATION.items())
     files[HEADERS] = f"/*\n{headers}".encode()

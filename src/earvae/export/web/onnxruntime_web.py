@@ -78,7 +78,8 @@ def _from_npm(tell: Callable[[str], None]) -> Runtime:
         command = [
             npm,
             "pack",
-            "--silent",
+            "--loglevel=error",
+            "--fetch-retries=1",
             "--prefer-offline",
             "--pack-destination",
             place,
@@ -92,8 +93,8 @@ def _from_npm(tell: Callable[[str], None]) -> Runtime:
             raise RuntimeMissing(f"{PACKAGE}: npm fails: {error}; {advice}") from None
         found = sorted(Path(place).glob("*.tgz"))
         if done.returncode or not found:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            reason = next((line for line in lines if "code" in line), (lines or ["no file"])[0])
+            lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines()]
+            reason = next((line for line in lines if "reason:" in line), (lines or ["no file"])[0])
             raise RuntimeMissing(f"{PACKAGE}: npm fails: {reason}; {advice}")
         return _from_archive(found[0])
 

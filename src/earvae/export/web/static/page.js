@@ -193,6 +193,7 @@ function say(what) {
 
 function fail(line) {
   by('progress').hidden = true;
+  say('');
   by('failure').hidden = false;
   by('failure').textContent = (song ? song.file + ': ' : '') + line;
 }
@@ -201,6 +202,7 @@ function cancel() {
   worker?.postMessage({ stop: true });
   job += 1;
   by('progress').hidden = true;
+  say('Cancelled');
 }
 
 function envelope(channels) {
