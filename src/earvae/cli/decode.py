@@ -92,7 +92,7 @@ def decode(
         one_file = False  # a shard is a folder of a kind
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
-    from earvae.files import decode_file
+    from earvae.files import decode_file, warm_up
     from earvae.latents import bare, file
 
     suffixes = frozenset({file.SUFFIX, file.NPY, file.SHARD, *bare.PICKLED})
@@ -111,6 +111,8 @@ def decode(
         rate=rate,
         samples=samples,
     )
+    if planned.jobs:
+        warm_up(vae)
     reports, failures = run(planned, work)
     if reports:
         print_table(reports)
