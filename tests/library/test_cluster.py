@@ -102,15 +102,17 @@ def job(tmp_path, vae) -> cluster._Job:
 
 @pytest.mark.parametrize("unseen", ["music", "folder"])
 def test_a_node_that_does_not_see_the_disk_ends_the_run_with_a_line(job, tmp_path, unseen):
+    pytest.importorskip("ray")
     place = tmp_path / "elsewhere"
     reading = cluster._Reading(replace(job, **{unseen: type(getattr(job, unseen))(place)}))
     with pytest.raises(LibraryError, match="elsewhere.* is not to be seen from .*same paths"):
-        list(cluster._things(Rows([reading({"it": "a part"})])))
+        list(cluster._things(Rows([reading(cluster._row("a part"))])))
 
 
 def test_a_fault_of_a_worker_ends_the_run_with_a_line(job):
     """Later stages hand it on."""
-    row = cluster._Reading(job)({"it": "no part"})
+    pytest.importorskip("ray")
+    row = cluster._Reading(job)(cluster._row("no part"))
     row = cluster._Writing(job)(row)
     with pytest.raises(LibraryError, match="a worker on .*AttributeError.*fault in earvae"):
         list(cluster._things(Rows([row])))
@@ -120,7 +122,7 @@ def test_an_encoder_of_another_engine_is_refused(job, vae, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr("ray.get", lambda vae: vae)
     job = replace(job, settings=replace(job.settings, precision="bf16"))
-    broken = cluster._Encoding(job, vae)({"it": None})["it"]
+    broken = cluster._of_row(cluster._Encoding(job, vae)(cluster._row(None)))
     assert "has the engine plain in fp32, and the others plain in bf16" in broken.line
 
 

@@ -262,7 +262,7 @@ class _Written:
 
 
 class _Worker:
-    """An actor: rows ``{"it": …}`` to others. What goes wrong becomes a row with a _Broken."""
+    """An actor: things to others, in rows. What goes wrong becomes a _Broken."""
 
     threads = 1
 
@@ -278,13 +278,13 @@ class _Worker:
             self.start(*more)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        thing = row["it"]
+        thing = _of_row(row)
         if isinstance(thing, _Broken):
             return row
         with self._explained():
             if self.broken is None:
-                return {"it": self.work(thing)}
-        return {"it": self.broken}
+                return _row(self.work(thing))
+        return _row(self.broken)
 
     def start(self, *more: Any) -> None:
         """Get ready."""
@@ -442,7 +442,7 @@ class _Finishing(_Worker):
 
 
 def _finish(job: _Job, block: Block, records: list[Record]) -> _Broken | None:
-    return _Finishing(job)({"it": (block, records)})["it"]
+    return _of_row(_Finishing(job)(_row((block, records))))
 
 
 # ------------------------------------------------------------------------------ the run
@@ -583,19 +583,34 @@ class _Run:
             raise LibraryError(broken.line)
 
 
+def _row(thing: Any) -> dict[str, bytes]:
+    """A row as Ray Data passes it from process to process. It would serialise other than plain
+    values itself in the same way, and warn."""
+    import ray.cloudpickle
+
+    return {"it": ray.cloudpickle.dumps(thing)}
+
+
+def _of_row(row: dict[str, bytes]) -> Any:
+    """What a process of this run put into a row."""
+    import ray.cloudpickle
+
+    return ray.cloudpickle.loads(row["it"])
+
+
 def _rows(things: list[Any], a_task: int) -> Dataset:
     """A data set of things, so many to a task."""
     import ray.data
 
     return ray.data.from_items(
-        [{"it": thing} for thing in things], override_num_blocks=-(-len(things) // a_task)
+        [_row(thing) for thing in things], override_num_blocks=-(-len(things) // a_task)
     )
 
 
 def _things(rows: Dataset) -> Iterator[Any]:
     """What a data set holds, as it comes. Raises LibraryError for a _Broken."""
     for row in rows.iter_rows():
-        if isinstance(thing := row["it"], _Broken):
+        if isinstance(thing := _of_row(row), _Broken):
             raise LibraryError(thing.line)
         yield thing
 
