@@ -1,4 +1,4 @@
-"""A picture of latents that `sample.py --real` wrote, and of what the model has learned of them.
+"""Pictures: of losses, and of latents that `excerpts.py` and `sample.py --like` wrote.
 
 python look.py heard/latents runs/diffusion -o latents.png
 """
@@ -6,16 +6,19 @@ python look.py heard/latents runs/diffusion -o latents.png
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from train import NOTHING_LEARNED
+from model import NOTHING_LEARNED
 
 from earvae.latents import file
 
 matplotlib.use("agg")
+from matplotlib import pyplot  # noqa: E402
+
 KINDS = {"decoded": ("real", "C0"), "generated": ("generated", "C1"), "noise": ("noise", "C7")}
 
 
@@ -31,6 +34,20 @@ def neighbours(x: np.ndarray) -> np.ndarray:
     return (z[..., 1:] * z[..., :-1]).mean((0, 2))
 
 
+def draw_losses(run: Path) -> None:
+    """``loss.png`` of ``loss.csv``."""
+    rows = list(csv.DictReader((run / "loss.csv").open()))
+    steps = [int(row["step"]) for row in rows]
+    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, most in NOTHING_LEARNED.items():
+        axis.plot(steps, [float(row[name]) / most for row in rows], label=name)
+    axis.axhline(1, color="grey", ls=":", label="knows mean and spread only")
+    axis.set(xlabel="step", ylabel="error of the velocity, share", xscale="log")
+    axis.legend()
+    figure.savefig(run / "loss.png", dpi=100)
+    pyplot.close(figure)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("latents", type=Path)
@@ -44,9 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for kind in KINDS
     }
-    unknown = np.array(json.loads((given.run / "channels.json").read_text())) / NOTHING_LEARNED
-
-    from matplotlib import pyplot
+    unknown = np.array(json.loads((given.run / "channels.json").read_text()))
+    unknown /= NOTHING_LEARNED["validation"]
 
     figure, axes = pyplot.subplots(3, 3, figsize=(12, 9), layout="constrained")
     (one, two), (images, lines, pairs) = given.pair, axes
@@ -67,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines[1].set(title="correlation with the next frame", xlabel="channel")
     lines[2].set(title="error of the velocity, share of white noise's", xlabel="channel")
     lines[0].legend()
-    figure.savefig(given.output, dpi=80)
+    figure.savefig(given.output, dpi=70)
     print("| channels | kurtosis, real | generated | next frame, real | generated | error |\n"
           "| --- | ---: | ---: | ---: | ---: | ---: |")  # fmt: skip
     for name, group in {"linear code": slice(0, one), "basis": slice(one, two + 1),

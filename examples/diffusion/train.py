@@ -9,24 +9,19 @@ The run gets ``model.safetensors`` (averaged weights) and its ``config.json``, `
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import math
 import sys
 from pathlib import Path
 from time import perf_counter
 
-import matplotlib
 import torch
+from look import draw_losses
 from model import Config, Transformer, errors
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from earvae import atomic
 from earvae.latents import LatentDataset, statistics
-
-matplotlib.use("agg")
-NOTHING_LEARNED = math.pi / 2  # loss of the best guess for white noise, mean of 1 / (t² + (1−t)²)
 
 
 def class_of(source: str, depth: int) -> str:
@@ -39,16 +34,19 @@ def classes_in(library: Path, depth: int) -> tuple[str, ...]:
     return tuple(sorted({class_of(json.loads(line)["source"], depth) for line in lines}))
 
 
-def batches(dataset: LatentDataset, size: int, classes: tuple[str, ...], depth: int) -> DataLoader:
-    """Of latents [batch, channels, frames], masks [batch, frames], numbers of classes [batch]."""
+def batches(dataset: LatentDataset, classes: tuple[str, ...], depth: int, workers: int = 0):
+    """Of latents [batch, channels, frames], masks [batch, frames], numbers of classes [batch], and
+    where the dataset goes on after them."""
     numbers = {name: number for number, name in enumerate(classes)}
 
-    def collate(items: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
-        names = [class_of(item["metadata"]["source"], depth) for item in items]
+    def collate(items: list[dict]) -> tuple[Tensor, Tensor, Tensor, dict]:
+        told = default_collate([item["metadata"] for item in items])
+        names = [class_of(source, depth) for source in told["source"]]
         labels = torch.tensor([numbers.get(name, len(classes)) for name in names])
-        return *(torch.stack([item[key] for item in items]) for key in ("latents", "mask")), labels
+        latents, mask = (torch.stack([item[key] for item in items]) for key in ("latents", "mask"))
+        return latents, mask, labels, {"metadata": told}
 
-    return DataLoader(dataset, size, collate_fn=collate)
+    return DataLoader(dataset, dataset.batch_size, collate_fn=collate, num_workers=workers)
 
 
 def averaged(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
@@ -57,10 +55,10 @@ def averaged(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: Transformer, held_out: list[tuple[Tensor, ...]], device: str) -> Tensor:
+def validate(model: Transformer, held_out: list[tuple], device: str) -> Tensor:
     """Mean error of each channel at times from 0 to 1, with the same noise every time."""
     random, sums, count = torch.Generator().manual_seed(0), 0.0, 0.0
-    for latents, mask, label in held_out:
+    for latents, mask, label, _ in held_out:
         time = (torch.arange(len(latents)) * 0.618034 + torch.rand(1, generator=random)) % 1
         noise = torch.randn(latents.shape, generator=random)
         batch = (each.to(device) for each in (latents, noise, time, label, mask))
@@ -70,23 +68,7 @@ def validate(model: Transformer, held_out: list[tuple[Tensor, ...]], device: str
     return sums / count
 
 
-def draw(run: Path) -> None:
-    """``loss.png`` of ``loss.csv``."""
-    from matplotlib import pyplot
-
-    rows = list(csv.DictReader((run / "loss.csv").open()))
-    steps = [int(row["step"]) for row in rows]
-    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name in ("training", "validation"):
-        axis.plot(steps, [float(row[name]) for row in rows], label=name)
-    axis.axhline(NOTHING_LEARNED, color="grey", ls=":", label="white noise is all it knows (π/2)")
-    axis.set(xlabel="step", ylabel="squared error of the velocity", xscale="log")
-    axis.legend()
-    figure.savefig(run / "loss.png", dpi=100)
-    pyplot.close(figure)
-
-
-def main(arguments: list[str] | None = None) -> None:
+def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("library", type=Path, help="made by `earvae library`, with its statistics")
     parser.add_argument("validation", type=Path, help="a library of other music")
@@ -97,10 +79,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--frames", type=int, default=432, help="of a crop; 43 are a second")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=0, help="processes that read latents")
     parser.add_argument("--class-depth", type=int, default=0, help="of the folder that is a class")
     for size in ("patch", "width", "depth", "heads"):
         parser.add_argument(f"--{size}", type=int, default=getattr(Config, size))
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = options(arguments)
     stats, frames, depth = statistics.read(given.library), given.frames, given.class_depth
     classes = classes_in(given.library, depth)
     config = Config(len(stats.mean), frames, classes, given.patch, given.width, given.depth,
@@ -121,11 +108,12 @@ def main(arguments: list[str] | None = None) -> None:
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
         dataset.load_state_dict(saved["order"])
-    others = LatentDataset(given.validation, frames, stats, shuffle=False, epochs=4)
-    held_out = list(batches(others, given.batch, classes, depth))
+    others = LatentDataset(given.validation, frames, stats, shuffle=False, epochs=4,
+                           batch_size=given.batch)  # fmt: skip
+    held_out = list(batches(others, classes, depth))
     model.save(given.run, average.module.state_dict())
     began, losses = perf_counter(), []
-    for latents, mask, label in batches(dataset, given.batch, classes, depth):
+    for latents, mask, label, place in batches(dataset, classes, depth, given.workers):
         if step >= given.steps:
             break
         torch.manual_seed(step)  # of times, noise and what is left out, so that runs go on alike
@@ -151,11 +139,13 @@ def main(arguments: list[str] | None = None) -> None:
             model.save(given.run, average.module.state_dict())
             (given.run / "loss.csv").write_text("\n".join(log) + "\n")
             (given.run / "channels.json").write_text(json.dumps(by_channel.tolist()))
-            parts = {"model": model, "average": average, "optimiser": optimiser, "order": dataset}
+            parts = {"model": model, "average": average, "optimiser": optimiser}
+            states = {name: part.state_dict() for name, part in parts.items()}
             with atomic.file(state) as partial:
-                states = {name: part.state_dict() for name, part in parts.items()}
-                torch.save({"step": step, "log": log} | states, partial)
-            draw(given.run)
+                torch.save(
+                    {"step": step, "log": log, "order": dataset.state_dict(place)} | states, partial
+                )
+            draw_losses(given.run)
             began, losses = perf_counter(), []
 
 

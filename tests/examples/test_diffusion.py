@@ -118,9 +118,11 @@ def test_companding_is_undone_and_a_model_that_knows_nothing_has_the_error_of_wh
     assert torch.allclose(transformer.expanded(small), latents, rtol=1e-3, atol=1e-3)
     assert transformer.expanded(100 * small).abs().amax() <= latents.abs().max() * 1.001
 
-    time = torch.linspace(0, 1, 1001).double()
-    mean = (1 / (time**2 + (1 - time) ** 2)).mean()
-    assert mean.item() == pytest.approx(example.train.NOTHING_LEARNED, rel=1e-3)
+    even = torch.linspace(0, 1, 1001).double()
+    drawn = torch.randn(200_000).double().sigmoid()
+    for name, time in {"training": drawn, "validation": even}.items():
+        mean = (1 / (time**2 + (1 - time) ** 2)).mean().item()
+        assert mean == pytest.approx(example.model.NOTHING_LEARNED[name], rel=2e-3)
 
 
 def test_padding_counts_for_nothing(example):
