@@ -112,6 +112,8 @@ def decode(
         rate=rate,
         samples=samples,
     )
+    if planned.jobs:
+        warm_up(vae)
     reports, failures = run(planned, work)
     if reports:
         print_table(reports)
