@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 64 * 2**20  # lists of nothing take up to forty times as much memory as text
 LARGEST = 2**63  # numbers beyond it are no count, rate or size of anything
+_LONG = re.compile("[0-9]{19}")  # digits that may be such a number
 
 Kind = TypeVar("Kind", bound="BaseModel")
 
@@ -49,7 +51,10 @@ def parse(text: str | bytes, name: str) -> object:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         value = json.loads(
-            text, parse_int=_whole, parse_float=_finite, parse_constant=_not_a_number
+            text,
+            parse_int=_whole if _LONG.search(text) else None,  # masks hold many short ones
+            parse_float=_finite,
+            parse_constant=_not_a_number,
         )
         if "\\ud" in text.lower():  # names that are not UTF-8 are kept so, anything else is broken
             json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 MOST_HEADER_BYTES = 1 << 18  # of a member: its name and what else is told of it
 MOST_PADDING = 1 << 20  # bytes after the end
@@ -33,7 +33,7 @@ def end(tar: BinaryIO) -> int:
     return tar.tell()
 
 
-def members(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
+def members(tar: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """The files in a tar file that is open and can be sought: ``name``, ``size`` and
     ``offset_data``, all of it there.
 
@@ -69,7 +69,7 @@ def members(tar: BinaryIO) -> Iterator[tarfile.TarInfo]:
 class _Headers:
     """A tar file as ``tarfile`` reads the headers of its members: ``left`` bytes at most."""
 
-    def __init__(self, tar: BinaryIO) -> None:
+    def __init__(self, tar: IO[bytes]) -> None:
         self.tar, self.seek, self.tell = tar, tar.seek, tar.tell
         self.left, self.place = MOST_HEADER_BYTES, 0
 

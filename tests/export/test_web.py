@@ -139,7 +139,7 @@ def test_what_belongs_to_the_page_needs_it(option):
     assert done.exit_code == 2 and f"{option[0]} belongs to --web" in done.stderr
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve():
     """folder → the address at which it is served."""
     running = []
@@ -204,13 +204,14 @@ def made(exported, runtime, tmp_path_factory):
     return folder, runner
 
 
-@pytest.fixture
-def visit(chromium, made, serve):
-    """Open the page; complaints, and requests beyond the folder, fail the test."""
+@pytest.fixture(scope="module")
+def opened(chromium, made, serve):
+    """The page in a window of a phone's size, and complaints: also of requests beyond the folder.
+    All songs go through it one after the other, as a visitor's do."""
     complaints: list[str] = []
     home = serve(made[0])
     context = chromium.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)  # of a busy machine
     page = context.new_page()
     page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -221,8 +222,15 @@ def visit(chromium, made, serve):
 
     context.on("request", watch)
     page.goto(f"{home}?backend=wasm")
-    yield page
+    yield page, complaints
     context.close()
+
+
+@pytest.fixture
+def visit(opened):
+    """The page; complaints fail the test."""
+    page, complaints = opened
+    yield page
     assert complaints == []
 
 
@@ -291,6 +299,7 @@ def play_and_switch(visit) -> None:
     assert visit.locator("#result-side").is_visible() and visit.locator("#result-mid").is_hidden()
 
 
+@pytest.mark.long
 def test_mono_at_another_rate_stays_mono_and_says_so(visit, tmp_path):
     audio = song(tmp_path / "song.wav", seconds=2, rate=48_000, channels=1)
     send(visit, tmp_path / "song.wav")
@@ -320,6 +329,7 @@ def test_what_cannot_be_used_is_one_line_and_the_page_fits_a_phone(visit, tmp_pa
     assert visit.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.long
 def test_a_song_that_is_cancelled_leaves_room_for_the_next(visit, tmp_path):
     song(tmp_path / "first.wav", seconds=10)
     song(tmp_path / "second.wav", seconds=1)

@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import soundfile
 import torch
 from hypothesis import strategies as st
@@ -33,10 +34,10 @@ from earvae import recipes, tracks
 from earvae.audio import AudioFileError, AudioSource
 from earvae.config import DataConfig, TrainConfig, read
 from earvae.errors import EarvaeError, visible
-from earvae.evaluation import figures, tables
+from earvae.evaluation import figures, listeners, tables
 from earvae.evaluation.results import FORMAT, Results
+from earvae.latents import bare, statistics
 from earvae.latents import file as latents_file
-from earvae.latents import statistics
 from earvae.latents.file import Latents, Metadata
 from earvae.library.encode import encode_library
 from earvae.library.items import Library
@@ -272,6 +273,29 @@ def _check_latents(found: Latents) -> None:
     _must(abs(seconds[0] - seconds[1]) < 1 + 1e-3 * seconds[0], f"two lengths: {seconds} s")
     measured = statistics.Statistics.of(found)
     _must(bool(np.isfinite(measured.mean).all()), "a mean that is not finite")
+
+
+def _bare_files() -> SearchStrategy[Files]:
+    """Arrays as other programs save them."""
+    values = _latents().values
+    pickled = io.BytesIO()
+    torch.save({"latents": torch.from_numpy(values)[None]}, pickled)
+    return st.one_of(
+        _one("z.npy", damage.damaged([_latents().to_npy()])),
+        _one("z.pt", damage.damaged([pickled.getvalue()])),
+        _one("z.safetensors", damage.safetensors_files([safetensors.torch.save(
+            {"samples": torch.from_numpy(values)})])),
+    )  # fmt: skip
+
+
+def _read_bare(path: Path) -> None:
+    if not bare.is_bare(path):
+        latents_file.read(path)
+        return
+    shape = bare.shape(path)
+    found = bare.read(path, shape[0] - 1)
+    _must(found.shape == shape[1:], "another shape than told")
+    _must(bool(np.isfinite(found).all()), "NaN or infinity")
 
 
 def _statistics() -> SearchStrategy[Files]:
@@ -642,10 +666,25 @@ def _read_results(path: Path) -> None:
         pages.build(path.parent)
 
 
+def _answers() -> Files:
+    paths = sorted((GOLDEN.parent / "evaluation/answers").glob("*.json"))
+    return _one("answers.json", damage.json_files([json.loads(p.read_text()) for p in paths]))
+
+
+def _read_answers(path: Path) -> None:
+    tests = listeners.read(path)
+    found = listeners.opinions(tests)
+    listeners.scores(found)
+    listeners.csv_text(found, listeners.screened(found)).encode()
+    if not all(0 <= row.p <= 1 for row in listeners.guesses(tests)):
+        raise Fault("a probability that is none")
+
+
 READERS = (
     Reader("audio", _audio_files, _read_audio),
     *([Reader("media", _media_files, _read_audio)] if find_spec("av") else []),
     Reader("latents", _latent_files, _read_latents),
+    Reader("bare latents", _bare_files, _read_bare),
     Reader("statistics", _statistics, _read_statistics),
     Reader("latent shards", _latent_shards, _read_latent_shard),
     Reader("packs", _packs, _read_pack),
@@ -655,4 +694,5 @@ READERS = (
     Reader("manifests", _manifests, _read_manifest),
     Reader("checkpoints", _checkpoints, _read_checkpoint, 8),
     Reader("results", _results, _read_results),
+    Reader("answers", _answers, _read_answers),
 )

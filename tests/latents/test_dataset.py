@@ -253,3 +253,58 @@ def test_the_rank_is_torchruns(ten, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     data = LatentDataset(ten)
     assert (data.rank, data.world_size) == (1, 3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("named", ["library", "index", "files"])
+def test_what_lies_at_a_url_is_what_lies_on_the_disk(tmp_path, form, named):
+    fsspec = pytest.importorskip("fsspec")
+    folder = write(tmp_path / "in", [entry(number, 9 + number) for number in range(6)], form)
+    if named != "files" and "listed" not in form:
+        if form.startswith("shards"):
+            with pytest.raises(LatentsError, match="is no library: there is no memory://"):
+                LatentDataset(f"memory://{tmp_path.name}-{form.split()[-1]}")
+            return
+        names = sorted(path.name for path in folder.glob("*.??*") if path.suffix != ".json")
+        lines = [{"file": name, "size": 1} for name in names]
+        (folder / "index.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    system, place = fsspec.filesystem("memory"), f"/{tmp_path.name}-{form.replace(' ', '-')}"
+    for path in folder.iterdir():
+        system.pipe(f"{place}/{path.name}", path.read_bytes())
+    url = f"memory:/{place}"
+    suffix = {".tar"} if form.startswith("shards") else {f".{form}"}
+    files = [f"{url}/{path.name}" for path in sorted(folder.iterdir()) if path.suffix in suffix]
+    source = {"library": url, "index": f"{url}/index.jsonl", "files": files}[named]
+    there = LatentDataset(source, frames=5, seed=1, epochs=1)
+    here = LatentDataset(folder, frames=5, seed=1, epochs=1)
+    for one, other in zip(there, here, strict=True):
+        assert same(one, other)
+
+
+def test_a_url_that_is_not_there_is_named():
+    pytest.importorskip("fsspec")
+    for url in ("memory://no/shard.tar", "memory://no/x.safetensors", "what://x/y.tar"):
+        with pytest.raises(LatentsError, match=url) as caught:
+            list(LatentDataset(url))
+        assert str(caught.value).count(url) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_stateful_loader_of_torchdata_goes_on(ten, workers):
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def loader():
+        data = LatentDataset(ten, frames=4, batch_size=2)
+        return loaders.StatefulDataLoader(data, batch_size=2, num_workers=workers)
+
+    first, batches, state = loader(), [], None
+    for number, batch in enumerate(first):
+        batches.append(batch["latents"])
+        if number == 4:
+            state = first.state_dict()
+        if number == 9:
+            break
+    again = loader()
+    again.load_state_dict(state)
+    for one, other in zip(batches[5:], again, strict=False):
+        assert torch.equal(one, other["latents"])

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -143,7 +143,7 @@ class Place:
     json_size: int | None
 
 
-def places(shard: BinaryIO) -> Iterator[Place]:
+def places(shard: IO[bytes]) -> Iterator[Place]:
     """The entries of an open shard, whose latents are not read. Raises LatentsError (that does not
     name the shard) or tarfile.TarError."""
     waiting: tarfile.TarInfo | None = None  # latents come before their JSON

@@ -9,7 +9,7 @@ import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,7 +91,12 @@ def _of_file(path: str, name: str) -> Iterator[Entry]:
         return
     with file.named(path), open_regular(path) as shard:
         for place in file.places(shard):
-            yield Entry(path, f"{name}/{place.name}", place)
+            yield Entry(path, f"{name}/{place.name}", _needed(place))
+
+
+def _needed(place: Place) -> Place:
+    """The place without its JSON where the latents say all that this does."""
+    return replace(place, json_size=None) if place.name.endswith(SUFFIX) else place
 
 
 def _of_url(url: str) -> list[Entry]:
@@ -107,8 +112,10 @@ def _of_url(url: str) -> list[Entry]:
         except FileNotFoundError:
             if not name.endswith(SHARD):
                 raise LatentsError(f"is no library: there is no {index}") from None
-            shard = io.BufferedReader(RemoteFile(url), 512)
-            return [Entry(url, f"{name}/{place.name}", place) for place in file.places(shard)]
+            shard = RemoteFile(url)
+            return [
+                Entry(url, f"{name}/{place.name}", _needed(place)) for place in file.places(shard)
+            ]
         listed = _of_index(index.rpartition("/")[0], lines, index)
         return [entry for entry in listed if name == INDEX or entry.location == url]
 

@@ -113,10 +113,11 @@ class EarVAE2Decoder(nn.Module):
         left, right = x.chunk(2, dim=1)
         x = self.decoder_stream(torch.stack([left, right], 1).flatten(0, 1))
         with without_autocast(x):
-            spectra = self.output_conv(x.to(self.output_conv.bias.dtype))
+            own = self.output_conv.bias.dtype
+            spectra = self.output_conv(x.to(own))
             spectra = spectra.to(self.transform.synthesis.dtype)
             spectra = F.pad(spectra, (0, 1)) if self.refiner is None else self.refiner(spectra)
-            return self.transform.inverse(spectra).unflatten(0, (batch, 2))
+            return self.transform.inverse(spectra).unflatten(0, (batch, 2)).to(own)
 
 
 class ConvNeXtBlock(nn.Module):

@@ -200,17 +200,24 @@ class _Fetch:
         return read_json(self._bring(name))
 
     def weights(self, name: str) -> None:
-        """Bring a weight file; where that took a download, compare and tell its SHA-256."""
+        """Bring a weight file; where that takes a download, compare and tell its SHA-256."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.utils import are_progress_bars_disabled
 
+        repository = self.place.repository
         if not self.online:
             return
-        repository, commit = self.place.repository, self.commit
-        kept = try_to_load_from_cache(repository, name, revision=commit)
-        path = self._bring(name)
-        if isinstance(kept, str):
+        if isinstance(try_to_load_from_cache(repository, name, revision=self.commit), str):
+            self._bring(name)
             return
+
+        def tell(line: str) -> None:
+            if not are_progress_bars_disabled():
+                print(line, file=sys.stderr, flush=True)
+
+        if not sys.stderr.isatty():  # where the client shows no bar
+            tell(f"fetching {name} of {repository}")
+        path = self._bring(name)
         found, stated = sha256(path), self.files[name].sha256
         if stated and found != stated:
             path.resolve().unlink(missing_ok=True)  # or it would be taken for whole the next time
@@ -219,13 +226,9 @@ class _Fetch:
                 f"{self.place}: {name} came damaged: its SHA-256 is {found}, but the hub says "
                 f"{stated}; it was removed, run the same command again"
             )
-        if not are_progress_bars_disabled():
-            size = path.stat().st_size / 1e6
-            print(
-                f"fetched {name} of {repository}, commit {commit[:12]}: {size:.1f} MB, "
-                f"SHA-256 {found}",
-                file=sys.stderr,
-            )
+        size = path.stat().st_size / 1e6
+        tell(f"fetched {name} of {repository}, commit {self.commit[:12]}: {size:.1f} MB, "
+             f"SHA-256 {found}")  # fmt: skip
 
     def _bring(self, name: str) -> Path:
         if not self.online:

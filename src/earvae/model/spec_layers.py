@@ -19,10 +19,11 @@ Pair = tuple[int, int]  # (time, frequency)
 FREQUENCY_FLOOR = 1e-6  # of the first α: the lowest bin is at 0 Hz
 
 
-class SpecSnakeBeta(nn.Module):
+class SpecSnakeBeta(Constants):
     """x + sin²(αx) / (β + 1e-9), α and β per frequency bin, stored as logarithms.
 
-    ``[batch, channels, frames, bins]`` to the same. α begins at a bin's frequency over the mean
+    ``[batch, channels, frames, bins]`` to the same; in a half model float32, as
+    :class:`~earvae.model.layers.SnakeBeta`. α begins at a bin's frequency over the mean
     of all (arXiv 2608.19843).
     """
 
@@ -42,6 +43,11 @@ def conv2d(inputs: int, outputs: int, kernel: Pair, stride: Pair = (1, 1)) -> nn
     padding = [(k - s) // 2 for k, s in zip(kernel, stride, strict=True)]
     padding[1] = (kernel[1] - 1) // 2
     return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding))
+
+
+def applied(convolution: nn.Module, x: Tensor) -> Tensor:
+    """A convolution in its own precision, which in a half model is not the activations'."""
+    return convolution(x.to(convolution.bias.dtype))
 
 
 def strided_kernel(stride: Pair) -> Pair:
@@ -65,10 +71,10 @@ class EncoderBlock(nn.Module):
         self.projection = conv2d(inputs, outputs, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.act(self.conv1(self.act(x))))
+        y = applied(self.conv2, self.act(applied(self.conv1, self.act(x))))
         if self.stride != (1, 1):
             x = F.avg_pool2d(x, self.stride)
-        return y + self.projection(x)
+        return y + applied(self.projection, x)
 
     def input_range(self, first: int, last: int) -> Pair:
         """First and last frame that output frames ``first`` to ``last`` depend on."""
@@ -96,8 +102,10 @@ class DecoderBlock(nn.Module):
         self.projection = conv2d(inputs, outputs, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.transposed_conv(self.act(self.conv1(self.act(x))))
-        shortcut = self.projection(x)  # a 1×1 convolution before it is repeated: fewer of them
+        y = applied(self.transposed_conv, self.act(applied(self.conv1, self.act(x))))
+        shortcut = applied(
+            self.projection, x
+        )  # a 1×1 convolution before it is repeated: fewer of them
         if self.stride != (1, 1):
             shortcut = F.interpolate(shortcut, scale_factor=self.stride, mode="nearest")
         # An odd stride gives one bin more than it should.
@@ -125,7 +133,8 @@ class Bottleneck(nn.Module):
         self.shortcut = weight_norm(nn.Conv1d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.act2(self.conv1(self.act(x)))) + self.shortcut(x)
+        y = applied(self.conv2, self.act2(applied(self.conv1, self.act(x))))
+        return y + applied(self.shortcut, x)
 
 
 class SpectrumTransform(Constants):
