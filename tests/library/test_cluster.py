@@ -12,7 +12,7 @@ import pytest
 
 from earvae import tracks
 from earvae.cli.library import with_address
-from earvae.library import cluster
+from earvae.library import cluster, distributed, stages
 from earvae.library.encode import encode_library
 from earvae.library.items import Library, LibraryError
 from earvae.library.ranks import Rank
@@ -73,12 +73,12 @@ def test_a_cluster_gives_the_bytes_of_a_local_run_though_a_worker_is_killed(
     killed = []
 
     def kill_one(_files: int) -> None:
-        if not killed and (found := workers("_Encoding")):
+        if not killed and (found := workers("Encoding")):
             os.kill(found[0], signal.SIGKILL)
             killed.append(found[0])
 
-    monkeypatch.setattr(cluster, "LONGEST_SENT", 0.1)  # the long one is read by the encoder
-    result = cluster.encode_on_cluster(
+    monkeypatch.setattr(distributed, "LONGEST_SENT", 0.1)  # the long one is read by the encoder
+    result = distributed.encode_on_cluster(
         vae, cluster.Workers("cpu", threads=1), library, out, settings, geometry, progress=kill_one
     )
     assert killed
@@ -92,11 +92,11 @@ def test_a_cluster_gives_the_bytes_of_a_local_run_though_a_worker_is_killed(
 
 
 @pytest.fixture
-def job(tmp_path, vae) -> cluster._Job:
+def job(tmp_path, vae) -> stages.Job:
     (tmp_path / "library.json").write_text("{}")
-    return cluster._Job(
+    return stages.Job(
         vae.config, settings_of(vae), geometry_of(vae), tmp_path, None,
-        cluster.Workers("cpu", threads=1), os.getcwd(), str(tmp_path),
+        cluster.Workers("cpu", threads=1), os.getcwd(), str(tmp_path), 1000,
     )  # fmt: skip
 
 
@@ -104,25 +104,25 @@ def job(tmp_path, vae) -> cluster._Job:
 def test_a_node_that_does_not_see_the_disk_ends_the_run_with_a_line(job, tmp_path, unseen):
     pytest.importorskip("ray")
     place = tmp_path / "elsewhere"
-    reading = cluster._Reading(replace(job, **{unseen: type(getattr(job, unseen))(place)}))
+    reading = stages.Reading(replace(job, **{unseen: type(getattr(job, unseen))(place)}))
     with pytest.raises(LibraryError, match="elsewhere.* is not to be seen from .*same paths"):
-        list(cluster._things(Rows([reading(cluster._row("a part"))])))
+        list(distributed._things(Rows([reading(stages.row_of("a part"))])))
 
 
 def test_a_fault_of_a_worker_ends_the_run_with_a_line(job):
     """Later stages hand it on."""
     pytest.importorskip("ray")
-    row = cluster._Reading(job)(cluster._row("no part"))
-    row = cluster._Writing(job)(row)
+    row = stages.Reading(job)(stages.row_of("no part"))
+    row = stages.Writing(job)(row)
     with pytest.raises(LibraryError, match="a worker on .*AttributeError.*fault in earvae"):
-        list(cluster._things(Rows([row])))
+        list(distributed._things(Rows([row])))
 
 
 def test_an_encoder_of_another_engine_is_refused(job, vae, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setattr("ray.get", lambda vae: vae)
     job = replace(job, settings=replace(job.settings, precision="bf16"))
-    broken = cluster._of_row(cluster._Encoding(job, vae)(cluster._row(None)))
+    broken = stages.of_row(stages.Encoding(job, vae)(stages.row_of(None)))
     assert "has the engine plain in fp32, and the others plain in bf16" in broken.line
 
 

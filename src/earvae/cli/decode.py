@@ -99,6 +99,7 @@ def decode(
     planned = plan(inputs, Path(output), ending, one_file, suffixes=suffixes)
     planned, silent = _in_parts(planned, one_file)
     vae = options.inference_model(weights, config, sample_rate, device, engine)
+    warm_up(vae)
 
     work = partial(
         decode_file,

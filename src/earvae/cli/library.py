@@ -177,7 +177,7 @@ def library(
 
     from earvae import tracks
     from earvae.latents import statistics
-    from earvae.library import cluster
+    from earvae.library import cluster, distributed
     from earvae.library.encode import encode_library
     from earvae.library.items import Library
     from earvae.library.plan import Geometry
@@ -203,7 +203,7 @@ def library(
             nodes = cluster.Workers(cluster.device_of(device), engine, cluster.threads_of())
             on_cpu = nodes.device == "cpu"
             chosen = cluster.engine_of(vae, nodes)
-            encode = partial(cluster.encode_on_cluster, vae, nodes)
+            encode = partial(distributed.encode_on_cluster, vae, nodes)
         if stats is not None and (len(stats.mean), stats.model) != (
             vae.latent_channels,
             vae.identity,
