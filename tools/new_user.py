@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 CLIPS = ("automat.flac", "tutorial.flac", "van_mission2.flac")
 COLUMNS, MOST_LINES, SECONDS = 100, 40, 900
 INTRODUCTION = """\
-# Eleven paths, as a new user walks them
+# Paths, as a new user walks them
 
 Each path below was walked in a fresh environment with the wheel and the extras that it names, in a
 folder with `music/` (three clips of `tests/clips`) and `src/`, a checkout. `python
@@ -76,7 +76,7 @@ class Script:
             else:
                 status = re.search(r"  # status (\d+)$", line)
                 steps.append(Step(line, True, int(status[1]) if status else 0))
-        return cls(title, extras.replace(" ", ""), steps)
+        return cls(title, "" if extras == "none" else extras.replace(" ", ""), steps)
 
 
 def run(command: str, folder: Path, environment: dict[str, str]) -> tuple[str, int]:

@@ -34,7 +34,7 @@ from earvae import recipes, tracks
 from earvae.audio import AudioFileError, AudioSource
 from earvae.config import DataConfig, TrainConfig, read
 from earvae.errors import EarvaeError, visible
-from earvae.evaluation import figures, tables
+from earvae.evaluation import figures, listeners, tables
 from earvae.evaluation.results import FORMAT, Results
 from earvae.latents import bare, statistics
 from earvae.latents import file as latents_file
@@ -666,6 +666,20 @@ def _read_results(path: Path) -> None:
         pages.build(path.parent)
 
 
+def _answers() -> Files:
+    paths = sorted((GOLDEN.parent / "evaluation/answers").glob("*.json"))
+    return _one("answers.json", damage.json_files([json.loads(p.read_text()) for p in paths]))
+
+
+def _read_answers(path: Path) -> None:
+    tests = listeners.read(path)
+    found = listeners.opinions(tests)
+    listeners.scores(found)
+    listeners.csv_text(found, listeners.screened(found)).encode()
+    if not all(0 <= row.p <= 1 for row in listeners.guesses(tests)):
+        raise Fault("a probability that is none")
+
+
 READERS = (
     Reader("audio", _audio_files, _read_audio),
     *([Reader("media", _media_files, _read_audio)] if find_spec("av") else []),
@@ -680,4 +694,5 @@ READERS = (
     Reader("manifests", _manifests, _read_manifest),
     Reader("checkpoints", _checkpoints, _read_checkpoint, 8),
     Reader("results", _results, _read_results),
+    Reader("answers", _answers, _read_answers),
 )

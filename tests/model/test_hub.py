@@ -265,6 +265,8 @@ def test_a_wrong_form_is_told_with_the_right_ones(source):
 
 def test_a_misspelt_name_is_answered_with_the_right_one(tmp_path):
     assert refused("ear-vae-44").endswith("did you mean ear-vae-44k?")
+    line = refused("someone/mine/in/weights.pt")
+    assert line.endswith("did you mean hub:someone/mine/in/weights.pt?")
     assert "ear-vae-44k or ear-vae-48k" in refused(str(tmp_path / "none"))
 
 

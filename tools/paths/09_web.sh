@@ -5,7 +5,7 @@ earvae export --web page/
 ls page/
 
 # Any web server can show it. `--serve` is one for this machine, with the headers for threads:
-timeout -s INT 40 earvae export --web page/ --serve || true
+timeout -s INT 60 earvae export --web page/ --serve || true
 
 # Driven in Chromium: the song goes in, the WAV that the page saves is compared with what the Python
 # runner writes, and requests to elsewhere are counted.

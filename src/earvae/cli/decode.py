@@ -92,13 +92,14 @@ def decode(
         one_file = False  # a shard is a folder of a kind
     ending, form = options.output_format(output, one_file, suffix, subtype, clip)
 
-    from earvae.files import decode_file
+    from earvae.files import decode_file, warm_up
     from earvae.latents import bare, file
 
     suffixes = frozenset({file.SUFFIX, file.NPY, file.SHARD, *bare.PICKLED})
     planned = plan(inputs, Path(output), ending, one_file, suffixes=suffixes)
     planned, silent = _in_parts(planned, one_file)
     vae = options.inference_model(weights, config, sample_rate, device, engine)
+    warm_up(vae)
 
     work = partial(
         decode_file,
@@ -111,6 +112,8 @@ def decode(
         rate=rate,
         samples=samples,
     )
+    if planned.jobs:
+        warm_up(vae)
     reports, failures = run(planned, work)
     if reports:
         print_table(reports)

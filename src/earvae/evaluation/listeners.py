@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from earvae import json_files
-from earvae.errors import EarvaeError
+from earvae.errors import EarvaeError, visible
 
 HIGH = 90  # what a hidden reference should reach, and a mid anchor should not pass
 TOLERATED = 0.15  # share of a listener's tracks on which that may fail
@@ -262,8 +262,9 @@ def csv_text(found: Iterable[Opinion], left_out: Iterable[str]) -> str:
     writer = csv.writer(text)
     writer.writerow(["listener", "track", "kind", "version", "rating", "screened_out"])
     for opinion in found:
-        cells = [opinion.listener, opinion.track, opinion.kind, opinion.name, opinion.rating]
-        writer.writerow([*cells, int(opinion.listener in left_out)])
+        names = (opinion.listener, opinion.track, opinion.kind, opinion.name)
+        cells = [*map(visible, names), opinion.rating, int(opinion.listener in left_out)]
+        writer.writerow(cells)
     return text.getvalue()
 
 

@@ -95,6 +95,12 @@ def _place(source: str, revision: str | None) -> hub.Place:
     place = hub.place_of(source)
     if place is None:
         near = difflib.get_close_matches(source, hub.KNOWN, n=1)
+        if (
+            source[0].isalnum()
+            and source.count("/") > 1
+            and not Path(source.split("/")[0]).exists()
+        ):
+            near = [f"{hub.PREFIX}{source}"]  # a file of a repository, without what says so
         raise WeightsError(
             f"{source}: no such file or folder"
             + (f"; did you mean {near[0]}?" if near else
