@@ -478,6 +478,15 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(tmp_path, mu
     assert "\n" not in str(caught.value)
 
 
+def test_every_file_is_counted_once(tmp_path, music, encode):
+    """However far the model is ahead of the planning."""
+    for encoded, skipped in ((20, 0), (0, 20)):
+        told: list[int] = []
+        result = encode(music, tmp_path, progress=told.append, workers=1)
+        assert sum(told) == result.summary.files == 20
+        assert (result.summary.encoded, result.summary.skipped) == (encoded, skipped)
+
+
 def test_the_order_of_finishing_loads_does_not_matter(tmp_path, music, encode, monkeypatch):
     encode(music, tmp_path / "one", workers=1)
     original = Reader._row
