@@ -94,7 +94,7 @@ def test_a_file_of_another_length_than_its_header_says_is_encoded_whole(
 
     monkeypatch.setattr(Reader, "length", wrong)
     result = encode(music, tmp_path / "out")
-    assert result.summary.encoded == 20
+    assert (result.summary.encoded, result.summary.skipped) == (20, 0)
     for path in (tmp_path / "right").rglob("*.safetensors"):
         found = load_file(tmp_path / "out" / path.relative_to(tmp_path / "right"))["latents"]
         assert torch.allclose(found, load_file(path)["latents"], atol=1e-5)
@@ -476,6 +476,15 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(tmp_path, mu
     with pytest.raises(WriteError, match="cannot be written") as caught:
         encode(music, tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_every_file_is_counted_once(tmp_path, music, encode):
+    """However far the model is ahead of the planning."""
+    for encoded, skipped in ((20, 0), (0, 20)):
+        told: list[int] = []
+        result = encode(music, tmp_path, progress=told.append, workers=1)
+        assert sum(told) == result.summary.files == 20
+        assert (result.summary.encoded, result.summary.skipped) == (encoded, skipped)
 
 
 def test_the_order_of_finishing_loads_does_not_matter(tmp_path, music, encode, monkeypatch):

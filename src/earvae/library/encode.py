@@ -211,6 +211,7 @@ class _Run:
         """Pairs of what to do with loaded audio, and how to load it."""
         for number in range(self.rank.rank, self.library.blocks, self.rank.world):
             found = survey(self.library.block(number), self.store, self.reader, self.geometry)
+            done = found.done  # before records are filled in
             work = _Work(found.block, found.records, found.unchanged)
             for part in found.parts:
                 if isinstance(part.work, Solo):
@@ -224,10 +225,10 @@ class _Run:
                         partial(self.reader.batch, part.items, part.work, part.wanted),
                     )
             self.summary.files += len(found.records)
-            self.summary.skipped += found.done
+            self.summary.skipped += done
             finish = partial(self._finish, work)
             yield lambda _, finish=finish: self._write(finish), tuple
-            self.progress(found.done)
+            self.progress(done)
 
     # ---------------------------------------------------------------- computing
 

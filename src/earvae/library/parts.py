@@ -34,18 +34,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Survey:
-    """A block as it was found: for each file its record, or None if it is to be encoded; whether
-    its own record and shard need no change; and the parts that are left to do."""
+    """A block as it was found.
+
+    Attributes:
+        records: of each file, None if it is to be encoded; to be filled in.
+        done: files that need no encoding.
+        unchanged: whether the block's own record and shard need no change.
+        parts: that are left to do.
+    """
 
     block: Block
     records: list[Record | None]
+    done: int
     unchanged: bool
     parts: list[Part]
-
-    @property
-    def done(self) -> int:
-        """Files that need no encoding."""
-        return sum(record is not None for record in self.records)
 
 
 def survey(block: Block, store: Store, reader: Reader, geometry: Geometry) -> Survey:
@@ -62,4 +64,5 @@ def survey(block: Block, store: Store, reader: Reader, geometry: Geometry) -> Su
             if wanted:
                 items = tuple(block.items[place] for place in places)
                 parts.append(Part(block.number, work, items, wanted))
-    return Survey(block, records, unchanged, parts)
+    done = sum(record is not None for record in records)
+    return Survey(block, records, done, unchanged, parts)
