@@ -29,8 +29,8 @@ soak: setup
 	$(BIN)/python tools/soak.py --minutes $(MINUTES) --nice $(NICE)
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks tools experiments
-	$(BIN)/ruff format --check src tests benchmarks tools experiments
+	$(BIN)/ruff check src tests benchmarks tools experiments examples integrations
+	$(BIN)/ruff format --check src tests benchmarks tools experiments examples integrations
 
 clean:
 	rm -rf $(VENV) demo_output fuzz_faults

@@ -269,8 +269,7 @@ def test_a_misspelt_key_of_a_block_at_the_top_is_told_with_its_block(tmp_path):
 
 
 def test_an_architecture_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    lines = told(tmp_path, RECIPE.replace("spectral", "spectrall"))
-    assert lines == [
-        "r.yaml:2: model: no architecture 'spectrall'; did you mean spectral? "
-        "there are oobleck, spectral, compact"
-    ]
+    [line] = told(tmp_path, RECIPE.replace("spectral", "spectrall"))
+    assert line.startswith(
+        "r.yaml:2: model: no architecture 'spectrall'; did you mean spectral? there are oobleck, "
+    )

@@ -17,6 +17,7 @@ PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "examples").glob("**/*.md"),
         *(ROOT / "experiments").glob("**/*.md"),
         ROOT / "src/earvae/model/weights/MODEL_CARD.md",
     ]

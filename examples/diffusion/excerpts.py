@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     whole = (item for item in dataset if item["mask"].all())
     for number, item in enumerate(islice(whole, given.count)):
         source = item["metadata"]["source"]
-        name = f"{number:03}_{class_of(source, given.class_depth)}"
+        name = f"{number:03}_{class_of(source, given.class_depth)}".rstrip("_")
         latents = item["latents"].numpy()
         white = random.standard_normal(latents.shape, np.float32)
         for folder, values in ((decoded, latents), (noise, white)):

@@ -74,14 +74,14 @@ def main(arguments: list[str] | None = None) -> None:
         lines[1].plot(neighbours(values), color=colour, label=name)
         x, y = (values[:, channel, ::3].ravel()[:6000] for channel in (one, two))
         pairs[axis].scatter(x, y, s=1, color=colour, alpha=0.4)
-        pairs[axis].set(title=f"{name}: the channels that name the basis",
+        pairs[axis].set(title=f"{name}: which basis",
                         xlabel=f"channel {one}", ylabel=f"channel {two}",
                         xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))  # fmt: skip
     lines[2].plot(unknown, color="C3")
     lines[2].axhline(1, color="grey", ls=":")
     lines[0].set(title="excess kurtosis", xlabel="channel", yscale="symlog")
     lines[1].set(title="correlation with the next frame", xlabel="channel")
-    lines[2].set(title="error of the velocity, share of white noise's", xlabel="channel")
+    lines[2].set(title="error, share of white noise's", xlabel="channel")
     lines[0].legend()
     figure.savefig(given.output, dpi=70)
     print("| channels | kurtosis, real | generated | next frame, real | generated | error |\n"

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     stats, model = statistics.read(given.library), Transformer.load(given.run).to(given.device)
     frames, classes = model.config.frames, model.config.classes
     metadata = described(LatentDataset(given.library), stats, frames)
-    names = [f"{n:03}_{classes[n % len(classes)]}" for n in range(given.count)]
+    names = [f"{n:03}_{classes[n % len(classes)]}".rstrip("_") for n in range(given.count)]
     if given.like:
         names = sorted(path.stem for path in given.like.iterdir())
     random = torch.Generator().manual_seed(given.seed)

@@ -53,6 +53,12 @@ def frechet(x: Tensor, y: Tensor) -> tuple[float, float]:
     return float((mean - other_mean).square().sum()), float(one.trace() + two.trace() - 2 * common)
 
 
+def louder(x: Tensor, y: Tensor) -> list[float]:
+    """dB by which the patches ``y`` are louder than ``x`` in the lower 32 bands (to 2.8 kHz) and in
+    the upper ones: differences of mean levels, over Mid and Side."""
+    return (y.mean(0) - x.mean(0)).view(2, 2, -1).mean((0, 2)).tolist()
+
+
 def scores(reference: Tensor, sets: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
     """For each set of patches the two parts of its distance, as shares of the variance."""
     mean, covariance = moments(reference)
@@ -74,9 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
     }
     reference = sets.pop(str(given.reference))
     print(f"| beside {given.reference} ({len(reference)} patches) | patches | means | covariances "
-          "| Fréchet distance |\n| --- | ---: | ---: | ---: | ---: |")  # fmt: skip
+          "| Fréchet distance | dB to 2.8 kHz | dB above |\n"
+          "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")  # fmt: skip
     for name, (means, spread) in scores(reference, sets).items():
-        print(f"| {name} | {len(sets[name])} | {means:.3f} | {spread:.3f} | {means + spread:.3f} |")
+        low, high = louder(reference, sets[name])
+        print(f"| {name} | {len(sets[name])} | {means:.3f} | {spread:.3f} | {means + spread:.3f} "
+              f"| {low:+.1f} | {high:+.1f} |")  # fmt: skip
 
 
 if __name__ == "__main__":

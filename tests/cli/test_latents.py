@@ -344,7 +344,7 @@ def bare_files(folder, values):
     np.save(folder / "columns.npy", np.asfortranarray(values))
     torch.save(tensor, folder / "tensor.pt")
     torch.save({"step": 3, "latents": tensor}, folder / "dict.pth")
-    save_file({"samples": tensor}, folder / "comfy.safetensors")
+    save_file({"samples": tensor}, folder / "comfy.safetensors", {"format": "pt"})
     return sorted(folder.iterdir())
 
 

@@ -151,6 +151,12 @@ def test_distances_of_known_gaussians(example):
     assert sum(shares["further"]) == pytest.approx(4, rel=0.05)
 
 
+def test_levels_of_the_lower_and_the_upper_bands(example):
+    levels = torch.zeros(3, 2, 64, 8)
+    levels[:, :, :32] += 6
+    assert example.score.louder(torch.zeros(5, 1024), levels.flatten(1)) == [6, 0]
+
+
 def test_classes_are_folders(example):
     assert example.train.class_of("album/cd1/song.flac", 0) == "album"
     assert example.train.class_of("album/cd1/song.flac", 1) == "cd1"

@@ -131,7 +131,7 @@ def test_a_missing_source_says_what_it_could_have_been(tmp_path):
 
 
 def test_a_folder_without_a_model_lists_what_it_needs(tmp_path):
-    with pytest.raises(WeightsError, match="exactly one published weight file"):
+    with pytest.raises(WeightsError, match="nor a published weight file"):
         EarVAE.from_pretrained(tmp_path)
 
 

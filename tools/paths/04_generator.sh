@@ -1,5 +1,5 @@
 # title: A generator on top
-# extras: train, eval
+# extras: eval
 # Latents of a collection, here of three clips, and what normalises them:
 earvae library music/ -o latents/
 earvae stats latents/ | tail -n 3

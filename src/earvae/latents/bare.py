@@ -21,18 +21,20 @@ PICKLED = (".pt", ".pth")
 NAMES = ("latents", "latent", "latent_tensor", "samples", "z")
 """Of the tensor among several, the first that is there."""
 
+OF_TENSORS = ("pt", "np", "tf", "flax", "mlx")  # what safetensors files say of those who wrote them
+
 
 def is_bare(path: Path) -> bool:
     """Whether a file of latents lacks what ``earvae encode`` writes of them: a ``.pt`` or ``.pth``
-    file, an array without our JSON beside it, a safetensors file without our metadata."""
+    file, an array without JSON beside it, and whatever names no format but that of its tensors."""
     if path.suffix in PICKLED:
         return True
     if path.suffix == NPY and not file.sidecar(path).exists():
         return True
     try:
         file.inspect(path)
-    except OtherFormat:
-        return True
+    except OtherFormat as error:
+        return error.format in (None, *OF_TENSORS)
     except LatentsError:
         pass
     return False

@@ -270,7 +270,9 @@ def named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except LatentsError as error:
-        raise type(error)(f"{path}: {error}") from None
+        full = type(error)(f"{path}: {error}")
+        full.__dict__.update(error.__dict__)
+        raise full from None
     except ReadError as error:  # names the file
         raise LatentsError(str(error)) from None
     except OSError as error:

@@ -23,7 +23,10 @@ class LatentsError(EarvaeError):
 
 
 class OtherFormat(LatentsError):
-    """A file that does not say that it holds latents; it may be whole and good."""
+    """A file that does not say that it holds latents; it may be whole and good. ``format``: what
+    it says instead."""
+
+    format: object = None
 
 
 def _of(allowed: range | tuple[str, ...], default: Any = MISSING) -> Any:
@@ -81,7 +84,9 @@ class Metadata:
         """The metadata of a header (strings) or a sidecar; other names are ignored. Raises
         LatentsError (that does not name the file)."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise OtherFormat(f"not latents of `earvae encode` (no format={FORMAT})")
+            error = OtherFormat(f"not latents of `earvae encode` (no format={FORMAT})")
+            error.format = values.get("format") if isinstance(values, dict) else None
+            raise error
         if (version := values.get("format_version")) != VERSION:
             raise LatentsError(f"format version {version}, this program reads {VERSION}; "
                                "update earvae")  # fmt: skip
