@@ -5,7 +5,7 @@
 
 Builds the wheel of this checkout, puts it into a new virtual environment, and runs the scripts in
 the order of their names, each in a folder of its own that holds ``music/`` (three short clips) and
-``src/`` (what git knows of this checkout). A script says in its first comment what it is called and
+``checkout/`` (what git knows of this one). A script says in its first comment what it is called and
 which extras it needs, which are installed before it::
 
     # title: Latents in and out
@@ -27,6 +27,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,10 @@ COLUMNS, MOST_LINES, SECONDS = 100, 40, 900
 INTRODUCTION = """\
 # Paths, as a new user walks them
 
-Each path below was walked in a fresh environment with the wheel and the extras that it names, in a
-folder with `music/` (three clips of `tests/clips`) and `src/`, a checkout. `python
-tools/new_user.py` does that again and writes this page; the commands are those of `tools/paths/`.
-Long outputs are cut in their middle.
+These paths were walked one after the other in a fresh environment, into which the wheel and, before
+each path, the extras that it names were installed; each in a folder with `music/` (three clips of
+`tests/clips`) and `checkout/`, this repository. `python tools/new_user.py` does that again and
+writes this page; the commands are those of `tools/paths/`. Wide tables and long outputs are cut.
 """
 
 
@@ -106,12 +107,21 @@ def shown(output: str, hidden: tuple[Path, ...]) -> list[str]:
     for place in hidden:
         output = output.replace(f"{place}/", "").replace(str(place), ".")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.rstrip().splitlines()]
-    lines = [line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…" for line in lines]
+    lines = [part for line in lines for part in fitting(line)]
     if len(lines) > MOST_LINES:
         left_out = len(lines) - MOST_LINES + 1
         half = MOST_LINES // 2
         lines[half : half + left_out] = [f"… {left_out} lines …"]
     return lines
+
+
+def fitting(line: str) -> list[str]:
+    """A line in the width of the page: tables and code are cut, sentences go on below."""
+    if len(line) <= COLUMNS:
+        return [line]
+    if line[0] in "┏┃┡│└┌├ [":
+        return [line[: COLUMNS - 1] + "…"]
+    return textwrap.wrap(line, COLUMNS, subsequent_indent="    ")
 
 
 def walk(script: Script, folder: Path, environment: dict[str, str], hidden: tuple[Path, ...]):
@@ -192,8 +202,8 @@ def main(argv: list[str] | None = None) -> int:
             for clip in CLIPS:
                 shutil.copy(ROOT / "tests/clips" / clip, place / "music")
             for file in filter(None, known):
-                (place / "src" / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / file, place / "src" / file)
+                (place / "checkout" / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, place / "checkout" / file)
             print(f"{path.name}: {script.title}", flush=True)
             section, failed = walk(script, place, environment, (place, folder))
             sections.append(section)

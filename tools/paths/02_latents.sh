@@ -14,7 +14,8 @@ ls heard/ heard_too/
 # A generator's output: mean 0 and spread 1, two of them in one tensor, and nothing else said.
 python -c "import torch; torch.save(torch.randn(2, 64, 130), 'generated.pt')"
 earvae info generated.pt
-earvae decode generated.pt -o generated/ --denormalise latents/latent_stats.json --samples 130000
+earvae decode generated.pt -o generated/ --denormalise latents/latent_stats.json \
+    --samples 130000
 
 # A file where there are two: one line says what to do.
 earvae decode generated.pt -o generated.wav  # status 2

@@ -1,7 +1,7 @@
 # title: What people have: M4A, WebM, videos, pipes, and two files of one name
 # extras: media
 # Music as phones, shops and browsers store it, here made from a shipped clip with PyAV:
-python src/tools/media_samples.py music/automat.flac phone/
+python checkout/tools/media_samples.py music/automat.flac phone/
 ls phone
 earvae info phone/song.m4a
 earvae reconstruct phone/song.m4a -o song.wav

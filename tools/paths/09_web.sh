@@ -11,7 +11,7 @@ timeout -s INT 60 earvae export --web page/ --serve || true
 # runner writes, and requests to elsewhere are counted.
 pip install --quiet playwright
 earvae export --onnx onnx/
-python src/tools/drive_page.py page/ music/automat.flac --runner onnx/runner.py
+python checkout/tools/drive_page.py page/ music/automat.flac --runner onnx/runner.py
 
 # The runner takes folders, and resamples where soxr is installed.
 python onnx/runner.py reconstruct music/ music_vae/

@@ -14,6 +14,6 @@ earvae evaluate music/ --most 2 --seconds 3 -o results/ --codec earvae --codec m
 earvae evaluate music/ --most 2 --seconds 3 -o results/ --codec dac  # status 1
 
 # Listeners save their ratings on the page. Three of them (made up, the third one deaf), put together:
-ls src/tests/evaluation/answers
-earvae listeners src/tests/evaluation/answers/*.json --csv ratings.csv
+ls checkout/tests/evaluation/answers
+earvae listeners checkout/tests/evaluation/answers/*.json --csv ratings.csv
 head -4 ratings.csv

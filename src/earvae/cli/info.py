@@ -154,7 +154,7 @@ def _collection_rows(path: Path) -> dict:
         "entries": len(entries),
         "latents": f"{latents.shape[0]} × frames {latents.dtype}",
         "std": "yes" if "std" in first.arrays else "no",
-        "segment_frames": None if own.segment is None else latents.shape[1],
+        "segment_frames": "whole tracks" if own.segment is None else latents.shape[1],
         **_origin_rows(own),
         "seconds": None if seconds is None else round(seconds, 3),
     }
