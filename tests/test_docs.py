@@ -95,8 +95,8 @@ def commands(text: str) -> list[list[str]]:
     for line in lines.splitlines() + quoted:
         if line.lstrip().startswith(("from ", "import ")):
             continue
-        if match := re.search(r"(?:^|[\s\"])earvae(?:\.cli\.main)? ([a-z].*)", line):
-            found.append(shlex.split(match[1].rstrip('"'), comments=True))
+        if match := re.search(r"(?:^|\s|(\"))(?<!from )earvae(?:\.cli\.main)? ([a-z].*)", line):
+            found.append(shlex.split(match[2].rstrip(match[1] or " "), comments=True))
     return found
 
 
@@ -143,6 +143,7 @@ def test_the_check_of_commands_reads_blocks_quotes_and_broken_lines():
     text = (
         "a `earvae info\nx --json` b\n\n    earvae stats y \\\n        -o z\n\n"
         "```sh\nOMP_NUM_THREADS=1 earvae train # c\nfrom earvae import x\n```\n"
+        '```\npython -c "from earvae import y; \\\ny()"\n```\n'
     )
     assert commands(text) == [["stats", "y", "-o", "z"], ["train"], ["info", "x", "--json"]]
 
