@@ -96,7 +96,8 @@ def commands(text: str) -> list[list[str]]:
         if line.lstrip().startswith(("from ", "import ")):
             continue
         if match := re.search(r"(?:^|\s|(\"))(?<!from )earvae(?:\.cli\.main)? ([a-z].*)", line):
-            found.append(shlex.split(match[2].rstrip(match[1] or " "), comments=True))
+            words = shlex.split(match[2].rstrip(match[1] or " "), comments=True)
+            found.append(words[: words.index("|")] if "|" in words else words)
     return found
 
 
@@ -141,11 +142,16 @@ def test_every_page_that_the_code_names_exists(folder):
 
 def test_the_check_of_commands_reads_blocks_quotes_and_broken_lines():
     text = (
-        "a `earvae info\nx --json` b\n\n    earvae stats y \\\n        -o z\n\n"
+        "a `earvae info\nx --json` b\n\n    earvae stats y | tail -n 3\n    earvae stats y \\\n        -o z\n\n"
         "```sh\nOMP_NUM_THREADS=1 earvae train # c\nfrom earvae import x\n```\n"
         '```\npython -c "from earvae import y; \\\ny()"\n```\n'
     )
-    assert commands(text) == [["stats", "y", "-o", "z"], ["train"], ["info", "x", "--json"]]
+    assert commands(text) == [
+        ["stats", "y"],
+        ["stats", "y", "-o", "z"],
+        ["train"],
+        ["info", "x", "--json"],
+    ]
 
 
 @pages
