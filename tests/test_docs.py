@@ -142,7 +142,8 @@ def test_every_page_that_the_code_names_exists(folder):
 
 def test_the_check_of_commands_reads_blocks_quotes_and_broken_lines():
     text = (
-        "a `earvae info\nx --json` b\n\n    earvae stats y | tail -n 3\n    earvae stats y \\\n        -o z\n\n"
+        "a `earvae info\nx --json` b\n\n    earvae stats y | tail -n 3\n"
+        "    earvae stats y \\\n        -o z\n\n"
         "```sh\nOMP_NUM_THREADS=1 earvae train # c\nfrom earvae import x\n```\n"
         '```\npython -c "from earvae import y; \\\ny()"\n```\n'
     )
