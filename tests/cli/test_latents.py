@@ -407,6 +407,17 @@ class Runs:
         return os.mkdir, ("executed",)
 
 
+@pytest.mark.parametrize("size", [22, 1000, 4097])  # at 4097 torch raises the system's error
+def test_a_bare_file_that_is_cut_off_is_one_line(tmp_path, earvae, size):
+    torch.save({"latents": torch.zeros(32, 60)}, tmp_path / "z.pt")
+    whole = (tmp_path / "z.pt").read_bytes()
+    (tmp_path / "z.pt").write_bytes(whole[:size])
+    result = earvae("decode", tmp_path / "z.pt", "-o", tmp_path / "z.wav")
+    (line,) = result.stderr.splitlines()
+    assert len(whole) > size and result.exit_code == 1
+    assert "z.pt: not a readable PyTorch file" in line and "a fault in earvae" not in line
+
+
 def test_a_library_of_another_model_needs_replace(tmp_path, earvae, library, use_model):
     (library / "a" / "bad.wav").unlink()
     command = ["library", library, "-o", tmp_path / "out", "--shards"]

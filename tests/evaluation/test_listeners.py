@@ -113,14 +113,21 @@ def test_abx_answers_are_pooled_and_tests_that_were_ended_early_are_not(written)
 def test_files_that_cannot_be_used_are_lines_and_the_others_count(written, tmp_path):
     wrong = mushra("Ada", {"mine": 101})
     paths = written(
-        mushra("Ada", {"mine": 40}), mushra("Ben", {"mine": 50}, report="two"), {"a": 1}, wrong
-    )
+        mushra("Ada", {"mine": 40}), mushra("Ben", {"mine": 50}, report="two"), {"a": 1}, wrong,
+        {"format": []},
+    )  # fmt: skip
     tests, failures = listeners.read_all([*paths, tmp_path / "none.json"])
     assert len(tests) == 1
     for failure, path, why in zip(
         failures,
         [*paths[1:], tmp_path / "none.json"],
-        ["another report", "holds no MUSHRA or ABX test", "less than or equal to 100", "none.json"],
+        [
+            "another report",
+            "holds no MUSHRA or ABX test",
+            "less than or equal to 100",
+            "holds no MUSHRA or ABX test",
+            "none.json",
+        ],  # fmt: skip
         strict=True,
     ):
         assert failure.startswith(f"{path}: ") and why in failure

@@ -86,7 +86,7 @@ class Abx(_Test):
 
 
 Test = Mushra | Abx
-_KINDS: dict[object, type[Test]] = {"earvae-mushra-1": Mushra, "earvae-abx-1": Abx}
+_KINDS: dict[str, type[Test]] = {"earvae-mushra-1": Mushra, "earvae-abx-1": Abx}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read(path: Path) -> list[Test]:
         value = json_files.read(path)
         tests = []
         for entry in value if isinstance(value, list) else [value]:
-            kind = _KINDS.get(entry.get("format")) if isinstance(entry, dict) else None
+            kind = _KINDS.get(str(entry.get("format"))) if isinstance(entry, dict) else None
             if kind is None:
                 raise ListenersError(f"{path}: holds no MUSHRA or ABX test of a listening report")
             test = json_files.typed(kind, entry, str(path))

@@ -148,9 +148,9 @@ def _loaded(path: Path, load: Callable[[Path], Any], kind: str) -> Any:
         ) from None
     except ReadError as error:
         raise WeightsError(str(error)) from None
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of the system; torch's own, about a damaged archive, name no file
         reason = (str(error).splitlines() or [""])[0].split(". ")[0]  # then comes torch's advice
         raise WeightsError(
             f"{path}: not a readable {kind} file: {reason or type(error).__name__}"
