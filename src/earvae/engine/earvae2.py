@@ -185,10 +185,9 @@ class Transposed(nn.Module):
         weight = source.weight.unflatten(3, (taps[1], -1)).unflatten(2, (taps[0], -1))
         weight = weight.flip(2, 4).permute(3, 5, 1, 0, 2, 4)  # [stride, stride, out, in, *taps]
         self.outputs = weight.shape[:3]
-        _keep(
-            self, weight.flatten(0, 2), source.bias.repeat(self.stride[0] * self.stride[1]), dtype
-        )
-        # `padding` outputs are cut off in front: whole blocks are not computed, the rest is skipped.
+        bias = source.bias.repeat(self.stride[0] * self.stride[1])
+        _keep(self, weight.flatten(0, 2), bias, dtype)
+        # `padding` outputs are cut off in front: whole blocks are not computed, others skipped.
         cut = [divmod(p, s) for p, s in zip(source.padding, self.stride, strict=True)]
         self.padding = [n - 1 - blocks for n, (blocks, _) in zip(taps, cut, strict=True)]
         self.skip = [skip for _, skip in cut]
