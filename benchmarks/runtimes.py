@@ -1,7 +1,8 @@
-"""Other runtimes on exported graphs of the paper's architecture, against the engines here.
+"""Other runtimes on exported graphs of a convolutional architecture, against the engines here.
 
     python benchmarks/runtimes.py                    onnxruntime, in float32 and dynamic int8
     pip install openvino && python benchmarks/runtimes.py          OpenVINO as well
+    python benchmarks/runtimes.py --architecture earvae2           εar-VAE2; oobleck is the paper's
 
 Random weights, music of tests/clips, all in one process, turn by turn; medians. The deviation is of
 the encoder's latents and of the decoder's audio from the same latents, as SI-SDR against torch.
@@ -29,11 +30,13 @@ from rich.table import Table
 
 from earvae import EarVAE, OobleckConfig
 from earvae.audio import read_audio
+from earvae.config import EarVAE2Config
 from earvae.engine import ENGINES, EngineError, accelerate
 from earvae.export.onnx import export_onnx
 from earvae.si_sdr import si_sdr
 
 CLIP = Path(__file__).parents[1] / "tests" / "clips" / "automat.flac"
+CONFIGS = {"oobleck": OobleckConfig, "earvae2": EarVAE2Config}
 PARTS = {"encoder": "audio", "decoder": "latents"}  # and the names of their inputs
 
 Part = Callable[[np.ndarray], np.ndarray]
@@ -87,6 +90,7 @@ def quantised(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architecture", choices=CONFIGS, default="oobleck")
     parser.add_argument("--seconds", type=float, default=1.0, help="of audio")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -94,7 +98,7 @@ def main() -> None:
     threads = arguments.threads
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    vae = EarVAE(OobleckConfig()).eval()
+    vae = EarVAE(CONFIGS[arguments.architecture]()).eval()
     frames = max(1, round(arguments.seconds * vae.sample_rate / vae.hop_length))
     audio = read_audio(CLIP, vae.sample_rate)[None, :, : frames * vae.hop_length].numpy()
 

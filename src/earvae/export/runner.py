@@ -52,6 +52,9 @@ from earvae.tracks import find, fitting, identity, stems
 FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
 CHUNK_FRAMES = 430  # about ten seconds
+FIRST_FRAME = (
+    "first_frame"  # an input of decoders that add noise: where in their file latents begin
+)
 LARGEST = 2**40  # a count that is larger is damage
 
 
@@ -138,14 +141,19 @@ class Runner:
         self._context[part] = count(found, "context_frames", path, least=-1)
         self.metadata = {**found, **self.metadata}
 
-    def _run(self, part: str, values: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
-        """What a graph gives for its one input, each output of this shape."""
+    def _run(
+        self, part: str, values: np.ndarray, shape: Sequence[int], first_frame: int = 0
+    ) -> list[np.ndarray]:
+        """What a graph gives for these values, each output of this shape."""
         path = self._path(part)
         if part not in self._sessions:
             raise RunnerError(f"{path}: no such file, and this needs it")
         try:
-            given = self._sessions[part].get_inputs()[0].name
-            results = self._sessions[part].run(None, {given: values})
+            names = [given.name for given in self._sessions[part].get_inputs()]
+            inputs = {names[0]: values}
+            if FIRST_FRAME in names:
+                inputs[FIRST_FRAME] = np.array([first_frame], np.int64)
+            results = self._sessions[part].run(None, inputs)
         except Exception as error:  # onnxruntime raises many kinds; the user needs one line
             raise RunnerError(f"{path}: onnxruntime fails: {_first_line(error)}") from error
         if any(result.shape != tuple(shape) for result in results):
@@ -241,7 +249,8 @@ class Runner:
             stop = min(start + chunk_frames, frames)
             low, high = max(0, start - context), min(frames, stop + context)
             shape = (len(latents), self.audio_channels, (high - low) * hop - self.tail_deficit)
-            (audio,) = self._run("decoder", np.ascontiguousarray(latents[..., low:high]), shape)
+            inputs = np.ascontiguousarray(latents[..., low:high])
+            (audio,) = self._run("decoder", inputs, shape, low)
             end = min(stop * hop, samples)
             if start * hop < end:
                 yield audio[..., (start - low) * hop : end - low * hop]

@@ -13,7 +13,8 @@ A folder holds
 - ``transformer.onnx`` (only where the model has one): ``latents`` → ``decoder_latents`` of the same
   shape, over the whole sequence, ahead of the decoder. Memory grows with the frames, not with
   their square;
-- ``decoder.onnx``: ``latents`` → ``audio [batch, 2, frames·hop − tail_deficit]``;
+- ``decoder.onnx``: ``latents`` → ``audio [batch, 2, frames·hop − tail_deficit]``. One that adds
+  noise has a second input, ``first_frame`` (int64 ``[1]``): where in their file the latents begin;
 - ``runner.py``: reads and writes audio files with these three (``earvae.export.runner``).
 
 Weight norm is folded into plain weights. :mod:`~earvae.export.onnx.graph` has the means to write
@@ -28,10 +29,11 @@ import onnx
 
 from earvae import atomic
 from earvae.export import runner
-from earvae.export.onnx import earvae2, oobleck, spectral
+from earvae.export.onnx import compact, earvae2, oobleck, spectral
 from earvae.export.onnx.graph import Graph
 from earvae.export.onnx.oobleck import UnsupportedLayerError
 from earvae.export.standalone import standalone
+from earvae.model.parts import draws_noise
 from earvae.model.vae import EarVAE
 from earvae.owned import EXPORT, Owned
 from earvae.regular import ReadError, read_regular
@@ -39,7 +41,12 @@ from earvae.regular import ReadError, read_regular
 __all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx", "graphs"]
 
 RUNNER, TRANSFORMER = "runner.py", "transformer.onnx"
-ARCHITECTURES = {"oobleck": oobleck, "spectral": spectral, "earvae2": earvae2}
+ARCHITECTURES = {
+    "oobleck": oobleck,
+    "spectral": spectral,
+    "compact": compact,
+    "earvae2": earvae2,
+}
 
 
 def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Path]:
@@ -74,11 +81,6 @@ def graphs(vae: EarVAE, half: bool | None = False) -> dict[str, onnx.ModelProto]
     ``half`` is as of :func:`export_onnx`; None stores in float16 what loses nothing by it. Raises
     UnsupportedLayerError.
     """
-    if vae.config.architecture not in ARCHITECTURES:
-        raise UnsupportedLayerError(
-            f"the model's architecture is {vae.config.architecture!r}, which has no ONNX form yet; "
-            "use earvae itself, with PyTorch, to encode and decode with it"
-        )
     parts = {"encoder": encoder_graph, "decoder": decoder_graph}
     if vae.transformers is not None:
         parts["transformer"] = transformer_graph
@@ -150,6 +152,9 @@ def decoder_graph(vae: EarVAE, half: bool | None = False) -> Graph:
     """``latents [batch, latent, frames]`` → ``audio [batch, 2, frames·hop − tail_deficit]``."""
     graph = Graph(vae, half)
     latents = graph.input("latents", ["batch", vae.latent_channels, "frames"])
-    audio = ARCHITECTURES[vae.config.architecture].decode(vae.decoder, latents)
+    at_frame = ()
+    if draws_noise(vae.decoder):
+        at_frame = (graph.input(runner.FIRST_FRAME, [1], onnx.TensorProto.INT64),)
+    audio = ARCHITECTURES[vae.config.architecture].decode(vae.decoder, latents, *at_frame)
     graph.output("audio", audio, ["batch", vae.config.audio_channels, "samples"])
     return graph

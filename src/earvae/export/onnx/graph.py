@@ -41,9 +41,9 @@ class Graph:
         self._constants: dict[tuple, Value] = {}
         self._weights: dict[str, Value] = {}
 
-    def input(self, name: str, shape: list[str | int]) -> Value:
-        """A float32 input; axes are named where their length is free."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def input(self, name: str, shape: list[str | int], dtype: int = TensorProto.FLOAT) -> Value:
+        """An input; axes are named where their length is free."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return Value(self, name)
 
     def output(self, name: str, value: Value, shape: list[str | int]) -> None:

@@ -36,6 +36,21 @@ def snake(layer: SnakeBeta | SpecSnakeBeta, x: Value) -> Value:
     return x + sine * sine * (1 / (beta + SNAKE_EPSILON))
 
 
+def convnext_blocks(blocks: nn.Sequential, x: Value) -> Value:
+    """ConvNeXt blocks, ``[batch, frames, width]`` in and out."""
+    for block in blocks:
+        depthwise = block.depthwise
+        width, kernel = depthwise.out_channels, depthwise.kernel_size[0]
+        weight = x.graph.weight(depthwise, "weight", depthwise.weight[..., 0])
+        bias = x.graph.weight(depthwise, "bias", depthwise.bias)
+        shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
+        y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
+        y = layer_norm(block.norm, y)
+        y = linear(block.contract, gelu_tanh(linear(block.expand, y)))
+        x = x + y * x.graph.weight(block, "scale", block.scale)
+    return x
+
+
 def gelu(x: Value) -> Value:
     """x/2 · (1 + erf(x/√2))."""
     return x * ((x * math.sqrt(0.5)).op("Erf") + 1.0) * 0.5

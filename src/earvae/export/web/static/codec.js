@@ -108,11 +108,15 @@ export class Codec {
     return Math.max(1, Math.ceil((samples + deficit) / hop));
   }
 
-  /** What a graph's first output is for one input of shape [1, rows, columns]. */
-  async run(part, rows, columns, values) {
+  /** What a graph's first output is for values of shape [1, rows, columns]. A decoder that adds
+      noise goes by the place in the song at which they begin. */
+  async run(part, rows, columns, values, firstFrame = 0) {
     const session = this.sessions[part];
-    const tensor = new this.ort.Tensor('float32', values, [1, rows, columns]);
-    const outputs = await session.run({ [session.inputNames[0]]: tensor });
+    const inputs = { [session.inputNames[0]]: new this.ort.Tensor('float32', values, [1, rows, columns]) };
+    if (session.inputNames.includes('first_frame')) {
+      inputs.first_frame = new this.ort.Tensor('int64', [BigInt(firstFrame)], [1]);
+    }
+    const outputs = await session.run(inputs);
     const result = outputs[session.outputNames[0]];
     const data = await result.getData();
     for (const output of Object.values(outputs)) output.dispose();
@@ -157,7 +161,7 @@ export class Codec {
       const high = Math.min(frames, stop + context);
       const input = new Float32Array(latents * (high - low));
       copyRows(mean, frames, low, input, high - low, 0, high - low, latents);
-      const { data, columns } = await this.run('decoder', latents, high - low, input);
+      const { data, columns } = await this.run('decoder', latents, high - low, input, low);
       const end = Math.min(stop * hop, samples);
       channels.forEach((channel, n) => {
         const from = n * columns - low * hop;
