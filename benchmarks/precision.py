@@ -5,7 +5,7 @@
 
 Of every file the stretch in its middle. SI-SDR is of the decoded audio, both channels as one
 signal, against what the model gives in float32; latents' likewise. The least and the median over
-files; a value that is not finite ends the run. The paper's architecture ("published") and the
+files; a value that is not finite ends the run. The paper's architecture ("published"), the
 compact one and εar-VAE2 have random weights: what trained ones lose depends on their activations.
 """
 
