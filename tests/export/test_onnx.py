@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from earvae import codec
-from tests.small import deviation, model, noise, spectral
+from earvae.model.posterior import Posterior
+from tests.small import GOLDEN, deviation, model, noise, spectral
 
 onnx = pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
 pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")
@@ -18,7 +20,8 @@ from earvae.export.onnx import UnsupportedLayerError, encoder_graph, export_onnx
 from earvae.export.runner import Runner, RunnerError  # noqa: E402
 
 TOLERANCE = 1e-4  # of the peak
-MODELS = ["shipped", "tiny44k", "tiny44k_no_transformer", "tiny48k", "two_snakes"]
+EARVAE2 = ["tiny_earvae2_base", "tiny_earvae2"]  # without and with a refiner
+MODELS = ["shipped", "tiny44k", "tiny44k_no_transformer", "tiny48k", "two_snakes", *EARVAE2]
 
 
 # --------------------------------------------------------------------------- parity
@@ -44,6 +47,19 @@ def test_same_as_the_pytorch_model(exported, name, seconds):
     assert deviation(mean, posterior.mean) < TOLERANCE
     assert deviation(std, posterior.std) < TOLERANCE
     assert deviation(decoded, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", EARVAE2)
+def test_graphs_give_what_the_published_code_of_earvae2_gives(exported, name):
+    vae, runner, _ = exported(name)
+    golden = load_file(GOLDEN / f"{name}_io.safetensors")
+    latents = golden["latents"]
+    mean, std = runner._run("encoder", golden["audio"].numpy(), latents.shape)
+    assert deviation(mean, latents) < 1e-5
+    assert deviation(std, Posterior(golden["posterior"]).std) < 1e-5
+    given = golden["decoded"][..., : -vae.decoder.tail_deficit]
+    (decoded,) = runner._run("decoder", latents.numpy(), given.shape)
+    assert deviation(decoded, given) < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,9 +120,10 @@ def test_half_loses_nothing_of_the_shipped_weights(exported):
         assert (half_folder / name).stat().st_size < 0.6 * (folder / name).stat().st_size
 
 
-def test_half_stays_close_where_weights_are_rounded(exported):
-    vae, _, _ = exported("tiny44k")
-    _, runner, _ = exported("tiny44k", half=True)
+@pytest.mark.parametrize("name", ["tiny44k", "tiny_earvae2"])
+def test_half_stays_close_where_weights_are_rounded(exported, name):
+    vae, _, _ = exported(name)
+    _, runner, _ = exported(name, half=True)
     audio = noise(20_000)
     found = deviation(runner.reconstruct(audio.numpy()), codec.reconstruct(vae, audio))
     assert TOLERANCE < found < 5e-3

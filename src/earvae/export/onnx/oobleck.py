@@ -9,9 +9,8 @@ from torch import nn
 
 from earvae.errors import EarvaeError
 from earvae.export.onnx.graph import Value
-from earvae.export.onnx.layers import layer_norm, linear
+from earvae.export.onnx.layers import layer_norm, linear, snake
 from earvae.model.layers import (
-    SNAKE_EPSILON,
     Chain,
     SnakeBeta,
     WeightNormConv1d,
@@ -45,8 +44,7 @@ def _layer(layer: nn.Module, x: Value) -> Value:
             y = _layer(inner, y)
         return x + y if isinstance(layer, ResidualUnit) else y
     if isinstance(layer, SnakeBeta):
-        sine = (x * layer.alpha.exp()[:, None]).op("Sin")
-        return x + sine * sine * (1 / (layer.beta.exp()[:, None] + SNAKE_EPSILON))
+        return snake(layer, x)
     if isinstance(layer, WeightNormConv1d):
         return _convolution("Conv", layer, x, dilations=[layer.dilation])
     if isinstance(layer, WeightNormConvTranspose1d):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from earvae.config import CLASS_LATENTS
 from earvae.export.onnx.graph import Value
-from earvae.export.onnx.layers import layer_norm, linear
+from earvae.export.onnx.layers import gelu_tanh, layer_norm, linear
 from earvae.model.adaptive import AdaptiveCode
 from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
 from earvae.model.spectral import (
@@ -142,15 +142,9 @@ def _blocks(blocks: nn.Sequential, x: Value) -> Value:
         shape = {"kernel_shape": [kernel], "pads": [kernel // 2] * 2, "group": width}
         y = x.transpose(0, 2, 1).op("Conv", weight, bias, **shape).transpose(0, 2, 1)
         y = layer_norm(block.norm, y)
-        y = linear(block.contract, _gelu(linear(block.expand, y)))
+        y = linear(block.contract, gelu_tanh(linear(block.expand, y)))
         x = x + y * x.graph.weight(block, "scale", block.scale)
     return x
-
-
-def _gelu(x: Value) -> Value:
-    """The tanh approximation of GELU: x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))."""
-    inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
-    return x * 0.5 * (inner.op("Tanh") + 1.0)
 
 
 # ------------------------------------------------------------------------------------ the transform
