@@ -62,7 +62,7 @@ class LoadEarVAE:
     def INPUT_TYPES(cls) -> dict:
         tip = (
             "Nothing: the model that comes with earvae. Or a folder or file of weights, a known "
-            "name (ear-vae-44k, ear-vae-48k), or owner/name of the Hugging Face hub."
+            "name (ear-vae-44k, ear-vae-48k, ear-vae2), or owner/name of the Hugging Face hub."
         )
         return {"required": {"weights": ("STRING", {"default": "", "tooltip": tip})}}
 

@@ -31,6 +31,7 @@ stand_in_hub = sys.modules["stand_in_hub"] = importlib.util.module_from_spec(spe
 spec.loader.exec_module(stand_in_hub)
 
 AUTHORS = "earlab/EAR_VAE"
+SUCCESSOR = "earlab/EAR_VAE2"
 
 
 @pytest.fixture
@@ -40,13 +41,16 @@ def small() -> EarVAE:
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub with the authors' repository, in small, and an empty one; no token is kept here."""
+    """A hub with the authors' repositories, in small, and an empty one; no token is kept here."""
     root = tmp_path / "repositories"
-    for name in (AUTHORS, "someone/mine"):
-        (root / name).mkdir(parents=True)
-    for ours, theirs in (("tiny44k", "ear_vae_44k"), ("tiny48k_v2", "ear_vae_v2_48k")):
-        state = load_file(GOLDEN / f"{ours}_state_dict.safetensors")
-        torch.save(state, root / AUTHORS / f"{theirs}.pyt")
+    (root / "someone" / "mine").mkdir(parents=True)
+    for ours, theirs in (
+        ("tiny44k", f"{AUTHORS}/ear_vae_44k.pyt"),
+        ("tiny48k_v2", f"{AUTHORS}/ear_vae_v2_48k.pyt"),
+        ("tiny_earvae2", f"{SUCCESSOR}/weights/ear_vae2.pt"),
+    ):
+        (root / theirs).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(load_file(GOLDEN / f"{ours}_state_dict.safetensors"), root / theirs)
     (root / AUTHORS / "README.md").write_text("a card")
     with stand_in_hub.StandInHub(root) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
@@ -79,24 +83,25 @@ def refused(source: str, **options) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "golden", "rate"),
+    ("name", "owner", "file", "golden", "rate"),
     [
-        ("ear-vae-44k", "ear_vae_44k.pyt", "tiny44k", 44_100),
-        ("ear-vae-48k", "ear_vae_v2_48k.pyt", "tiny48k_v2", 48_000),
+        ("ear-vae-44k", AUTHORS, "ear_vae_44k.pyt", "tiny44k", 44_100),
+        ("ear-vae-48k", AUTHORS, "ear_vae_v2_48k.pyt", "tiny48k_v2", 48_000),
+        ("ear-vae2", SUCCESSOR, "weights/ear_vae2.pt", "tiny_earvae2", 48_000),
     ],
 )
-def test_a_known_name_is_the_authors_file_and_no_other(hub, capfd, name, file, golden, rate):
+def test_a_known_name_is_the_authors_file_and_no_other(hub, capfd, name, owner, file, golden, rate):
     vae = EarVAE.from_pretrained(name)
     assert (
         vae.identity == EarVAE.from_pretrained(GOLDEN / f"{golden}_state_dict.safetensors").identity
     )
     assert vae.sample_rate == rate and hub.fetched == [file]
-    digest = hashlib.sha256((hub.folder / AUTHORS / file).read_bytes()).hexdigest()
-    assert f"fetched {file} of {AUTHORS}" in (told := capfd.readouterr().err)
+    digest = hashlib.sha256((hub.folder / owner / file).read_bytes()).hexdigest()
+    assert f"fetched {file} of {owner}" in (told := capfd.readouterr().err)
     assert digest in told
 
     asked = len(hub.asked)
-    assert EarVAE.from_pretrained(f"hub:{AUTHORS}/{file}@main").identity == vae.identity
+    assert EarVAE.from_pretrained(f"hub:{owner}/{file}@main").identity == vae.identity
     assert not any(method == "GET" and "/resolve/" in path for method, path in hub.asked[asked:])
     assert "fetched" not in capfd.readouterr().err
 
@@ -244,6 +249,7 @@ def test_what_is_not_on_the_hub_is_told(hub, monkeypatch):
     [
         ("ear-vae-44k", f"hub:{AUTHORS}/ear_vae_44k.pyt"),
         ("hub:ear-vae-48k@v1", f"hub:{AUTHORS}/ear_vae_v2_48k.pyt@v1"),
+        ("ear-vae2", f"hub:{SUCCESSOR}/weights/ear_vae2.pt"),
         ("owner/name", "hub:owner/name"),
         ("owner/name@pr/1", "hub:owner/name@pr/1"),
         ("hub:owner/name/in/file.pt@0123", "hub:owner/name/in/file.pt@0123"),

@@ -37,8 +37,9 @@ Weights = Annotated[
         "--weights",
         "--model",
         "--model_path",
-        help="ear-vae-44k or ear-vae-48k (the authors' weights, fetched from the hub); a folder of "
-        "ours or of a training run, a published weight file, or hub:owner/name/FILE@revision. "
+        help="ear-vae-44k, ear-vae-48k or ear-vae2 (the authors' weights, fetched from the hub); a "
+        "folder of ours or of a training run, a published weight file, or "
+        "hub:owner/name/FILE@revision. "
         "Default: the model that comes with earvae.",
     ),
 ]

@@ -47,6 +47,7 @@ class Place:
 KNOWN = {
     "ear-vae-44k": Place("earlab/EAR_VAE", "ear_vae_44k.pyt"),
     "ear-vae-48k": Place("earlab/EAR_VAE", "ear_vae_v2_48k.pyt"),
+    "ear-vae2": Place("earlab/EAR_VAE2", "weights/ear_vae2.pt"),
 }
 """The published weights by short names."""
 
