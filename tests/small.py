@@ -64,7 +64,8 @@ def oobleck_config(**changes) -> OobleckConfig:
 
 def earvae2_config(**changes) -> EarVAE2Config:
     """εar-VAE2 in the least width, with a small refiner; its rate and hop are what they are."""
-    least = {"channels": 1, "latent_channels": 4, "refiner": RefinerConfig(width=8, hidden=8, blocks=1)}
+    refiner = RefinerConfig(width=8, hidden=8, blocks=1)
+    least = {"channels": 1, "latent_channels": 4, "refiner": refiner}
     return EarVAE2Config(**least | changes)
 
 
