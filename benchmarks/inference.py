@@ -5,9 +5,10 @@
     python benchmarks/inference.py --device cuda --compile
 
 The first row of each block does what the published script does: weight norm computed at every
-call, the whole file at once, float32, torch.inference_mode. The others encode and decode in
-chunks, as the command line does. The paper's architecture ("published") has random weights, on
-which speed does not depend; music is the clips of tests/clips one after another, over and over.
+call, the whole file at once, float32, torch.inference_mode (εar-VAE2's: published_earvae2.py). The
+others encode and decode in chunks, as the command line does. The paper's architecture ("published")
+and εar-VAE2 have random weights, on which speed does not depend; music is the clips of tests/clips
+one after another, over and over.
 
 Every row has a process of its own, so that its memory can be told, and rows take turns (all once,
 all again), so that a machine that slows down slows all of them. Figures are medians. × real time
@@ -28,9 +29,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import published_earvae2
 import torch
 import torch.nn.functional as F
 from machine import processor
@@ -40,14 +43,18 @@ from torch import Tensor
 
 from earvae import EarVAE, OobleckConfig, codec
 from earvae.audio import read_audio
+from earvae.config import EarVAE2Config
 from earvae.engine import EngineError, accelerate, choose, has_bfloat16
 from earvae.si_sdr import si_sdr
 
 CLIPS = Path(__file__).parents[1] / "tests" / "clips"
-MODELS = {"shipped": "shipped model", "published": "the paper's architecture"}
+MODELS = {
+    "shipped": "shipped model", "published": "the paper's architecture", "earvae2": "εar-VAE2",
+}  # fmt: skip
+RANDOM = {"published": OobleckConfig, "earvae2": EarVAE2Config}
 ENGINES = ("plain", "exact", "fast")
 REFERENCE, COMPILED = "as published", "torch.compile"
-LONG = 10.0  # seconds from which the paper's architecture is run once only
+LONG = 10.0  # seconds from which the large architectures are run once only
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def load(model: str) -> EarVAE:
     if model == "shipped":
         return EarVAE.from_pretrained()
     torch.manual_seed(0)
-    return EarVAE(OobleckConfig()).eval()
+    return EarVAE(RANDOM[model]()).eval()
 
 
 def music(rate: int, seconds: float) -> Tensor:
@@ -125,6 +132,9 @@ Decode = Callable[[Tensor, int], Tensor]
 def functions(row: Row, vae: EarVAE) -> tuple[Encode, Decode]:
     """Audio ``[1, 2, samples]`` to mean latents, and these to that many samples."""
     if row.engine == REFERENCE:
+        if row.model == "earvae2":
+            vae.encoder.forward = partial(published_earvae2.encode, vae.encoder)
+            vae.decoder.forward = partial(published_earvae2.decode, vae.decoder)
 
         @torch.inference_mode()
         def whole(audio: Tensor) -> Tensor:
@@ -283,7 +293,7 @@ def main() -> None:
     console.print(hardware(arguments), highlight=False)
     for model in arguments.models:
         for seconds in arguments.seconds:
-            once = model == "published" and seconds >= LONG
+            once = model in RANDOM and seconds >= LONG
             repeats = arguments.repeats or (1 if once else 3)
             figures = measure(rows_of(model, seconds, arguments), repeats)
             turns = "one turn" if repeats == 1 else f"median of {repeats} turns"

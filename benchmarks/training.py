@@ -37,7 +37,8 @@ from earvae.discriminator import Discriminator
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
 from earvae.training.loader import make_batches, open_crops
-from earvae.training.set_up import adamw, compile_networks, set_up, with_model
+from earvae.training.optimisers import optimiser_of
+from earvae.training.set_up import compile_networks, set_up, with_model
 from earvae.training.stages import Place, freeze
 from earvae.training.step import adversarial_terms, discriminator_pass, train_step
 
@@ -89,7 +90,9 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
         compile_networks(vae, discriminator)
         if device.type == "cuda":
             objective.compile_terms()
-    optimisers = [adamw(network) for network in (vae, discriminator)]
+    optimisers = [
+        optimiser_of(vae, config.muon), optimiser_of(discriminator, config.discriminator_muon)
+    ]  # fmt: skip
     noise = torch.randn(
         batch, config.model.latent_channels, -(-audio.shape[2] // config.model.hop_length),
         device=device,

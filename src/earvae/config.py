@@ -601,6 +601,21 @@ class DiscriminatorConfig(Config):
 # --------------------------------------------------------------------------- training
 
 
+class MuonConfig(Config):
+    """Muon for matrices (torch's): the direction of a step has no dominant part.
+
+    Matrices are the weights of linear layers and the kernels of convolutions but depthwise ones.
+    """
+
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="peak; none = AdamW's, for steps are scaled to the size of AdamW's",
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="customary")
+
+
 class OptimiserConfig(Config):
     """AdamW with linear warm-up and a half-cosine decay over the steps of a stage."""
 
@@ -611,6 +626,9 @@ class OptimiserConfig(Config):
     final_fraction: float = Field(0.05, ge=0, le=1, description="of the peak, at the end; ours")
     gradient_clip: float = Field(
         1.0, gt=0, le=1e6, description="largest norm of the whole gradient; ours"
+    )
+    muon: MuonConfig | None = Field(
+        None, description="for the matrices in place of AdamW; none = AdamW for all"
     )
 
 
@@ -671,7 +689,7 @@ class BalanceConfig(Config):
         return self.shares.get(name, 0) > 0
 
 
-Part = Literal["encoder", "transformers", "decoder"]
+Network = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class StageConfig(Config):
@@ -689,9 +707,16 @@ class StageConfig(Config):
     )
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="the generator's")
     accumulate: Crops = Field(1, description="forward passes whose gradients make one step")
-    freeze: tuple[Part, ...] = Field((), description="parts of the model that stay as they are")
-    only: tuple[str, ...] = Field(
-        (), description="networks in it that alone are trained, such as decoder.texture; none = all"
+    only: tuple[Network, ...] = Field(
+        (),
+        max_length=100,
+        description="networks of the model that alone are trained, by their dotted names, such as "
+        "decoder.refiner; none = all",
+    )
+    freeze: tuple[Network, ...] = Field(
+        (),
+        max_length=100,
+        description="networks that stay as they are, such as encoder, bit for bit",
     )
     adversarial: AdversarialConfig | None = Field(None, description="none = generator only")
 
@@ -835,6 +860,7 @@ class TrainConfig(Config):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("stages: a name is used twice")
+        self._refuse_half_muon()
         if self.model is not None:
             self._check_crops(self.model.hop_length)
         if self.validation is not None and self.validation.cache != "none":
@@ -842,6 +868,16 @@ class TrainConfig(Config):
         if self.best_by is not None and self.validation is None:
             raise ValueError("best_by: needs `validation`, which gives the figures")
         return self
+
+    def _refuse_half_muon(self) -> None:
+        """Refuse Muon in some stages only: what one optimiser remembers is of no use to another."""
+        blocks = {
+            "optimiser": [stage.optimiser for stage in self.stages],
+            "adversarial.optimiser": [s.adversarial.optimiser for s in self.stages if s.adversarial],
+        }
+        for name, optimisers in blocks.items():
+            if len({optimiser.muon is None for optimiser in optimisers}) > 1:
+                raise ValueError(f"stages: {name}.muon must be in all of them or in none")
 
     def _check_crops(self, hop: int) -> None:
         """Refuse crops whose last latent frame would hold padding: it would be learnt as music."""
@@ -868,6 +904,17 @@ class TrainConfig(Config):
     def adversarial(self) -> bool:
         """Whether any stage needs the discriminator."""
         return any(stage.adversarial for stage in self.stages)
+
+    @property
+    def muon(self) -> bool:
+        """Whether the generator's matrices are Muon's."""
+        return any(stage.optimiser.muon is not None for stage in self.stages)
+
+    @property
+    def discriminator_muon(self) -> bool:
+        """Whether the discriminator's matrices are Muon's."""
+        blocks = [stage.adversarial for stage in self.stages if stage.adversarial]
+        return any(block.optimiser.muon is not None for block in blocks)
 
 
 # --------------------------------------------------------------------------- files

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from earvae import engine as engines
-from earvae.engine import accelerate, oobleck, passes, workers
+from earvae.engine import accelerate, passes, workers
 from tests.small import golden
 
 
@@ -13,7 +13,9 @@ def decibels(ours, theirs) -> float:
     return float(10 * ((theirs**2).sum() / ((ours - theirs) ** 2).sum()).log10())
 
 
-@pytest.fixture(params=["tiny44k", "tiny44k_no_transformer", "tiny48k"])
+@pytest.fixture(
+    params=["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny_earvae2", "tiny_earvae2_base"]
+)
 def vae(request):
     return golden(request.param)
 
@@ -54,7 +56,7 @@ def test_the_passes_of_torch_are_those_that_are_compiled(vae, monkeypatch):
     pytest.importorskip("numba")
     audio = 0.1 * torch.randn(1, 2, vae.hop_length * 9)
     expected = accelerate(vae, "exact").encode(audio).parameters
-    monkeypatch.setattr(oobleck, "passes", lambda: passes)
+    monkeypatch.setattr(passes, "fastest", lambda: passes)
     found = accelerate(vae, "exact").encode(audio).parameters
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
     assert not torch.equal(found, expected)  # two ways indeed
@@ -63,6 +65,16 @@ def test_the_passes_of_torch_are_those_that_are_compiled(vae, monkeypatch):
 @torch.no_grad()
 def test_an_engine_keeps_the_identity_of_its_model(vae):
     assert accelerate(vae, "exact").identity == vae.identity
+
+
+@pytest.mark.parametrize("name", ["plain", "exact", "fast"])
+@torch.no_grad()
+def test_an_engine_leaves_its_model_as_it_was(vae, bfloat16, name):
+    """What an engine folds is its own: a copy of a module can share the original's class."""
+    names, latents = list(vae.state_dict()), torch.randn(1, vae.latent_channels, 3)
+    before = vae.decode(latents)
+    accelerate(vae, name)
+    assert list(vae.state_dict()) == names and torch.equal(vae.decode(latents), before)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Stages switch at their step, train what they should, and survive a resume."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from earvae.config import ConfigError, StageConfig, TrainConfig
 from earvae.training import set_up
 from earvae.training import train as training
-from earvae.training.stages import crops_before, locate
+from earvae.training.stages import crops_before, freeze, locate
 from tests.training.recipes import (
     assert_identical,
     assert_same_weights,
@@ -66,7 +67,7 @@ def test_a_stage_starts_from_the_shared_blocks_and_says_what_differs(recipe):
         ({"stages": [{"name": "a", "steps": 1}, {"name": "a", "steps": 1}]}, "used twice"),
         ({"stages": [{"name": "a", "steps": 1, "stpes": 2}]}, "stpes"),
         ({"optimizer": {}}, "optimizer"),
-        ({"stages": [{"name": "a", "steps": 1, "freeze": ["encodr"]}]}, "'encoder'"),
+        ({"stages": [{"name": "a", "steps": 1, "freeze": [1]}]}, "string"),
         (
             {"stages": [{"name": "a", "steps": 1, "adversarial": {"discriminator_only_steps": 2}}]},
             "larger than steps",
@@ -178,26 +179,66 @@ def test_accumulated_forward_passes_equal_one_larger_batch(staged, tmp_path):
         assert_same_weights(two[key], one[key])
 
 
-def test_freezing_what_the_model_has_not_is_refused(recipe, tmp_path):
-    frozen = recipe["stages"][0] | {"freeze": ["transformers"]}
-    with pytest.raises(ConfigError, match="this model has no transformers"):
-        start(recipe | {"stages": [frozen]}, tmp_path)
-    frozen = recipe["stages"][0] | {"freeze": ["encoder", "decoder"]}
-    with pytest.raises(ConfigError, match="nothing is left to train"):
-        start(recipe | {"stages": [frozen]}, tmp_path / "other")
+COMPACT = {"architecture": "compact", "width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
 
 
-def test_a_stage_trains_the_networks_that_it_names_and_nothing_else(recipe, tmp_path):
-    model = {"architecture": "compact", "width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
-    stage = recipe["stages"][0] | {"steps": 2, "only": ["decoder.texture"]}
-    recipe = recipe | {"model": model, "stages": [stage], "linear_code_crops": 0}
-    before = set_up.initial_model(TrainConfig(**recipe)).state_dict()
-    start(recipe, tmp_path)
-    after = state_of(tmp_path)["vae"]
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder.texture.weight", "decoder.texture.bias"}
-    with pytest.raises(ConfigError, match="this model has no decoder.texure"):
-        start(recipe | {"stages": [stage | {"only": ["decoder.texure"]}]}, tmp_path / "other")
+def trained_names(recipe, **stage) -> set[str]:
+    config = TrainConfig(**recipe | {"model": COMPACT, "linear_code_crops": 0})
+    vae = set_up.initial_model(config)
+    freeze(vae, config.stages[0].model_copy(update=stage))
+    return {name for name, parameter in vae.named_parameters() if parameter.requires_grad}
+
+
+def test_a_stage_trains_the_networks_that_it_names_but_those_that_it_freezes(recipe):
+    recipe["data"] |= {"crop_samples": 8192}
+    recipe["validation"] = None
+    everything = trained_names(recipe)
+    decoder = {name for name in everything if name.startswith("decoder.")}
+    texture = {"decoder.texture.weight", "decoder.texture.bias"}
+    assert trained_names(recipe, freeze=("encoder",)) == decoder
+    assert trained_names(recipe, only=("decoder.texture",)) == texture
+    assert trained_names(recipe, only=("decoder",), freeze=("decoder.texture",)) == (
+        decoder - texture
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"freeze": ["transformers"]}, "stage warm-up: freeze: this model has no transformers"),
+        ({"freeze": ["encodr"]}, "freeze: this model has no encodr; did you mean encoder?"),
+        ({"only": ["decoder.otput"]}, "only: this model has no decoder.otput; did you mean"),
+        ({"freeze": ["encoder", "decoder"]}, "only, freeze: nothing is left to train"),
+        ({"only": ["encoder"], "freeze": ["encoder"]}, "only, freeze: nothing is left to train"),
+    ],
+)
+def test_names_that_the_model_has_not_are_refused_before_the_first_step(
+    recipe, tmp_path, stage, message
+):
+    """Those of a later stage too."""
+    stages = [{"name": "first", "steps": 1}, recipe["stages"][0] | stage]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        start(recipe | {"stages": stages}, tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_stage_moves_what_it_trains_and_nothing_else(staged, tmp_path, monkeypatch):
+    """After a stage of everything: what is frozen takes its averages, in which it then stays."""
+    staged["stages"][1] |= {"freeze": ["encoder"]}
+    staged["stages"][2] |= {"only": ["encoder"]}
+    taken = snapshots(monkeypatch)
+    start(staged, tmp_path)
+    names = taken[0]["vae"].keys()
+    for still, first, last in (("encoder.", 3, 8), ("decoder.", 8, 10)):
+        averages = taken[first - 1]["ema"]
+        for step in range(first, last):
+            for key in ("vae", "ema"):
+                moved = changed(averages, taken[step][key])
+                assert not any(name.startswith(still) for name in moved), (step, key)
+        assert changed(taken[first]["vae"], taken[last - 1]["vae"]) == {
+            name for name in names if not name.startswith(still)
+        }
+    assert changed(taken[2]["vae"], taken[2]["ema"])  # there was something to take
 
 
 def test_mixed_precision_trains_both_sides_with_losses_in_float32(staged, tmp_path):

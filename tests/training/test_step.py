@@ -10,19 +10,19 @@ from earvae.config import ObjectiveConfig, OptimiserConfig
 from earvae.objective import PerceptualLoss
 from earvae.training.fsdp import load_optimiser
 from earvae.training.state import State
-from earvae.training.step import apply, learning_rate, posterior_noise, read_figures
+from earvae.training.step import apply, posterior_noise, read_figures, schedule
 from tests.small import spectral
 
 
 def test_the_learning_rate_warms_up_linearly_and_follows_half_a_cosine():
     config = OptimiserConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
-    assert learning_rate(config, 0, 110) == pytest.approx(0.1)
-    assert learning_rate(config, 4, 110) == pytest.approx(0.5)
-    assert learning_rate(config, 10, 110) == pytest.approx(1.0)
-    assert learning_rate(config, 60, 110) == pytest.approx(0.55)
-    assert learning_rate(config, 110, 110) == pytest.approx(0.1)
+    assert schedule(config, 0, 110) == pytest.approx(0.1)
+    assert schedule(config, 4, 110) == pytest.approx(0.5)
+    assert schedule(config, 10, 110) == pytest.approx(1.0)
+    assert schedule(config, 60, 110) == pytest.approx(0.55)
+    assert schedule(config, 110, 110) == pytest.approx(0.1)
     quarter = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))
-    assert learning_rate(config, 35, 110) == pytest.approx(quarter)
+    assert schedule(config, 35, 110) == pytest.approx(quarter)
 
 
 def test_the_noise_of_an_item_follows_from_seed_step_and_its_place_in_the_batch():

@@ -3,12 +3,13 @@
 Engines, by what they promise against the plain model in float32:
 
 - ``plain``: torch's own layers, weight normalisation folded.
-- ``exact``: fewer multiplications in float32; differs by less than 1e-5 of the peak.
+- ``exact``: float32, fewer multiplications or less moved in memory; differs by less than 1e-5 of
+  the peak.
 - ``fast``: products in bfloat16. About 40 dB below the signal on music (docs/inference.md).
 - ``auto``: the fastest that is equal in float32.
 
-``exact`` is for the paper's architecture on CPUs, ``fast`` for the paper's architecture where the
-device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The other architectures
+``exact`` is for the paper's architecture and εar-VAE2 on CPUs, ``fast`` for these two where the
+device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The small architectures
 compute too little to gain, and bfloat16 costs their fixed codes 40 dB. An engine that is not there
 is refused. A model in another precision than float32 has ``plain`` alone, in that precision.
 docs/inference.md has the measurements.
@@ -23,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from earvae.errors import EarvaeError
+from earvae.model.earvae2 import EarVAE2Encoder
 from earvae.model.layers import fold_weight_norm
 from earvae.model.oobleck import OobleckEncoder
 from earvae.model.parts import Parts
 from earvae.model.vae import EarVAE
 
+CONVOLUTIONAL = (OobleckEncoder, EarVAE2Encoder)  # encoders of what has more than one engine
 ENGINES = ("auto", "plain", "exact", "fast")
 PRECISIONS = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64",
@@ -73,17 +76,23 @@ def accelerate(vae: EarVAE, engine: str = "auto") -> InferenceVAE:
     engine, precision = choose(vae, engine)
     encoder, decoder = vae.encoder, vae.decoder
     if engine == "plain":
-        if isinstance(encoder, OobleckEncoder):
+        if isinstance(encoder, CONVOLUTIONAL):
             encoder = fold_weight_norm(copy.deepcopy(encoder))
             decoder = fold_weight_norm(copy.deepcopy(decoder))
         if precision == "bf16" and vae.dtype == torch.float32:
             encoder, decoder = Autocast(encoder), Autocast(decoder)
-    else:
+    elif isinstance(encoder, OobleckEncoder):
         from earvae.engine import oobleck
 
         arithmetic = oobleck.FAST if engine == "fast" else oobleck.EXACT
         encoder = oobleck.FastEncoder(encoder, arithmetic)
         decoder = oobleck.FastDecoder(decoder, arithmetic)
+    else:
+        from earvae.engine import earvae2
+
+        products = torch.bfloat16 if engine == "fast" else torch.float32
+        encoder = earvae2.FastEncoder(encoder, products)
+        decoder = earvae2.FastDecoder(decoder, products)
     return InferenceVAE(vae, Parts(encoder, vae.transformers, decoder), engine, precision)
 
 
@@ -95,7 +104,7 @@ def choose(vae: EarVAE, engine: str) -> tuple[str, str]:
     if engine not in ENGINES:
         raise EngineError(f"engine {engine}: use one of {', '.join(ENGINES)}")
     device, single = vae.device, vae.dtype == torch.float32
-    convolutional, on_cpu = isinstance(vae.encoder, OobleckEncoder), device.type == "cpu"
+    convolutional, on_cpu = isinstance(vae.encoder, CONVOLUTIONAL), device.type == "cpu"
     if engine == "auto":
         engine = "exact" if convolutional and on_cpu and single else "plain"
     if engine == "plain":

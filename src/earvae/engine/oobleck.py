@@ -12,17 +12,14 @@ What differs from ``model/oobleck.py``, which stays the definition:
 from __future__ import annotations
 
 import copy
-import functools
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.engine import workers
+from earvae.engine import passes, workers
 from earvae.engine.bilinear import SEVEN_TAPS, SEVEN_TAPS_COARSE, TWO_TAPS, Bilinear
 from earvae.engine.workers import scratch
 from earvae.model.layers import SNAKE_EPSILON, SnakeBeta, WeightNormConv1d, fold_weight_norm
@@ -52,13 +49,6 @@ EXACT = Arithmetic(SEVEN_TAPS)
 FAST = Arithmetic(SEVEN_TAPS_COARSE, torch.bfloat16)
 
 
-@functools.cache
-def passes() -> ModuleType:
-    """The passes over memory: compiled where numba is installed, else torch's."""
-    compiled = importlib.util.find_spec("numba") is not None
-    return importlib.import_module(f"earvae.engine.{'compiled' if compiled else 'passes'}")
-
-
 class Snake(nn.Module):
     """SnakeBeta's two vectors, exponentiated once."""
 
@@ -72,7 +62,7 @@ class Snake(nn.Module):
 
     def run(self, x: Tensor, first: int, out: Tensor) -> None:
         """Rows ``first`` … of ``x [time, channels]`` into ``out``; zeros beyond its ends."""
-        passes().snake(x, first, self.alpha, self.amplitude, out)
+        passes.fastest().snake(x, first, self.alpha, self.amplitude, out)
 
 
 class Convolution(nn.Module):
@@ -109,10 +99,10 @@ class Convolution(nn.Module):
         tiles = (h.shape[0] - self.reach) // self.algorithm.outputs
         dtype = self.weight.dtype
         factors = scratch("factors", (tiles, products, narrow), dtype)
-        passes().spread(h, self.algorithm, self.dilation, factors)
+        passes.fastest().spread(h, self.algorithm, self.dilation, factors)
         result = scratch("result", (products, tiles, wide), dtype)
         torch.bmm(factors.transpose(0, 1), self.weight, out=result)
-        passes().gather(result, self.algorithm, self.dilation, self.bias, out)
+        passes.fastest().gather(result, self.algorithm, self.dilation, self.bias, out)
 
 
 class Unit(nn.Module):
@@ -151,7 +141,7 @@ class Unit(nn.Module):
             self.between.run(y, 0, active)
             z = scratch("z", (rows, channels), self.weight.dtype)
             torch.mm(active, self.weight, out=z)
-            passes().add(x[start:stop], z, self.bias, out[start:stop])
+            passes.fastest().add(x[start:stop], z, self.bias, out[start:stop])
 
         workers.run(stretch, _spans(length, channels, convolution.tile))
 

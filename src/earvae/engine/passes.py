@@ -13,11 +13,23 @@ Rows are float32 unless said otherwise, C is the number of channels.
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from earvae.engine.bilinear import Bilinear
 from earvae.engine.workers import scratch
+
+
+@functools.cache
+def fastest() -> ModuleType:
+    """The passes compiled where numba is installed, else these."""
+    found = importlib.util.find_spec("numba") is not None
+    return importlib.import_module("earvae.engine.compiled" if found else __name__)
 
 
 def snake(x: Tensor, first: int, alpha: Tensor, amplitude: Tensor, out: Tensor) -> None:

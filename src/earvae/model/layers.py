@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 NARROW = 16  # input channels below which a strided convolution stays in float32 on a CPU
 SNAKE_EPSILON = 1e-9  # the published model's: keeps 1/β finite when log β is very negative
@@ -234,9 +235,16 @@ def fold_weight_norm(module: nn.Module) -> nn.Module:
     """Replace weight normalisation by plain weights everywhere in ``module``, in place.
 
     For inference: saves the normalisation at every call. Afterwards the state dict holds
-    ``weight`` in place of ``weight_g`` and ``weight_v``. Returns ``module``.
+    ``weight`` in place of the norm and the direction. Returns ``module``.
     """
-    for child in module.modules():
+    for child in list(module.modules()):
         if isinstance(child, _WeightNormConvolution):
             child.fold()
+        elif is_parametrized(child, "weight"):  # torch's own, as εar-VAE2 has it
+            # Not remove_parametrizations: a copy of a module shares its class with the original,
+            # and that function changes the class.
+            plain, kind = child.weight.detach(), type_before_parametrizations(child)
+            del child.parametrizations
+            child.__class__ = kind
+            child.weight = nn.Parameter(plain, requires_grad=False)
     return module

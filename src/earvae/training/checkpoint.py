@@ -24,9 +24,12 @@ from earvae.model import pretrained
 from earvae.model.vae import EarVAE
 from earvae.model.weight_files import unpickled
 from earvae.regular import check_regular
+from earvae.training.optimisers import is_matrix, numbered
 
 CHECKPOINT = "checkpoint.pt"
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of AdamW, for each parameter that it has moved
+MOMENTUM = {"momentum_buffer"}  # the same of Muon
+SIGNED = {"exp_avg", "momentum_buffer"}
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Tensors = dict[str, Tensor]
@@ -115,36 +118,39 @@ def _check(saved: Checkpoint, path: Path) -> None:
         discriminator = Discriminator(config.discriminator)
     for name, weights in (("vae", saved.vae), ("ema", saved.ema)):
         pretrained.check(vae, weights, f"{path}: {name}")
-    _check_moments(saved.optimiser, vae, f"{path}: optimiser")
+    _check_moments(saved.optimiser, vae, config.muon, f"{path}: optimiser")
     moved = saved.counters.get("generator_updates", 0) > saved.counters.get("non_finite_steps", 0)
     if moved and not saved.optimiser.state:
         raise WeightsError(f"{path}: optimiser: holds nothing of the steps that were made")
     if saved.discriminator is not None:
         name = f"{path}: discriminator"
         pretrained.check(discriminator, saved.discriminator, name)
-        _check_moments(saved.discriminator_optimiser, discriminator, f"{name}_optimiser")
+        _check_moments(
+            saved.discriminator_optimiser, discriminator, config.discriminator_muon,
+            f"{name}_optimiser",
+        )  # fmt: skip
     shares = next((s.balance for s in config.stages if s.name == saved.balance.stage), None)
     for name, norm in saved.balance.norms.items():
         if not shares or name not in shares.shares or not _is_size(norm, torch.Size()):
             raise WeightsError(f"{path}: balance.norms.{name} is no measured share of its stage")
 
 
-def _check_moments(moments: Moments | None, network: nn.Module, name: str) -> None:
-    """Raise WeightsError unless they are those of AdamW for some of the network's parameters."""
+def _check_moments(moments: Moments | None, network: nn.Module, muon: bool, name: str) -> None:
+    """Raise WeightsError unless an optimiser of the network could have these moments."""
     if moments is None:
         raise WeightsError(f"{name} is missing")
-    parameters = list(network.parameters())
+    parameters = numbered(network, muon)
     for index, values in moments.state.items():
-        if index >= len(parameters) or values.keys() != MOMENTS:
+        if index >= len(parameters):
             raise WeightsError(f"{name}: entry {index} is of no parameter")
-        shape = parameters[index].shape
-        if not (
-            _is_size(values["step"], torch.Size())
-            and _is_size(values["exp_avg"], shape, signed=True)
-            and _is_size(values["exp_avg_sq"], shape)
+        parameter = parameters[index]
+        expected = MOMENTUM if muon and is_matrix(parameter) else MOMENTS
+        if values.keys() != expected or not all(
+            _is_size(value, torch.Size() if key == "step" else parameter.shape, key in SIGNED)
+            for key, value in values.items()
         ):
             raise WeightsError(
-                f"{name}: entry {index} is no moment of a parameter of {list(shape)}"
+                f"{name}: entry {index} is no moment of a parameter of {list(parameter.shape)}"
             )
 
 

@@ -11,8 +11,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 from rich.console import Console
 from rich.progress import track
-from torch import nn
-from torch.distributed.tensor import DTensor
 
 from earvae import atomic
 from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfig, parse
@@ -26,6 +24,8 @@ from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.crops import CropDataset
 from earvae.training.fsdp import from_first_rank
 from earvae.training.loader import make_batches
+from earvae.training.optimisers import optimiser_of
+from earvae.training.stages import trained
 from earvae.training.state import State, refuse_other_config
 
 
@@ -52,6 +52,8 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     else:
         refuse_other_config(saved, config, run_dir / CHECKPOINT)
         vae = initial_model(config, fit_code=False).train()
+    for stage in config.stages:
+        trained(vae, stage)  # a name that the model has not is told now, not after days
     discriminator = initial_discriminator(config).train() if config.adversarial else None
     if fabric.is_global_zero:
         _introduce(config, run_dir, vae, discriminator)
@@ -59,13 +61,13 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     module = fabric.setup_module(vae)
     if isinstance(fabric.strategy, ModelParallelStrategy):
         ema = fabric.setup_module(ema).module
-    optimiser = fabric.setup_optimizers(adamw(module))
+    optimiser = fabric.setup_optimizers(optimiser_of(module, config.muon))
     state = State(vae, fabric.to_device(ema), optimiser, module=module)
     if discriminator is not None:
         state.discriminator = fabric.to_device(discriminator)
         if fabric.device.type == "cuda":  # what its convolutions of 32 channels are quick in
             discriminator.to(memory_format=torch.channels_last)
-        state.discriminator_optimiser = adamw(discriminator)
+        state.discriminator_optimiser = optimiser_of(discriminator, config.discriminator_muon)
     if saved is not None:
         state.load(saved)
         fabric.print(f"going on after step {state.step}")
@@ -75,13 +77,6 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     if config.compile:
         compile_networks(vae, discriminator)
     return state
-
-
-def adamw(network: nn.Module) -> torch.optim.AdamW:
-    """The optimiser of a network; fused where torch has that and the network is not sharded."""
-    parameters = list(network.parameters())
-    fused = parameters[0].device.type in ("cpu", "cuda") and not isinstance(parameters[0], DTensor)
-    return torch.optim.AdamW(parameters, fused=fused)
 
 
 def compile_networks(vae: EarVAE, discriminator: Discriminator | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from torch import nn
@@ -46,21 +47,33 @@ def crops_before(stages: Sequence[StageConfig], step: int, world_size: int) -> i
 
 
 def freeze(vae: EarVAE, stage: StageConfig) -> None:
-    """Let gradients reach every part of the model but those that the stage freezes, or those alone
-    that it names under ``only``.
+    """Let gradients reach what the stage trains, and nothing else. Raises as :func:`trained`."""
+    learns = trained(vae, stage)
+    for parameter in vae.parameters():
+        parameter.requires_grad_(parameter in learns)
 
-    Raises ConfigError for a part that the model has not, or if nothing is left to train.
+
+def trained(vae: EarVAE, stage: StageConfig) -> set[nn.Parameter]:
+    """What a stage trains: the parameters of the networks under ``only``, or all, without those of
+    the networks under ``freeze``.
+
+    Raises ConfigError for a network that the model has not, or if nothing is left to train.
     """
-    vae.requires_grad_(not stage.only)
-    for name in stage.only:
-        try:
-            vae.get_submodule(name).requires_grad_(True)
-        except AttributeError:
-            raise ConfigError(f"stage {stage.name}: only: this model has no {name}") from None
+    learns = set(vae.parameters())
+    if stage.only:
+        learns = set().union(*(_parameters(vae, stage, "only", name) for name in stage.only))
     for name in stage.freeze:
-        part = getattr(vae, name)
-        if not isinstance(part, nn.Module):
-            raise ConfigError(f"stage {stage.name}: freeze: this model has no {name}")
-        part.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in vae.parameters()):
-        raise ConfigError(f"stage {stage.name}: freeze: nothing is left to train")
+        learns = learns - _parameters(vae, stage, "freeze", name)
+    if not learns:
+        raise ConfigError(f"stage {stage.name}: only, freeze: nothing is left to train")
+    return learns
+
+
+def _parameters(vae: EarVAE, stage: StageConfig, key: str, name: str) -> set[nn.Parameter]:
+    """The parameters of the network ``name``, which stands under ``key`` of a stage."""
+    try:
+        return set(vae.get_submodule(name).parameters())
+    except AttributeError:
+        names = [name for name, _ in vae.named_modules()]
+        hint = "".join(f"; did you mean {near}?" for near in get_close_matches(name, names, 1))
+        raise ConfigError(f"stage {stage.name}: {key}: this model has no {name}{hint}") from None

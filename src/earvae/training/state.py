@@ -106,6 +106,17 @@ class State:
                 torch._foreach_lerp_(averages, weights, share)
         self.counters["generator_updates"] += 1
 
+    def take_averages(self) -> None:
+        """Give what is frozen its averaged weights, at the beginning of a stage.
+
+        From then on both copies are the same, so what a stage trains is trained with what it will
+        be used with, and neither copy of the rest changes.
+        """
+        with torch.no_grad():
+            for weight, average in zip(self.vae.parameters(), self.ema.parameters(), strict=True):
+                if not weight.requires_grad:
+                    weight.copy_(average)
+
     def tally(self, name: str, happened: Tensor) -> None:
         """Count something on the device; :meth:`gather_counts` reads it."""
         self.tallies[name] = self.tallies.get(name, 0) + happened.long()

@@ -28,6 +28,7 @@ from earvae.objective.adversarial import (
 from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.augment import to_device
 from earvae.training.fsdp import whole
+from earvae.training.optimisers import set_optimiser
 from earvae.training.stages import Place
 from earvae.training.state import State
 
@@ -255,23 +256,23 @@ def apply(optimiser: torch.optim.Optimizer, finite: Tensor) -> None:
 
     A fused optimiser on a GPU decides there, so that nothing waits for the answer.
     """
-    if finite.device.type == "cuda" and optimiser.param_groups[0].get("fused"):
-        inner = getattr(optimiser, "optimizer", optimiser)  # Fabric's wrapper holds the real one
+    inner = getattr(optimiser, "optimizer", optimiser)  # Fabric's wrapper holds the real one
+    fused = isinstance(inner, torch.optim.AdamW) and inner.param_groups[0]["fused"]
+    if finite.device.type == "cuda" and fused:
         inner.found_inf = (~finite).float()
         optimiser.step()
     elif finite:
         optimiser.step()
 
 
-def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """Learning rate of ``step`` (from 0) of ``steps``: linear warm-up, then a half cosine down
-    to ``final_fraction`` of the peak."""
+def schedule(config: OptimiserConfig, step: int, steps: int) -> float:
+    """Share of the peak that the learning rate has at ``step`` (from 0) of ``steps``: linear
+    warm-up, then a half cosine down to ``final_fraction``."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    fraction = config.final_fraction + (1 - config.final_fraction) * cosine
-    return config.learning_rate * fraction
+    return config.final_fraction + (1 - config.final_fraction) * cosine
 
 
 def set_learning_rates(state: State, place: Place) -> None:
@@ -281,16 +282,11 @@ def set_learning_rates(state: State, place: Place) -> None:
     """
     stage = place.stage
     alone = stage.adversarial.discriminator_only_steps if stage.adversarial else 0
-    _set(state.optimiser, stage.optimiser, max(0, place.done - alone), stage.steps - alone)
-    if stage.adversarial:
-        _set(state.discriminator_optimiser, stage.adversarial.optimiser, place.done, stage.steps)
-
-
-def _set(optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(config, step, steps)
-        group["betas"] = config.betas
-        group["weight_decay"] = config.weight_decay
+    generator, own = stage.optimiser, stage.adversarial and stage.adversarial.optimiser
+    share = schedule(generator, max(0, place.done - alone), stage.steps - alone)
+    set_optimiser(state.optimiser, generator, share)
+    if own:
+        set_optimiser(state.discriminator_optimiser, own, schedule(own, place.done, stage.steps))
 
 
 def latent_figures(posterior: Posterior) -> dict[str, Tensor]:

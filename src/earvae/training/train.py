@@ -202,6 +202,8 @@ def fit_stage(run: Run, state: State) -> bool:
     if config.compile:
         fabric.print("the first step compiles the networks, which may take minutes")
     freeze(state.vae, stage)
+    if place.done == 0:
+        state.take_averages()
     if isinstance(fabric.strategy, DDPStrategy):
         state.module = fabric.setup_module(state.vae)  # anew: it must know what is frozen
     objective = PerceptualLoss(stage.balanced_objective(), config.model.sample_rate)
