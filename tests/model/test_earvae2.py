@@ -106,6 +106,10 @@ def test_in_other_precisions_it_is_the_same_model(models, dtype, tolerance):
     assert deviation(decoded.float(), codec.decode(vae, expected, 12_345)) < tolerance
 
 
+def test_a_chunk_is_no_longer_than_ten_seconds(models):
+    assert codec.chunk_of(models["tiny_earvae2"]) == 250  # 430 would be 17 s
+
+
 def published_inverse(spectra: Tensor, samples: int) -> Tensor:
     """Audio ``[n, samples]`` of ``[n, 2, frames, 480]`` spectra, by the published recipe."""
     complex_spectra = torch.complex(*pad(spectra, (0, 1)).unbind(1)).transpose(1, 2)
