@@ -5,8 +5,8 @@
 
 Of every file the stretch in its middle. SI-SDR is of the decoded audio, both channels as one
 signal, against what the model gives in float32; latents' likewise. The least and the median over
-files; a value that is not finite ends the run. The paper's architecture ("published") and the
-compact one have random weights: what trained ones lose depends on their activations.
+files; a value that is not finite ends the run. The paper's architecture ("published"), the
+compact one and εar-VAE2 have random weights: what trained ones lose depends on their activations.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from earvae import CompactConfig, EarVAE, OobleckConfig, codec
 from earvae.audio import read_audio
+from earvae.config import EarVAE2Config
 from earvae.si_sdr import si_sdr
 
 CLIPS = Path(__file__).parents[1] / "tests" / "clips"
@@ -31,6 +32,7 @@ MODELS = {
     "shipped": EarVAE.from_pretrained,
     "published": lambda: EarVAE(OobleckConfig()),
     "compact": lambda: EarVAE(CompactConfig()),
+    "earvae2": lambda: EarVAE(EarVAE2Config()),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 

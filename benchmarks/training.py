@@ -38,7 +38,7 @@ from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.balance import Balance
 from earvae.training.loader import make_batches, open_crops
 from earvae.training.optimisers import optimiser_of
-from earvae.training.set_up import compile_networks, set_up, with_model
+from earvae.training.set_up import compile_networks, set_recompute, set_up, with_model
 from earvae.training.stages import Place, freeze
 from earvae.training.step import adversarial_terms, discriminator_pass, train_step
 
@@ -84,8 +84,7 @@ def measure(config: TrainConfig, options: argparse.Namespace) -> dict[str, float
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vae(audio[:1])
     flops = 3 * counter.get_total_flops() * batch  # the backward pass takes twice the forward's
-    for part in (vae.encoder, vae.decoder):
-        part.recompute = options.recompute
+    set_recompute(vae, options.recompute)
     if options.compile:
         compile_networks(vae, discriminator)
         if device.type == "cuda":

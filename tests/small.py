@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from earvae import EarVAE
-from earvae.config import CompactConfig, ModelConfig, OobleckConfig, SpectralConfig
+from earvae.config import (
+    CompactConfig,
+    EarVAE2Config,
+    ModelConfig,
+    OobleckConfig,
+    RefinerConfig,
+    SpectralConfig,
+)
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -55,6 +62,13 @@ def oobleck_config(**changes) -> OobleckConfig:
     return OobleckConfig(**_CONVOLUTIONS | {"transformer": None} | changes)
 
 
+def earvae2_config(**changes) -> EarVAE2Config:
+    """εar-VAE2 in the least width, with a small refiner; its rate and hop are what they are."""
+    refiner = RefinerConfig(width=8, hidden=8, blocks=1)
+    least = {"channels": 1, "latent_channels": 4, "refiner": refiner}
+    return EarVAE2Config(**least | changes)
+
+
 CODED = spectral_config(
     hop_length=128, mdct_length=64, latent_channels=16, linear_channels=10, linear_classes=6,
     linear_subspace=40, width=16, expansion=2, encoder_blocks=2, decoder_blocks=2, level_frames=5,
@@ -88,6 +102,14 @@ def compact(seed: int = 0, **changes) -> EarVAE:
 def oobleck(seed: int = 0, **changes) -> EarVAE:
     """A model of ``oobleck_config(**changes)``."""
     return build(oobleck_config(**changes), seed)
+
+
+def earvae2(seed: int = 0, **changes) -> EarVAE:
+    """A model of ``earvae2_config(**changes)`` whose refiner does something."""
+    vae = build(earvae2_config(**changes), seed)
+    if vae.decoder.refiner is not None:
+        torch.nn.init.normal_(vae.decoder.refiner.out.weight, std=0.1)
+    return vae
 
 
 def two_snakes(**changes) -> EarVAE:

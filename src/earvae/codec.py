@@ -27,7 +27,13 @@ from earvae.model.parts import draws_noise
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
-CHUNK_FRAMES = 430  # about ten seconds
+CHUNK_FRAMES = 430  # at most, and
+CHUNK_SECONDS = 10.0  # at most; in εar-VAE2 a frame is 40 ms, and its decoding takes 8 MB
+
+
+def chunk_of(vae: EarVAE) -> int:
+    """Latent frames that are computed at a time where nothing else is said."""
+    return min(CHUNK_FRAMES, round(CHUNK_SECONDS * vae.sample_rate / vae.hop_length))
 
 
 def frames_for(vae: EarVAE, samples: int) -> int:
@@ -38,10 +44,11 @@ def frames_for(vae: EarVAE, samples: int) -> int:
 def encode(
     vae: EarVAE,
     audio: Tensor,
-    chunk_frames: int = CHUNK_FRAMES,
+    chunk_frames: int | None = None,
     lengths: Sequence[int] | Tensor | None = None,
 ) -> Posterior:
-    """Posterior of ``[batch, 2, samples]`` audio, computed ``chunk_frames`` frames at a time.
+    """Posterior of ``[batch, 2, samples]`` audio, computed ``chunk_frames`` frames at a time
+    (None: :func:`chunk_of`).
 
     Equals ``vae.encode`` of the audio padded with zeros to :func:`frames_for` frames.
 
@@ -56,6 +63,7 @@ def encode(
     vae.check_audio(audio)
     if lengths is None:
         return _encode_blocks(vae, [audio], chunk_frames)[0]
+    chunk_frames = _checked_chunk(vae, chunk_frames)
     lengths = _checked(lengths, len(audio), audio.shape[2])
     frames = [frames_for(vae, samples) for samples in lengths]
     parameters = as_alone(
@@ -70,10 +78,10 @@ def decode(
     vae: EarVAE,
     latents: Tensor,
     samples: int | Sequence[int] | Tensor,
-    chunk_frames: int = CHUNK_FRAMES,
+    chunk_frames: int | None = None,
 ) -> Tensor:
     """The first ``samples`` samples of decoded ``[batch, latent, frames]`` latents,
-    ``[batch, 2, samples]``, computed ``chunk_frames`` frames at a time.
+    ``[batch, 2, samples]``, computed ``chunk_frames`` frames at a time (None: :func:`chunk_of`).
 
     Args:
         samples: one number for all; or the lengths of a padded batch, one for each signal. Row i
@@ -87,6 +95,7 @@ def decode(
         return torch.cat(list(_decode_blocks(vae, latents, samples, chunk_frames)), dim=2)
     vae.check_latents(latents)
     held = latents.shape[2] * vae.hop_length - vae.decoder.tail_deficit
+    chunk_frames = _checked_chunk(vae, chunk_frames)
     lengths = _checked(samples, len(latents), held)
     frames = [frames_for(vae, length) for length in lengths]
     rows = [row[None, :, :n] for row, n in zip(latents, frames, strict=True)]
@@ -103,7 +112,7 @@ def decode(
 def reconstruct(
     vae: EarVAE,
     audio: Tensor,
-    chunk_frames: int = CHUNK_FRAMES,
+    chunk_frames: int | None = None,
     sample: bool = False,
     generator: torch.Generator | None = None,
     lengths: Sequence[int] | Tensor | None = None,
@@ -165,7 +174,7 @@ def as_alone(
 
 
 def encode_stream(
-    vae: EarVAE, blocks: Iterable[Tensor], chunk_frames: int = CHUNK_FRAMES
+    vae: EarVAE, blocks: Iterable[Tensor], chunk_frames: int | None = None
 ) -> tuple[Posterior, int]:
     """Posterior of audio that arrives in blocks ``[2, n]`` of any sizes, and its samples.
 
@@ -175,7 +184,7 @@ def encode_stream(
 
 
 def decode_stream(
-    vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int = CHUNK_FRAMES
+    vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int | None = None
 ) -> Iterator[Tensor]:
     """The decoded audio of latents ``[1, latent, frames]`` in blocks ``[2, n]``, ``samples`` in
     all."""
@@ -318,10 +327,10 @@ def _checked(lengths: Sequence[int] | Tensor, count: int, longest: int) -> list[
 
 
 def _encode_blocks(
-    vae: EarVAE, blocks: Iterable[Tensor], chunk_frames: int
+    vae: EarVAE, blocks: Iterable[Tensor], chunk_frames: int | None
 ) -> tuple[Posterior, int]:
     """The encoder over blocks ``[batch, 2, n]``; the posterior and the number of samples."""
-    _check_chunk(chunk_frames)
+    chunk_frames = _checked_chunk(vae, chunk_frames)
     stream = encoder_stream(vae, chunk_frames, chunk_frames)
     parameters: list[Tensor] = []
     for block in blocks:
@@ -335,11 +344,11 @@ def _encode_blocks(
 
 @torch.no_grad()
 def _decode_blocks(
-    vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int
+    vae: EarVAE, latents: Tensor, samples: int, chunk_frames: int | None
 ) -> Iterator[Tensor]:
     """The transformer once, then the decoder in chunks: blocks ``[batch, 2, n]``."""
     vae.check_latents(latents)
-    _check_chunk(chunk_frames)
+    chunk_frames = _checked_chunk(vae, chunk_frames)
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples must be a whole number of at least 1, got {samples}")
     frames = latents.shape[2]
@@ -362,6 +371,9 @@ def _decode_blocks(
         left -= block.shape[2]
 
 
-def _check_chunk(chunk_frames: int) -> None:
+def _checked_chunk(vae: EarVAE, chunk_frames: int | None) -> int:
+    if chunk_frames is None:
+        return chunk_of(vae)
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+    return chunk_frames

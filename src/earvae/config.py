@@ -806,8 +806,8 @@ class TrainConfig(Config):
     )
     recompute: bool = Field(
         False,
-        description="compute the paper's layers again for the gradient in place of keeping their "
-        "activations: less memory for a third more arithmetic",
+        description="compute the layers of the paper's model and of εar-VAE2 again for the gradient "
+        "in place of keeping their activations: less memory for a third more arithmetic",
     )
     linear_code_crops: int = Field(
         1_500,
@@ -873,7 +873,9 @@ class TrainConfig(Config):
         """Refuse Muon in some stages only: what one optimiser remembers is of no use to another."""
         blocks = {
             "optimiser": [stage.optimiser for stage in self.stages],
-            "adversarial.optimiser": [s.adversarial.optimiser for s in self.stages if s.adversarial],
+            "adversarial.optimiser": [
+                stage.adversarial.optimiser for stage in self.stages if stage.adversarial
+            ],
         }
         for name, optimisers in blocks.items():
             if len({optimiser.muon is None for optimiser in optimisers}) > 1:

@@ -76,7 +76,7 @@ def reconstruct_file(
     downmix: bool = False,
     stereo: bool = False,
     seed: int | None = None,
-    chunk_frames: int = codec.CHUNK_FRAMES,
+    chunk_frames: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Report:
     """``source`` through the model into ``target``: same rate, exactly as many samples.
@@ -122,7 +122,7 @@ def encode_file(
     downmix: bool = False,
     seed: int | None = None,
     half: bool = False,
-    chunk_frames: int = codec.CHUNK_FRAMES,
+    chunk_frames: int | None = None,
     progress: Progress = lambda share: None,
 ) -> Report:
     """Encode ``source`` into a safetensors file (:mod:`earvae.latents.file`).
@@ -169,7 +169,7 @@ def decode_file(
     output: OutputFormat,
     stereo: bool = False,
     force: bool = False,
-    chunk_frames: int = codec.CHUNK_FRAMES,
+    chunk_frames: int | None = None,
     progress: Progress = lambda share: None,
     statistics: Statistics | None = None,
     part: Place | int | None = None,
@@ -277,7 +277,7 @@ def _bare(
 
 
 def _encode(
-    vae: EarVAE, source: AudioSource, chunk_frames: int, progress: Progress
+    vae: EarVAE, source: AudioSource, chunk_frames: int | None, progress: Progress
 ) -> tuple[Posterior, int]:
     """Posterior of a file, and its samples at the model's rate. Raises LatentsError where the
     model gives no finite numbers for it."""
@@ -303,7 +303,7 @@ def _decode(
     rate: int,
     total: int,
     channels: int,
-    chunk_frames: int,
+    chunk_frames: int | None,
 ) -> Iterator[np.ndarray]:
     """Audio ``[channels, n]`` at ``rate``, ``total`` samples in all, of latents that stand for
     ``samples`` samples at the model's rate."""

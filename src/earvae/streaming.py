@@ -60,7 +60,7 @@ class _Stream:
     def reset(self) -> None:
         """Forget everything pushed; the next push begins a new signal."""
         # The most computed at a time is what the codec holds to be a good chunk.
-        most = max(self.block_frames, codec.CHUNK_FRAMES)
+        most = max(self.block_frames, codec.chunk_of(self.vae))
         self._stream = self._open(self.vae, self.block_frames, most)
         self._batch = 0  # unknown before the first push
         self._pushed = 0  # samples or frames

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from earvae import EarVAE, codec
-from tests.small import build, compact_config, load, spectral_config
+from tests.small import build, compact_config, earvae2_config, load, spectral_config
 
 
-@pytest.fixture(params=[compact_config(), spectral_config()], ids=lambda made: made.architecture)
+@pytest.fixture(
+    params=[compact_config(), spectral_config(), earvae2_config()],
+    ids=lambda made: made.architecture,
+)
 def vae(request, tmp_path) -> EarVAE:
     """A small model of the architecture, saved as the folder ``model``."""
     build(request.param).save_pretrained(tmp_path / "model")
@@ -20,7 +23,8 @@ def vae(request, tmp_path) -> EarVAE:
 
 
 def test_encode_and_decode_and_reconstruct_give_what_the_codec_gives(tmp_path, earvae, music, vae):
-    source, model = music(tmp_path / "a.wav", subtype="FLOAT"), ("--weights", tmp_path / "model")
+    source = music(tmp_path / "a.wav", vae.sample_rate, subtype="FLOAT")
+    model = ("--weights", tmp_path / "model")
     latents = tmp_path / "a.safetensors"
     for command in (
         ("encode", source, "-o", latents),
@@ -33,11 +37,12 @@ def test_encode_and_decode_and_reconstruct_give_what_the_codec_gives(tmp_path, e
     expected = codec.reconstruct(vae, torch.from_numpy(audio).float()[None])[0].numpy()
     for name in ("d.wav", "r.wav"):
         found, rate = load(tmp_path / name)
-        assert rate == 44_100 and found.shape == expected.shape
+        assert rate == vae.sample_rate and found.shape == expected.shape
         assert np.abs(found - expected).max() < 2e-4  # 16 bits and their dither
 
 
 def test_info_names_the_architecture_and_the_model(tmp_path, earvae, vae):
     found = json.loads(earvae("info", tmp_path / "model", "--json").stdout)
     assert (found["architecture"], found["identity"]) == (vae.config.architecture, vae.identity)
-    assert (found["hop_length"], found["latent_channels"]) == (64, 8)
+    assert ("refiner_millions" in found) == (vae.config.architecture == "earvae2")
+    assert (found["hop_length"], found["latent_channels"]) == (vae.hop_length, vae.latent_channels)

@@ -439,9 +439,10 @@ def _weight_files(draw: st.DrawFn) -> Files:
     config, weights = draw(st.sampled_from(_models()))
     kind = draw(st.integers(0, 3))
     if kind == 0:
-        published = json.loads((GOLDEN / "tiny48k_v2_config.json").read_text())
+        name = draw(st.sampled_from(("tiny48k_v2", "tiny_earvae2")))
+        published = json.loads((GOLDEN / f"{name}_config.json").read_text())
         return {
-            "vae.pt": draw(_pickles(_published())),
+            "vae.pt": draw(_pickles(_published(name))),
             "vae.json": draw(damage.json_files([published])),
         }
     if kind == 1:
@@ -456,10 +457,15 @@ def _weight_files(draw: st.DrawFn) -> Files:
 
 
 @functools.cache
-def _published() -> dict[str, torch.Tensor]:
+def _published(name: str) -> dict:
+    """Tensors of a published layout; εar-VAE2's as its training leaves them."""
     from safetensors.torch import load_file
 
-    return load_file(GOLDEN / "tiny48k_v2_state_dict.safetensors")
+    tensors = load_file(GOLDEN / f"{name}_state_dict.safetensors")
+    if name == "tiny48k_v2":
+        return tensors
+    averaged = {f"ema_model.{key}": tensor for key, tensor in tensors.items()}
+    return {"gen_ema": averaged | {"step": torch.tensor(3)}, "step": 3}
 
 
 @st.composite

@@ -63,8 +63,8 @@ def test_latents_do_not_depend_on_the_company_of_a_file(tmp_path, vae, music, en
         assert (found - expected).abs().max() < 1e-5, below
 
 
-@pytest.mark.parametrize("name", ["tiny44k", "tiny48k"])
-def test_latents_of_the_papers_architecture_are_exact_too(tmp_path, encode, name):
+@pytest.mark.parametrize("name", ["tiny44k", "tiny48k", "tiny_earvae2_base"])
+def test_latents_of_the_papers_architectures_are_exact_too(tmp_path, encode, name):
     """Zeros beyond the end of a file are not what its last convolutions see."""
     vae = golden(name)
     source = tmp_path / "in"

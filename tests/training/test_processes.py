@@ -32,8 +32,9 @@ def recipe_of(staged: dict, batch_size: int) -> dict:
     warm_up, adversarial, _ = staged["stages"]
     adversarial = adversarial | {"steps": STEPS - 8, "freeze": ["encoder"]}
     stages = [warm_up | {"steps": 8}, adversarial]
-    # Adam enlarges the rounding of small gradients; gentle steps keep it small
-    optimiser = {"warmup_steps": 0, "learning_rate": 1e-4}
+    # Adam enlarges the rounding of small gradients, and Muon multiplies in eight bits; gentle steps
+    # keep it small
+    optimiser = {"warmup_steps": 0, "learning_rate": 1e-4, "muon": {"learning_rate": 1e-5}}
     return staged | {"data": data, "stages": stages, "optimiser": optimiser}
 
 

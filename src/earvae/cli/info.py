@@ -187,6 +187,7 @@ def _model_rows(source: str | None, config: Path | None, sample_rate: int | None
     path = locate(source)
     vae = options.load_model(source and str(path), config, sample_rate, "cpu")
     weights = weight_file(path)
+    refiner = getattr(vae.decoder, "refiner", None)  # of εar-VAE2; a part of the decoder
     rows = {
         "model": source or "the model that comes with earvae",
         "identity": vae.identity,
@@ -197,6 +198,7 @@ def _model_rows(source: str | None, config: Path | None, sample_rate: int | None
         "encoder_millions": millions(vae.encoder),
         "transformer_millions": millions(vae.transformers),
         "decoder_millions": millions(vae.decoder),
+        **({"refiner_millions": millions(refiner)} if refiner else {}),
         "sample_rate": vae.sample_rate,
         "hop_length": vae.hop_length,
         "latent_channels": vae.latent_channels,

@@ -19,6 +19,7 @@ from earvae.model.spec_layers import (
     DecoderBlock,
     EncoderBlock,
     SpectrumTransform,
+    Stream,
     conv2d,
     input_range,
 )
@@ -44,7 +45,7 @@ class EarVAE2Encoder(nn.Module):
         widths = [config.channels * multiple for multiple in MULTIPLES]
         self.transform = SpectrumTransform(SPECTRUM_HOP)
         self.input_conv = conv2d(2, widths[0], (7, 7))
-        self.encoder_stream = nn.Sequential(
+        self.encoder_stream = Stream(
             *(
                 EncoderBlock(inputs, outputs, bins, stride)
                 for (inputs, outputs), bins, stride in zip(
@@ -89,7 +90,7 @@ class EarVAE2Decoder(nn.Module):
         folded = widths[0] * BINS[-1]
         self.bottleneck_block = Bottleneck(config.latent_channels, folded, folded)
         self.pre_split_block = DecoderBlock(widths[0], 2 * widths[0], BINS[-1])
-        self.decoder_stream = nn.Sequential(
+        self.decoder_stream = Stream(
             *(
                 DecoderBlock(inputs, outputs, bins, stride)
                 for (inputs, outputs), bins, stride in zip(

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from earvae.model.layers import SNAKE_EPSILON, Constants, SnakeBeta
 
@@ -116,6 +117,23 @@ class DecoderBlock(nn.Module):
         """First and last frame that output frames ``first`` to ``last`` depend on."""
         kernel, stride, padding = strided_kernel(self.stride)[0], self.stride[0], self.padding[0]
         return -(-(first + padding - kernel + 1) // stride) - 1, (last + padding) // stride + 1
+
+
+class Stream(nn.Sequential):
+    """Blocks one after another.
+
+    Attributes:
+        recompute: in training, keep only what goes from block to block and compute the rest again
+            for the gradient, one block at a time: less memory for a third more arithmetic.
+    """
+
+    recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = self.recompute and torch.is_grad_enabled()
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
 
 
 class Bottleneck(nn.Module):

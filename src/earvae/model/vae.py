@@ -171,7 +171,7 @@ class EarVAE(nn.Module):
                 a folder that holds one weight file, with or without its JSON;
                 a folder of diffusers' AutoencoderOobleck, or a pipeline with it as ``vae``;
                 the folder of a training run, for its averaged weights;
-                ``ear-vae-44k``, ``ear-vae-48k`` or ``ear-vae2``, the weights that the authors published;
+                ``ear-vae-44k``, ``ear-vae-48k`` or ``ear-vae2``, which the authors published;
                 ``owner/name`` or ``hub:owner/name/file`` of the Hugging Face hub, both also with
                 ``@revision``;
                 None: the model that comes with the package.

@@ -17,6 +17,7 @@ from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfi
 from earvae.discriminator import Discriminator
 from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
+from earvae.model.spec_layers import Stream
 from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.training import checkpoint
@@ -71,12 +72,17 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     if saved is not None:
         state.load(saved)
         fabric.print(f"going on after step {state.step}")
-    for part in (vae.encoder, vae.decoder):
-        if isinstance(part, Stack):
-            part.recompute = config.recompute
+    set_recompute(vae, config.recompute)
     if config.compile:
         compile_networks(vae, discriminator)
     return state
+
+
+def set_recompute(vae: EarVAE, recompute: bool) -> None:
+    """Have what can do so compute its activations again in place of keeping them, or keep them."""
+    for network in vae.modules():
+        if isinstance(network, Stack | Stream):
+            network.recompute = recompute
 
 
 def compile_networks(vae: EarVAE, discriminator: Discriminator | None) -> None:
