@@ -806,8 +806,8 @@ class TrainConfig(Config):
     )
     recompute: bool = Field(
         False,
-        description="compute the layers of the paper's model and of εar-VAE2 again for the gradient "
-        "in place of keeping their activations: less memory for a third more arithmetic",
+        description="compute the layers of the paper's model and of εar-VAE2 again for the "
+        "gradient in place of keeping activations: less memory for a third more arithmetic",
     )
     linear_code_crops: int = Field(
         1_500,

@@ -104,13 +104,16 @@ def one_pass(
 
     Returns the figures to log, scalars.
     """
-    stage, audio = place.stage, batch["audio"]
+    stage, crops = place.stage, batch["audio"]
+    # What the decoder leaves out at the end of a crop is not compared: it would be silence.
+    audio = crops[..., : crops.shape[2] - state.vae.decoder.tail_deficit]
     state.note_batch(batch)
     noise, first_frame, view, resolutions = _draws(fabric, config, state, stage, turn, audio)
     figures: dict[str, Tensor] = {}
     with fabric.no_backward_sync(state.module, enabled=turn < stage.accumulate - 1):
         with torch.set_grad_enabled(place.trains_generator):
-            fake, posterior = state.module(audio, noise, first_frame)  # [batch, 2, samples]
+            fake, posterior = state.module(crops, noise, first_frame)
+            fake = fake[..., : audio.shape[2]]  # [batch, 2, samples]
         figures |= latent_figures(posterior)
         real: list[Judgement] = []
         if stage.adversarial:

@@ -61,6 +61,8 @@ def validate(
         passes -= 1
         audio = fabric.to_device(batch["audio"])
         reconstruction, posterior = vae(audio)
+        audio = audio[..., : audio.shape[2] - vae.decoder.tail_deficit]  # the rest is silence
+        reconstruction = reconstruction[..., : audio.shape[2]]
         terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
         everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
         wholes = terms.terms | {"total": terms.total}
