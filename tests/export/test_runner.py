@@ -105,8 +105,10 @@ def test_each_decodes_what_the_other_encoded(tiny, tmp_path, channels, half):
     assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
 
 
-def test_chunks_are_those_of_the_package():
-    assert runner_module.CHUNK_FRAMES == codec.CHUNK_FRAMES  # the runner cannot ask it: torch
+@pytest.mark.parametrize("name", ["tiny44k", "tiny_earvae2"])
+def test_chunks_are_those_of_the_package(exported, name):
+    vae, runner, _ = exported(name)
+    assert runner._chunk(None) == codec.chunk_of(vae)  # which it cannot ask: torch
 
 
 def test_mono_stays_mono_unless_asked(tiny, tmp_path):

@@ -364,6 +364,28 @@ def test_a_backend_is_held_to_pytorchs_numbers(visit):
     assert right and not wrong
 
 
+def test_stored_noise_goes_by_the_place_in_the_song(chromium, exported, runtime, serve, tmp_path):
+    vae, runner, _ = exported("compact")
+    export_web(vae, tmp_path, runtime)
+    page = chromium.new_page()
+    page.goto(serve(tmp_path))
+    mean = np.random.default_rng(0).standard_normal((vae.latent_channels, 300)).astype(np.float32)
+    samples = 300 * vae.hop_length
+    found = page.evaluate(
+        """async ([mean, samples]) => {
+          const { Codec } = await import('./codec.js');
+          const codec = await Codec.load(new URL('.', location.href), () => {}, 'wasm');
+          codec.chunk = 50;
+          const channels = await codec.decode(Float32Array.from(mean), samples, async () => {});
+          return channels.map((channel) => [...channel]);
+        }""",
+        [mean.ravel().tolist(), samples],
+    )
+    page.close()
+    expected = runner.decode(mean[None], samples)[0]
+    assert np.abs(np.array(found) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 def test_resampling_is_soxrs_as_far_as_it_passes(visit):
     audio = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
     for source, target in ((48_000, 44_100), (44_100, 48_000), (96_000, 44_100), (22_050, 44_100)):

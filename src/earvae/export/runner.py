@@ -51,7 +51,7 @@ from earvae.tracks import find, fitting, identity, stems
 
 FORMAT = "earvae-onnx"
 FORMAT_VERSION = "1"
-CHUNK_FRAMES = 430  # about ten seconds
+CHUNK_FRAMES, CHUNK_SECONDS = 430, 10.0  # at most, as in earvae.codec
 FIRST_FRAME = (
     "first_frame"  # an input of decoders that add noise: where in their file latents begin
 )
@@ -160,45 +160,54 @@ class Runner:
             raise RunnerError(f"{path}: does not give what it says; export the model again")
         return results
 
+    def _chunk(self, chunk_frames: int | None) -> int:
+        if chunk_frames is None:
+            seconds = round(CHUNK_SECONDS * self.sample_rate / self.hop_length)
+            return max(1, min(CHUNK_FRAMES, seconds))
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
+        return chunk_frames
+
     def frames_for(self, samples: int) -> int:
         """Latent frames whose decoding holds at least ``samples`` samples."""
         return max(1, -(-(samples + self.tail_deficit) // self.hop_length))
 
     def encode(
-        self, audio: np.ndarray, chunk_frames: int = CHUNK_FRAMES
+        self, audio: np.ndarray, chunk_frames: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, each float32 ``[batch, latent, frames]``, of audio
-        ``[batch, channels, samples]`` (full scale ±1). Raises ValueError for another shape, for
+        ``[batch, channels, samples]`` (full scale ±1), computed ``chunk_frames`` frames at a time
+        (None: ten seconds, 430 at most). Raises ValueError for another shape, for
         no samples, or for a chunk shorter than a frame."""
         if audio.ndim != 3 or audio.shape[1] != self.audio_channels:
             raise ValueError(
                 f"audio must be [batch, {self.audio_channels}, samples], got {list(audio.shape)}"
             )
-        block = max(1, chunk_frames) * self.hop_length
+        block = self._chunk(chunk_frames) * self.hop_length
         blocks = (audio[..., start : start + block] for start in range(0, audio.shape[2], block))
         mean, std, _ = self.encode_stream(blocks, chunk_frames)
         return mean, std
 
     def decode(
-        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
+        self, latents: np.ndarray, samples: int, chunk_frames: int | None = None
     ) -> np.ndarray:
         """The first ``samples`` samples of decoded latents ``[batch, latent, frames]``, float32
         ``[batch, channels, samples]``; may overshoot ±1. Raises ValueError for another shape or
         too few frames."""
         return np.concatenate(list(self.decode_stream(latents, samples, chunk_frames)), axis=2)
 
-    def reconstruct(self, audio: np.ndarray, chunk_frames: int = CHUNK_FRAMES) -> np.ndarray:
+    def reconstruct(self, audio: np.ndarray, chunk_frames: int | None = None) -> np.ndarray:
         """Audio ``[batch, channels, samples]`` through the codec and back, of the same length;
         its latents are the posterior's mean."""
         mean, _ = self.encode(audio, chunk_frames)
         return self.decode(mean, audio.shape[2], chunk_frames)
 
     def encode_stream(
-        self, blocks: Iterable[np.ndarray], chunk_frames: int = CHUNK_FRAMES
+        self, blocks: Iterable[np.ndarray], chunk_frames: int | None = None
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Mean, standard deviation ``[batch, latent, frames]`` and number of samples of audio that
         arrives in blocks ``[batch, channels, n]`` of any lengths. Holds a chunk and its context."""
-        _check_chunk(chunk_frames)
+        chunk_frames = self._chunk(chunk_frames)
         hop, context = self.hop_length, self._context.get("encoder", 0)
         means: list[np.ndarray] = []
         stds: list[np.ndarray] = []
@@ -229,7 +238,7 @@ class Runner:
         return np.concatenate(means, axis=2), np.concatenate(stds, axis=2), samples
 
     def decode_stream(
-        self, latents: np.ndarray, samples: int, chunk_frames: int = CHUNK_FRAMES
+        self, latents: np.ndarray, samples: int, chunk_frames: int | None = None
     ) -> Iterator[np.ndarray]:
         """The decoded audio of latents ``[batch, latent, frames]`` in blocks ``[batch, channels,
         n]``, ``samples`` in all: the transformer once, then the decoder in chunks."""
@@ -238,7 +247,7 @@ class Runner:
                 f"latents must be [batch, {self.latent_channels}, frames], "
                 f"got {list(latents.shape)}"
             )
-        _check_chunk(chunk_frames)
+        chunk_frames = self._chunk(chunk_frames)
         frames, hop, context = latents.shape[2], self.hop_length, self._context.get("decoder", 0)
         if samples > frames * hop - self.tail_deficit:
             raise ValueError(f"{frames} latent frames cannot hold {samples} samples")
@@ -254,11 +263,6 @@ class Runner:
             end = min(stop * hop, samples)
             if start * hop < end:
                 yield audio[..., (start - low) * hop : end - low * hop]
-
-
-def _check_chunk(chunk_frames: int) -> None:
-    if chunk_frames < 1:
-        raise ValueError(f"chunk_frames must be at least 1, got {chunk_frames}")
 
 
 def _session(
