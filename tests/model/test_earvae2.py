@@ -287,3 +287,19 @@ def test_a_config_of_another_model_is_refused():
         EarVAE.from_pretrained(
             weights_of("tiny_earvae2"), config=GOLDEN / "tiny_earvae2_base_config.json"
         )
+
+
+def test_a_new_model_learns_a_stretch_of_music_by_heart():
+    """Its waveform, through encoder and decoder: what the smoke recipe is too short for."""
+    torch.manual_seed(0)
+    vae = EarVAE(EarVAE2Config(channels=4, latent_channels=128, refiner=None))
+    audio = clip("tutorial", 2 * 1920, 44_100)[None]
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=3e-3, betas=(0.9, 0.99))
+    for _ in range(40):
+        decoded, _ = vae(audio)
+        error = (decoded - audio)[..., :-NOT_GIVEN].square().mean() / audio.square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+    assert error < 0.3
