@@ -28,7 +28,7 @@ from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
 CHUNK_FRAMES = 430  # at most, and
-CHUNK_SECONDS = 10.0  # at most; in εar-VAE2 a frame is 40 ms, and its decoding takes 8 MB
+CHUNK_SECONDS = 10.0  # at most: a frame of εar-VAE2 is 40 ms, and its activations are large
 
 
 def chunk_of(vae: EarVAE) -> int:

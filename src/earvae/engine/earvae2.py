@@ -76,17 +76,24 @@ class FastDecoder(nn.Module):
 # Inside of them spectra are [batch, frames, bins, channels], contiguous.
 
 
-class Down(nn.Module):
-    """A block of the encoder, ``[batch, in, frames, bins]`` to ``[batch, out, …]``."""
+class Block(nn.Module):
+    """What the encoder's and the decoder's blocks have in common."""
 
-    def __init__(self, source: EncoderBlock, dtype: torch.dtype) -> None:
+    def __init__(self, source: EncoderBlock | DecoderBlock, dtype: torch.dtype) -> None:
         super().__init__()
         self.stride = source.stride
         self.before = Snake(source.act, source.conv1.in_channels, dtype)
         self.conv1 = Convolution(source.conv1, dtype)
-        self.between = Snake(source.act, source.conv2.in_channels, dtype)
-        self.conv2 = Convolution(source.conv2, dtype)
+        self.between = Snake(source.act, source.conv1.out_channels, dtype)
         self.projection = Convolution(source.projection, dtype)
+
+
+class Down(Block):
+    """A block of the encoder, ``[batch, in, frames, bins]`` to ``[batch, out, …]``."""
+
+    def __init__(self, source: EncoderBlock, dtype: torch.dtype) -> None:
+        super().__init__(source, dtype)
+        self.conv2 = Convolution(source.conv2, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         h = channels_last(x)
@@ -96,17 +103,12 @@ class Down(nn.Module):
         return channels_first(y.float() + self.projection(h))
 
 
-class Up(nn.Module):
+class Up(Block):
     """A block of the decoder, ``[batch, in, frames, bins]`` to ``[batch, out, …]``."""
 
     def __init__(self, source: DecoderBlock, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.stride = source.stride
-        self.before = Snake(source.act, source.conv1.in_channels, dtype)
-        self.conv1 = Convolution(source.conv1, dtype)
-        self.between = Snake(source.act, source.conv1.out_channels, dtype)
+        super().__init__(source, dtype)
         self.transposed = Transposed(source.transposed_conv, dtype)
-        self.projection = Convolution(source.projection, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         h = channels_last(x)
