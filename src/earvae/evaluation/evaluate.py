@@ -214,7 +214,7 @@ class _Bench:
             lag_samples=fitted.lag,
             compared_samples=samples,
             kbps=kbps,
-            metrics=figures.measure(ours, theirs, judges=self.settings.judges is not None),
+            metrics=figures.measure(ours, theirs, figures.listed(self.settings.judges is not None)),
             loudness=ours.once(loudness),
         )
         self._keep(system.name, identity, row, fitted.audio)

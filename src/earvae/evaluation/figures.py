@@ -24,7 +24,7 @@ from earvae.evaluation.metrics.repetition import repetition_figures
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.metrics.treble import treble_figures
 
-VERSION = 3  # raised with any change of a definition: results that were kept are then stale
+VERSION = 4  # raised with any change of a definition: results that were kept are then stale
 MISSING = "–"
 
 Metric = Callable[[Signal, Signal], "float | dict[str, float]"]
@@ -165,7 +165,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("sdr", "SDR", "dB", HIGHER, 1, "Power of Mid over that of the difference",
            octave_figures, **_BANDS),
     Figure("panning", "Panning", "dB", ZERO, 1,
-           "Level of the quieter channel where it is 12 dB or more below the other, "
+           "Level of the quieter channel against the other where it is 12 dB or more below, "
            "reconstruction − reference", panning_figures, **_BANDS),
     Figure("lines_f1", "Lines F1", "", HIGHER, 2,
            "Spectral lines kept and invented, in one number", line_figures, **_LINES),
@@ -186,12 +186,17 @@ def listed(judges: bool) -> list[Figure]:
     return [figure for figure in FIGURES if judges or figure.group != JUDGES]
 
 
-def measure(
-    reconstruction: Signal, target: Signal, judges: bool = False
-) -> dict[str, float | None]:
-    """The figures of a reconstruction, by key; None where the target gives one no meaning.
+def of_group(group: str) -> list[Figure]:
+    """The figures under a heading."""
+    return [figure for figure in FIGURES if figure.group == group]
 
-    ``judges`` adds those of the perceptual judges, which take seconds and an extra
+
+def measure(
+    reconstruction: Signal, target: Signal, wanted: Iterable[Figure] | None = None
+) -> dict[str, float | None]:
+    """The wanted figures of a reconstruction, by key; None where the target gives one no meaning.
+
+    All but the perceptual judges' where ``wanted`` is None: these take seconds and an extra
     (``metrics.judges.versions`` says whether it is there).
     Raises ValueError: shapes differ, or the signals are no stereo or too short.
     """
@@ -202,7 +207,7 @@ def measure(
     if ours.shape[0] != 2:
         raise ValueError(f"a track is [2, samples], not {list(ours.shape)}")
     found: dict[str, float] = {}
-    wanted = listed(judges)
+    wanted = listed(judges=False) if wanted is None else [*wanted]
     for metric in dict.fromkeys(figure.metric for figure in wanted):
         value = metric(reconstruction, target)
         if not isinstance(value, dict):
