@@ -224,7 +224,9 @@ def percussion(frame: Frame, random: np.random.Generator) -> Part:
     hands = random.choice([54, 56, 60, 61, 62, 63, 64, 69, 70, 75, 76, 82], 2, replace=False)
     steps = [step for step in range(4 * frame.beats) if random.random() < 0.4]
     notes = [
-        Note(_at(frame.time(bar, step / 4), random), 0.1, int(hands[step % 2]), _velocity(80, random))
+        Note(
+            _at(frame.time(bar, step / 4), random), 0.1, int(hands[step % 2]), _velocity(80, random)
+        )
         for bar in range(frame.bars)
         for step in steps
     ]
@@ -328,7 +330,9 @@ def melody(frame: Frame, random: np.random.Generator) -> Part:
             degree += int(random.choice([-2, -1, -1, 1, 1, 2, 4, -4]))
             degree = int(np.clip(degree, -6, 8))
             if strong:  # to the nearest tone of the chord
-                tones = [frame.chords[bar] + 2 * k + 7 * o for k in range(3) for o in (-2, -1, 0, 1)]
+                tones = [
+                    frame.chords[bar] + 2 * k + 7 * o for k in range(3) for o in (-2, -1, 0, 1)
+                ]
                 degree = min(tones, key=lambda tone: abs(tone - degree))
             start = _at(frame.time(bar, beats - bar * frame.beats), random)
             base = frame.pitch(0, near)

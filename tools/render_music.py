@@ -110,7 +110,9 @@ def gather(root: Path, debs: Path, report: Callable[[str], None] = print) -> Sou
     kits = [path for path in every[KITS] if path.name == "drumkit.xml"]
     return Sounds(
         fonts=tuple(next((root / font).rglob("*.sf2")) for font in FONTS),
-        kits=tuple(kit for kit in kits if {composition.KICK, composition.SNARE} <= set(drum_kit(kit))),
+        kits=tuple(
+            kit for kit in kits if {composition.KICK, composition.SNARE} <= set(drum_kit(kit))
+        ),
         files=tuple(p for m in MIDI_PACKAGES for p in every[m] if p.suffix == ".mid"),
         voices=tuple(tuple(lines) for lines in speakers.values()),
         packages=packages,

@@ -458,7 +458,10 @@ class AugmentationConfig(Config):
         (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
     )
     mix: float = Field(
-        0.0, ge=0, le=1, description="probability of adding another crop, as loud or up to 12 dB less"
+        0.0,
+        ge=0,
+        le=1,
+        description="probability of adding another crop, as loud or up to 12 dB less",
     )
     resample: float = Field(
         0.0,

@@ -33,7 +33,10 @@ MOST_GAIN_DB = 40.0  # that the limiter makes up
 LIMITER_BLOCK = 32  # samples, whose highest peak the limiter looks at
 LIMITER_REACH = 12  # blocks before and after a peak that are turned down with it: 9 ms at 44.1 kHz
 K_WEIGHTING = (  # ITU-R BS.1770-4, tables 1 and 2, at 48 kHz
-    ((1.53512485958697, -2.69169618940638, 1.19839281085285), (-1.69065929318241, 0.73248077421585)),
+    (
+        (1.53512485958697, -2.69169618940638, 1.19839281085285),
+        (-1.69065929318241, 0.73248077421585),
+    ),
     ((1.0, -2.0, 1.0), (-1.99004745483398, 0.99007225036621)),
 )
 
@@ -268,9 +271,11 @@ def lufs(audio: Tensor, sample_rate: int) -> Tensor:
     """Loudness ``[batch, 1, 1]`` of ``[batch, 2, samples]`` in LUFS after ITU-R BS.1770, without
     its gates, which crops are too short for."""
     samples = audio.shape[-1]
-    turn = torch.fft.rfftfreq(samples, sample_rate / 48_000, device=audio.device).double()
-    z = torch.polar(torch.ones_like(turn), -2 * torch.pi * turn)
-    weight = torch.ones_like(turn)
+    turns = torch.fft.rfftfreq(
+        samples, 48_000 / sample_rate, device=audio.device
+    ).double()  # of a sample at 48 kHz
+    z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
+    weight = torch.ones_like(turns)
     for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
         weight = weight * ((b0 + b1 * z + b2 * z * z) / (1 + a1 * z + a2 * z * z)).abs().square()
     power = torch.fft.rfft(audio).abs().square() * weight.to(audio.dtype)
