@@ -461,7 +461,7 @@ class AugmentationConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="probability of adding another crop, as loud or up to 12 dB less",
+        description="probability of adding another crop, up to 12 dB less loud",
     )
     resample: float = Field(
         0.0,

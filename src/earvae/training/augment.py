@@ -271,9 +271,7 @@ def lufs(audio: Tensor, sample_rate: int) -> Tensor:
     """Loudness ``[batch, 1, 1]`` of ``[batch, 2, samples]`` in LUFS after ITU-R BS.1770, without
     its gates, which crops are too short for."""
     samples = audio.shape[-1]
-    turns = torch.fft.rfftfreq(
-        samples, 48_000 / sample_rate, device=audio.device
-    ).double()  # of a sample at 48 kHz
+    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=audio.device).double()
     z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
     weight = torch.ones_like(turns)
     for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
