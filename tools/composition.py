@@ -135,7 +135,7 @@ def few(seconds: float, random: np.random.Generator) -> list[Part]:
         if random.random() < 0.4:
             parts.append(player(frame, random))
     wet = int(random.choice([0, 0, 40, 90]))
-    return [replace(p, reverb=wet, pan=p.pan if random.random() < 0.4 else 0.0) for p in parts]
+    return [replace(p, reverb=wet, pan=p.pan if random.random() < 0.6 else 0.0) for p in parts]
 
 
 def _frame(seconds: float, random: np.random.Generator) -> Frame:

@@ -32,8 +32,8 @@ import soundfile
 import soxr
 import torch
 from composition import Note, Part
-from corpus import MANIFEST, CorpusError, Track, fetch, unpack, version_of
 
+from corpus import MANIFEST, CorpusError, Track, fetch, unpack, version_of
 from earvae import atomic
 from earvae.errors import EarvaeError
 from earvae.training.augment import LOUDNESS, OCTAVES, compress, equalise, limit, saturate
@@ -47,14 +47,14 @@ BEND_SEMITONES = 12  # that a full pitch bend means
 FONTS = ("fluid-soundfont-gm", "musescore-general-soundfont-lossless")
 KITS = "hydrogen-drumkits"
 MIDI_PACKAGES = ("openttd-openmsx", "mma")
-VOICE_PACKAGES = ("hedgewars-data", "0ad-data", "ktuberling-data")
+VOICE_PACKAGES = ("hedgewars-data", "ktuberling-data")
 SUFFIXES = {
     **dict.fromkeys(FONTS, (".sf2",)),
     KITS: (".wav", ".flac", ".xml"),
     **dict.fromkeys(MIDI_PACKAGES, (".mid",)),
-    **dict.fromkeys(VOICE_PACKAGES, (".ogg", ".oga", ".wav", ".zip")),
+    **dict.fromkeys(VOICE_PACKAGES, (".ogg", ".wav")),
 }
-VOICE_FOLDERS = ("/voices/", "/audio/voice/", "/ktuberling/sounds/")
+VOICE_FOLDERS = ("/voices/", "/ktuberling/sounds/")
 LEAST_TREBLE_DB = -50.0  # of a voice's power at 12 to 16 kHz: less was cut off by its codec
 # Words in the names of a kit's instruments, for each drum that tools/composition.py strikes.
 DRUM_WORDS = {
@@ -174,10 +174,10 @@ def play(parts: Sequence[Part], font: Path, seconds: float, fluidsynth: str, roo
         set_up.write_text("interp 7\n")  # the sharpest, seventh-order
         command = [fluidsynth, "-n", "-i", "-q", "-f", set_up, "-r", str(RATE), "-g", "0.3"]
         for option in (
-            "synth.dynamic-sample-loading=1", "synth.polyphony=512", f"synth.reverb.room-size={room}",
-            f"synth.reverb.width={0.5 + 0.5 * room}", f"synth.reverb.damp={0.6 - 0.5 * room}",
+            "dynamic-sample-loading=1", "polyphony=512", f"reverb.room-size={room}",
+            f"reverb.width={0.5 + 0.5 * room}", f"reverb.damp={0.6 - 0.5 * room}",
         ):  # fmt: skip
-            command += ["-o", option]
+            command += ["-o", f"synth.{option}"]
         command += ["-T", "wav", "-O", "float", "-F", wave, font, midi]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not wave.is_file():
@@ -294,25 +294,26 @@ def from_file(path: Path, seconds: float, random: np.random.Generator) -> list[P
 
 def speech(
     speakers: Sequence[Sequence[Path]], seconds: float, random: np.random.Generator
-) -> np.ndarray:
-    """Lines of one speaker with pauses between them, float32 ``[samples]``, of one loudness."""
+) -> tuple[np.ndarray, str]:
+    """Lines of one speaker with pauses between them, float32 ``[samples]``, of one loudness; and
+    the package they are from. Raises RenderError if no speaker found has enough to say."""
     samples = round(seconds * RATE)
-    audio = np.zeros(samples, np.float32)
-    for _ in range(20):  # speakers
+    for _ in range(50):
+        audio = np.zeros(samples, np.float32)
         at = round(random.uniform(0, 0.5) * RATE)
         lines = list(speakers[random.integers(len(speakers))])
         random.shuffle(lines)
         for line in lines:
             if at >= samples:
-                return audio
+                break
             voice = _line(line)
             if voice is not None:
                 voice = voice[: samples - at]
                 audio[at : at + len(voice)] = voice
                 at += len(voice) + round(random.uniform(0.05, 0.6) * RATE)
         if at > samples / 2:
-            return audio
-    raise RenderError("no voices with treble found")
+            return audio, _package(lines[0])
+    raise RenderError("no voices found that are long and bright enough")
 
 
 def _line(path: Path) -> np.ndarray | None:
@@ -420,7 +421,7 @@ class Renderer:
         return audio + 0.5 * wet * room(audio, 0.3 + 2 * size, random) if wet else audio
 
     def _voice(self, random: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        voice = speech(self.sounds.voices, SECONDS, random)
+        voice, package = speech(self.sounds.voices, SECONDS, random)
         place = (random.choice([0, 0, 0, composition.panned(random)]) + 1) * np.pi / 4
         both = np.stack([np.cos(place) * voice, np.sin(place) * voice]) * 2**0.5
         if random.random() < 0.2:  # said twice, a little apart
@@ -429,7 +430,7 @@ class Renderer:
         both = both.astype(np.float32)
         if random.random() < 0.6:
             both = both + random.uniform(0.05, 0.5) * room(both, random.uniform(0.3, 2.5), random)
-        used = list(VOICE_PACKAGES)
+        used = [package]
         if random.random() < 0.65:
             music, more = self._music(str(random.choice(["band", "file", "few"])), random)
             both = level(both, 0.1) + level(music, random.uniform(0.03, 0.14))
@@ -454,16 +455,17 @@ def master(audio: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def tilted(audio: np.ndarray, how_far: float, random: np.random.Generator) -> torch.Tensor:
     """``[1, 2, samples]`` with its octaves brought so far (0 to 1) from their levels to those of
-    popular recordings, which fall from 100 Hz on by about 5 dB an octave in power density, faster
-    above 4 kHz (Pestana et al., AES 135, 2013); by 12 dB at most, and never quite the same."""
+    popular recordings: these fall from 100 Hz on by about 5 dB an octave in power density, so 2 dB
+    from octave to octave (Pestana et al., AES Convention 135, 2013). Drawn widely around that; by
+    12 dB at most."""
     power = np.abs(np.fft.rfft(audio)) ** 2
     frequency = np.fft.rfftfreq(audio.shape[1], 1 / RATE)
     edges = np.searchsorted(frequency, [f * 2**half for f in OCTAVES for half in (-0.5, 0.5)])
     levels = [power[:, a:b].sum() for a, b in edges.reshape(-1, 2)]
     levels = 10 * np.log10(np.array(levels) / power.sum() + 1e-9)
     octaves = np.log2(np.array(OCTAVES) / 125)
-    wanted = -np.abs(octaves) * np.where(octaves < 0, 3, random.uniform(1, 3.5))
-    wanted -= random.uniform(0, 2.5) * np.maximum(0, octaves - 5)
+    wanted = -random.uniform(1.5, 4.5) * np.clip(octaves, 0, 4)  # from 125 Hz to 2 kHz
+    wanted -= random.uniform(0, 4) * np.maximum(0, octaves - 4) + 2 * np.maximum(0, -octaves)
     change = wanted - levels
     change = np.clip(how_far * (change - np.median(change)), -12, 12)
     change += random.normal(0, 1.5, len(OCTAVES))
@@ -517,7 +519,8 @@ def render(
 
 
 def _package(path: Path) -> str:
-    return next(part for part in path.parts if part in SUFFIXES)
+    """The package that a file was unpacked from."""
+    return next(part for part in reversed(path.parts) if part in SUFFIXES)
 
 
 def _mido():
