@@ -6,7 +6,8 @@
 Probes are made here, 8 s each at 44.1 kHz, alike on every machine: a logarithmic sine sweep,
 silence, impulses, a piano of inharmonic decaying strings, and a drum loop. "control" rows are the
 original with a tone at −50 dB of its peak and a click (−20 dB; 0 dB in the drum loop and among the
-impulses), and show that the detectors find these. With -o, WAVs of all are written too.
+impulses), and show that the detectors find these. Of piano and drums a second table has the
+measures of docs/measures.md by band. With -o, WAVs of all are written too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from rich.table import Table
 from scipy.ndimage import maximum_filter1d, median_filter
 
 from earvae import EarVAE, codec
+from earvae.evaluation.figures import HEARING, MISSING, band_name, measure, of_group
+from earvae.evaluation.metrics import Signal
+from earvae.evaluation.metrics.octaves import BANDS_HZ
+from earvae.evaluation.tables import title
 
 RATE = 44_100
 LENGTH = 8 * RATE
@@ -32,6 +37,7 @@ NEW_DB = 12.0  # new is what exceeds everything of the original nearby by this
 AUDIBLE_DB = -70.0  # below the loudest of the original
 CLICK_BLOCK = 44  # samples, 1 ms
 CLICK_OVER_BACKGROUND_DB = 18.0
+MUSIC = ("piano", "drums")  # probes that the measures by band make sense of
 
 
 # ------------------------------------------------------------------------------ probes
@@ -186,10 +192,16 @@ def main() -> None:
         "far dB",
     ):
         table.add_column(column, justify="left" if column in ("probe", "system") else "right")
+    heard = Table(title="What the distances do not hear")
+    for column in ("probe", "system", "measure", *map(band_name, BANDS_HZ)):
+        heard.add_column(column, justify="right" if "kHz" in column else "left")
     for probe, original in probes.items():
         outputs = {"original": original, "control": control(probe, original)}
         for name, vae in models.items():
             outputs[name] = decoded(vae, original)
+            if probe in MUSIC:
+                for row in heard_rows(outputs[name], original, vae):
+                    heard.add_row(probe, name, *row)
         for name, audio in outputs.items():
             seconds, strongest = new_tones(audio, original)
             table.add_row(
@@ -203,9 +215,21 @@ def main() -> None:
                 wav = arguments.output / f"{probe}_{Path(name).parent.name or name}.wav"
                 soundfile.write(wav, audio.T, RATE, subtype="FLOAT")
     Console(width=120).print(table)
+    Console(width=120).print(heard)
     for name, vae in models.items():
         peak = np.abs(decoded(vae, np.zeros((2, LENGTH)))).max()
         print(f"silence through {name}: peak {20 * np.log10(peak + 1e-20):.0f} dBFS")
+
+
+def heard_rows(audio: np.ndarray, original: np.ndarray, vae: EarVAE) -> list[list[str]]:
+    """A row for each measure, of those bands in which the original has something to measure."""
+    pair = (Signal(torch.from_numpy(x).float(), RATE, vae.hop_length) for x in (audio, original))
+    figures = of_group(HEARING)
+    found = measure(*pair, figures)
+    rows = [
+        [title(figure), *(figure.text(found[key]) for key in figure.keys)] for figure in figures
+    ]
+    return [row for row in rows if set(row[1:]) != {MISSING}]
 
 
 @torch.no_grad()

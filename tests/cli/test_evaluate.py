@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 
 import pytest
 import soundfile
@@ -92,6 +93,49 @@ def test_some_tracks_are_taken_and_turned_up(tmp_path, earvae, music):
     assert results["settings"]["loud"] is True
     assert results["tracks"][0]["loudness"]["lufs"] == pytest.approx(-9, abs=0.3)
     assert "−9 LUFS" in (out / "results.md").read_text()
+
+
+def test_a_folder_of_originals_and_reconstructions_prints_every_systems_row(
+    tmp_path, earvae, music
+):
+    for place in ("one/original.wav", "one/Their model.wav", "two/original.wav", "two/other.wav",
+                  "two/Their model.wav", "three/alone.wav"):  # fmt: skip
+        music(tmp_path / "in" / place, samples=60_000)
+    out = tmp_path / "out"
+    result = earvae("evaluate", f"folder:{tmp_path / 'in'}", "--codec", "flip", "-o", out)
+    assert result.exit_code == 0 and result.stderr == ""
+    results = json.loads((out / "results.json").read_text())
+    assert [track["name"] for track in results["tracks"]] == [
+        "one/original.wav",
+        "two/original.wav",
+    ]
+    names = [codec["name"] for codec in results["codecs"]]
+    assert names == ["Their-model", "other", "flip"]
+    one, two = result.stdout.split("(one/original.wav)")[1].split("(two/original.wav)")
+    assert "other" not in one and all(name in two for name in names)  # rows that compare
+    text = (out / "results.md").read_text()
+    assert "1 tracks (one/original.wav)" in text and "1 tracks (two/original.wav)" in text
+    assert "Failed" not in text
+
+    nothing = earvae("evaluate", f"folder:{tmp_path / 'in' / 'three'}", "-o", out)
+    assert nothing.exit_code == 1
+    assert "no folder there has an original.* and reconstructions" in error_lines(nothing)[0]
+
+
+def test_the_terminal_shows_what_the_distances_do_not_hear(tmp_path, earvae, music):
+    music(tmp_path / "a.wav", samples=60_000)
+    result = earvae("evaluate", tmp_path, "--codec", "flip", "-o", tmp_path / "out")
+    assert all(name in result.stdout for name in ("0.2–1 kHz", "Repetition", "Evenness dB"))
+
+
+def test_judges_that_are_not_installed_are_told_before_anything_is_done(
+    tmp_path, earvae, music, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "zimtohrli", None)
+    options = ("--codec", "flip", "--judges", "-o", tmp_path / "out")
+    result = earvae("evaluate", music(tmp_path / "a.wav"), *options)
+    assert result.exit_code == 1 and "pip install 'earvae[judges]'" in error_lines(result)[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_left_out_is_said_and_no_failure(tmp_path, earvae, music):

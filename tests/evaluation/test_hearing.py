@@ -11,6 +11,7 @@ import torch
 
 from earvae.evaluation.figures import measure
 from earvae.evaluation.metrics import Signal
+from earvae.evaluation.metrics.evenness import evenness_figures, flatness
 from earvae.evaluation.metrics.lines import line_figures
 from earvae.evaluation.metrics.octaves import BANDS_HZ, octave_figures
 from earvae.evaluation.metrics.panning import panning_figures
@@ -19,7 +20,7 @@ from earvae.evaluation.metrics.repetition import repetition_figures
 RATE = 44_100
 SAMPLES = 4 * RATE
 HOP = 1024
-MEASURES = (line_figures, octave_figures, panning_figures, repetition_figures)
+MEASURES = (evenness_figures, line_figures, octave_figures, panning_figures, repetition_figures)
 
 
 def pair(reconstruction: torch.Tensor, target: torch.Tensor, hop: int = HOP) -> tuple:
@@ -88,7 +89,7 @@ def test_identical_signals_are_perfect(panned):
             assert figures[f"invented_{band}"] == 0
         assert figures[f"sdr_{band}"] == math.inf
         assert figures[f"level_{band}"] == 0
-        assert figures[f"repetition_{band}"] == 0
+        assert figures[f"repetition_{band}"] == figures[f"evenness_{band}"] == 0
     assert {f"panning_{band}": 0.0 for band in BANDS_HZ}.items() <= hearing_metrics(
         panned, panned
     ).items()
@@ -162,6 +163,41 @@ def test_without_panned_frames_panning_has_no_meaning():
         assert all(math.isnan(v) for v in panning_metrics(noise(5), target).values())
 
 
+def test_panned_band_that_is_too_quiet_in_both_channels_is_no_error_of_panning(panned):
+    figures = panning_metrics(band_scaled(panned, 1000, 4000, 0.5), panned)
+    assert all(abs(figures[f"panning_{band}"]) < 0.05 for band in ("1-2", "2-4"))
+
+
+def test_noise_is_as_flat_as_theory_says_and_a_click_or_a_tone_in_a_tile_is_not():
+    """The logarithm of an exponential variable has the mean of that of its mean, less Euler's
+    constant."""
+    euler = 10 / math.log(10) * 0.5772
+    click = torch.zeros(2, SAMPLES)
+    click[:, SAMPLES // 2] = 1.0
+    for band, (value, sounds) in flatness(noise(1), RATE).items():
+        assert value.mean() == pytest.approx(-euler, abs=0.15) and sounds.all(), band
+    for audio in (click, tones(3000)):
+        value, sounds = flatness(audio, RATE)["2-4"]
+        assert 0 < sounds.sum() < sounds.numel() and value[sounds].mean() < -6
+
+
+def test_texture_too_smooth_is_above_0_and_one_with_holes_below():
+    target = noise(1)
+    spectrum = torch.stft(target, 512, 128, window=torch.hann_window(512), return_complex=True)
+    for power, low, high in ((0.0, 1.0, 2.5), (2.0, -6.0, -1.0)):
+        changed = torch.polar(spectrum.abs() ** power, spectrum.angle())
+        audio = torch.istft(changed, 512, 128, window=torch.hann_window(512), length=SAMPLES)
+        audio = audio * (target.square().mean() / audio.square().mean()).sqrt()
+        figures = evenness_figures(*pair(audio, target))
+        assert all(low < value < high for value in figures.values()), figures
+
+
+def test_another_noise_is_as_even_and_so_is_the_target_at_another_level():
+    for audio in (noise(2), 0.1 * noise(1)):
+        figures = evenness_figures(*pair(audio, noise(1)))
+        assert max(map(abs, figures.values())) < 0.2
+
+
 def test_repeated_frame_has_repetition_near_one_and_noise_has_none():
     target = noise(6)
     for values, expected, slack in (
@@ -211,6 +247,7 @@ def test_silent_bands_of_the_target_have_no_figures_and_a_silent_reconstruction_
     for band in ("0.2-1", "1-2", "2-4", "4-8"):
         assert (figures[f"kept_{band}"], figures[f"invented_{band}"]) == (0, 0)
         assert (figures[f"sdr_{band}"], figures[f"level_{band}"]) == (0, -math.inf)
+        assert figures[f"evenness_{band}"] > 2  # silence is even
 
 
 def test_one_target_compares_many_and_each_as_if_alone(panned):
@@ -225,10 +262,11 @@ def test_long_signals_are_measured_as_short_ones_are():
     """Spectra come some six seconds at a time; frames at the seams count once."""
     target = noise(3).repeat(1, 4)[:, : 15 * RATE]
     ours = target + 0.3 * noise(2).repeat(1, 4)[:, : 15 * RATE]
-    for metric in (line_figures, octave_figures):
+    for metric in (line_figures, octave_figures, evenness_figures):
         found = metric(*pair(ours, target))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("earvae.evaluation.metrics.octaves.BLOCK", 1 << 24)
+            patch.setattr("earvae.evaluation.metrics.evenness.BLOCK", 1 << 14)
             assert metric(*pair(ours, target)) == pytest.approx(found, rel=1e-5)
 
 

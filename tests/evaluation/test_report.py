@@ -322,7 +322,7 @@ def test_bands_are_shaded_by_how_bad_they_are(tmp_path):
 
 def test_every_figure_of_the_table_is_on_the_index(built):
     index = pages(built)["index.html"]
-    for figure in figures.FIGURES:
+    for figure in figures.listed(judges=False):
         assert figure.label.replace("-", "‑") in index or figure.label in index, figure.key
 
 

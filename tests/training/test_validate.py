@@ -14,7 +14,7 @@ from earvae.objective.perceptual import PerceptualLoss
 from earvae.training.crops import CropDataset
 from earvae.training.log import RunLog
 from earvae.training.set_up import set_up
-from earvae.training.validate import channel_figures, channel_sums, validate
+from earvae.training.validate import channel_figures, channel_sums, heard_figures, validate
 
 
 def one_rank(fabric, config, folder):
@@ -40,7 +40,18 @@ def test_two_ranks_measure_what_one_does_even_if_one_of_them_has_nothing(recipe,
         figures = json.loads((tmp_path / "ddp_fork" / f"rank{rank}.json").read_text())
         assert figures.keys() == alone.keys()
         for name, value in alone.items():
-            assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True), name
+
+
+def test_items_that_buzz_are_heard_and_those_too_short_or_broken_do_not_count():
+    noise = 0.1 * torch.randn(3, 2, 44_100, generator=torch.Generator().manual_seed(0))
+    buzz = noise[:, :, :512].repeat(1, 1, 87)[..., :44_100]
+    buzz[2] = torch.nan
+    values, counted = heard_figures(buzz, noise, 44_100, 512)["repetition_4-8"]
+    assert counted.tolist() == [True, True, False] and values[:2].min() > 0.8
+    assert not heard_figures(noise, noise, 44_100, 512)["panning_1-2"][1].any()  # nothing is panned
+    short = heard_figures(noise[..., :8000], noise[..., :8000], 44_100, 512)
+    assert not any(counted.any() for _, counted in short.values())
 
 
 def test_the_figures_of_latent_channels_are_those_of_numpy():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from earvae.evaluation.systems import System
 
 Sound = Literal["flac", "opus"]
+COMPARISON = "folder:"  # a REF of originals and reconstructions side by side
 
 
 def evaluate(
@@ -22,7 +23,7 @@ def evaluate(
         typer.Argument(
             metavar="REF",
             show_default=False,
-            help="A folder of music, a manifest (.jsonl), or one file.",
+            help="A folder of music, a manifest (.jsonl), or one file; or folder:PATH, see below.",
         ),
     ],
     output: Annotated[
@@ -48,6 +49,12 @@ def evaluate(
     loud: Annotated[
         bool,
         typer.Option("--loud", help="Turned up to −9 LUFS through a soft limiter, as masters are."),
+    ] = False,
+    judges: Annotated[
+        bool,
+        typer.Option(
+            "--judges", help="Ask Zimtohrli and ViSQOL too: half a minute more a track and codec."
+        ),
     ] = False,
     title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
     notes: Annotated[
@@ -83,8 +90,13 @@ def evaluate(
                           python:MODULE:FUNCTION
       identity flip mono  the reference itself, flipped, folded to mono
 
+    folder:PATH as REF compares what lies there: folders with an original.* (or reference.*) and
+    reconstructions of it, one a system, named by it. Nothing else is compared unless --codec says
+    so. Tracks that not all systems have come in tables of their own.
+
     \b
     earvae evaluate album/ --codec earvae --codec opus:96 -o results/
+    earvae evaluate folder:their_page/ --codec earvae --seconds 0 -o out/
     earvae evaluate corpus/manifest.jsonl --split test --codec mine=earvae:runs/compact/ema -o out/
     """
     from earvae import tracks
@@ -93,19 +105,34 @@ def evaluate(
     from earvae.evaluation.evaluate import claimed
     from earvae.evaluation.evaluate import evaluate as run
     from earvae.evaluation.excerpts import Span, evenly, references
+    from earvae.evaluation.metrics.judges import versions
+    from earvae.evaluation.systems.folder import compared
+    from earvae.evaluation.systems.registry import offered
 
     try:
         import pyloudnorm  # noqa: F401
     except ModuleNotFoundError as error:
         one_line(f"evaluation needs the package {error.name}: pip install 'earvae[eval]'")
+    if judges:
+        versions()
     span = Span(seconds or None, _start(start), loud)
-    systems, failures = systems_of(codec or ["earvae"], device)
+    comparison = str(source).startswith(COMPARISON)
+    source = Path(str(source).removeprefix(COMPARISON)).expanduser() if comparison else source
     music = tracks.find([source], leave_out=output, split=split)
     batch.print_left_out(music)
+    specs: list[str | System] = [*(codec or ([] if comparison else ["earvae"]))]
+    if comparison:
+        found, stems = compared(music.files)
+        specs = [*offered(stems), *specs]
+        nothing = f"{source}: no folder there has an original.* and reconstructions beside it"
+    else:
+        found = references(music.files)
+        nothing = f"{source}: holds nothing but reconstructions"
+    if not found or not specs:
+        finish(music.problems or [nothing], 0)
+    found = evenly(found, most)
+    systems, failures = systems_of(specs, device)
     failures += music.problems
-    found = evenly(references(music.files), most)
-    if not found:
-        finish(failures or [f"{source}: holds nothing but reconstructions"], 0)
     with claimed(output).alone(lambda line: typer.echo(line, err=True)):
         with batch.progress_bar(len(found) * len(systems), "") as update:
             results, more = run(
@@ -114,17 +141,19 @@ def evaluate(
                 output,
                 span,
                 lambda done, doing: update(completed=done, description=doing[-50:]),
+                judges,
             )
         failures += more
         tables.write_all(results, output)
-        over = f"mean over {len(results.tracks)} tracks"
-        batch.print_rows(*tables.compact_table(results), over)
+        for part in tables.parts(results):
+            batch.print_rows(*tables.compact_table(part), f"mean over {tables.which(part)}")
+            batch.print_rows(*tables.hearing_table(part))
         page = _page(output, title, notes, sound) if results.tracks else None
     typer.echo(f"written: {page or output / 'results.md'}")
     finish(failures, sum(result.error is None for result in results.results))
 
 
-def systems_of(specs: list[str], device: str) -> tuple[list[System], list[str]]:
+def systems_of(specs: list[str | System], device: str) -> tuple[list[System], list[str]]:
     """What ``--codec`` names, and a line for each that cannot be set up; leaves if none can."""
     from earvae.evaluation.systems.registry import SpecError, make_all
 

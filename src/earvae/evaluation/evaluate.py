@@ -30,6 +30,7 @@ from earvae.evaluation.excerpts import (
     read_excerpt,
     references,
 )
+from earvae.evaluation.metrics.judges import versions as judge_versions
 from earvae.evaluation.metrics.loudness import loudness
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.results import Codec, Reference, Result, Results, Settings
@@ -74,6 +75,7 @@ def evaluate(
     out: str | Path,
     span: Span = Span(),
     progress: Progress = lambda done, doing: None,
+    judges: bool = False,
 ) -> tuple[Results, list[str]]:
     """Measure every system on every track: the results, and a line for each failure.
 
@@ -87,9 +89,10 @@ def evaluate(
         out: the folder of the evaluation.
         span: the stretch of each track.
         progress: is told how far it is.
+        judges: whether the perceptual judges are asked too, which takes the extra ``judges``.
 
     Raises WriteError or AudioFileError where OUT cannot be written, or holds what is not ours
-    (:func:`claimed`); SpecError for specs that make no sense, or names that meet.
+    (:func:`claimed`); SpecError for specs that make no sense, or names that meet; NoJudges.
     """
     out = Path(out)
     failures: list[str] = []
@@ -99,12 +102,13 @@ def evaluate(
     if not all(isinstance(system, System) for system in systems):
         systems, unusable = make_all(systems)
         failures += unusable
+    settings = _settings(span, judges)
     claimed(out)
     found: list[Reference] = []
     results: list[Result] = []
     for number, (track, name) in enumerate(zip(tracks, _shown(tracks), strict=True)):
         progress(number * len(systems), name)
-        bench = _Bench(track, name, out, span)
+        bench = _Bench(track, name, out, span, settings)
         try:
             with about(track.path):
                 found.append(bench.reference())
@@ -117,11 +121,11 @@ def evaluate(
             progress(number * len(systems) + position, f"{name}, {system.name}")
             result = bench.result(system)
             results.append(result)
-            if result.error:
+            if result.error and not result.missing:
                 failures.append(f"{system.name}, {result.track}: {result.error}")
     progress(len(tracks) * len(systems), "")
     measured = Results(
-        settings=_settings(span),
+        settings=settings,
         codecs=[Codec.model_validate(system, from_attributes=True) for system in systems],
         tracks=found,
         results=results,
@@ -142,8 +146,8 @@ class _Kept(BaseModel):
 class _Bench:
     """One track on the bench: it is read when the first system needs it, and only then."""
 
-    def __init__(self, track: Track, name: str, out: Path, span: Span) -> None:
-        self.track, self.name, self.span = track, name, span
+    def __init__(self, track: Track, name: str, out: Path, span: Span, settings: Settings) -> None:
+        self.track, self.name, self.span, self.settings = track, name, span, settings
         self.audio_folder = out / "audio" / track.slug
         self.cache_folder = out / "cache" / track.slug
         self.excerpt: Excerpt | None = None
@@ -152,11 +156,10 @@ class _Bench:
 
     def reference(self) -> Reference:
         """The track's row of the results. Raises AudioFileError, WriteError."""
-        settings = _settings(self.span).model_dump()
         self.identity = {
             "track": audio.sha256_of(self.track.path),
             "figures": [*figures.BY_KEY],
-            **settings,
+            **self.settings.model_dump(),
         }
         row = self._kept("reference", self.identity, Reference)
         if row is None:
@@ -173,6 +176,10 @@ class _Bench:
 
     def result(self, system: System) -> Result:
         """A system's figures; ``error`` says what went wrong, if anything did."""
+        if not system.is_for(self.track):
+            return Result(
+                codec=system.name, track=self.name, error="has none of this track", missing=True
+            )
         try:
             identity = {**self.identity, **system.settings_for(self.track)}
             kept = self._kept(system.name, identity, Result) or self._measured(system, identity)
@@ -207,7 +214,7 @@ class _Bench:
             lag_samples=fitted.lag,
             compared_samples=samples,
             kbps=kbps,
-            metrics=figures.measure(ours, theirs),
+            metrics=figures.measure(ours, theirs, figures.listed(self.settings.judges is not None)),
             loudness=ours.once(loudness),
         )
         self._keep(system.name, identity, row, fitted.audio)
@@ -261,13 +268,14 @@ def _shown(tracks: list[Track]) -> list[str]:
     ]
 
 
-def _settings(span: Span) -> Settings:
+def _settings(span: Span, judges: bool) -> Settings:
     return Settings(
         sample_rate=SAMPLE_RATE,
         metric_version=figures.VERSION,
         seconds=span.seconds,
         start="middle" if span.start is None else span.start,
         loud=span.loud,
+        judges=judge_versions() if judges else None,
     )
 
 

@@ -8,11 +8,13 @@ here is a column there. A new metric is a module in ``metrics/`` with a function
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from earvae.evaluation.metrics.evenness import evenness_figures
 from earvae.evaluation.metrics.image import OCTAVES, image_figures
+from earvae.evaluation.metrics.judges import visqol_figure, zimtohrli_figure
 from earvae.evaluation.metrics.lines import LINE_BANDS, line_figures
 from earvae.evaluation.metrics.loudness import loudness_figures
 from earvae.evaluation.metrics.octaves import BANDS_HZ, octave_figures
@@ -22,7 +24,7 @@ from earvae.evaluation.metrics.repetition import repetition_figures
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.metrics.treble import treble_figures
 
-VERSION = 3  # raised with any change of a definition: results that were kept are then stale
+VERSION = 4  # raised with any change of a definition: results that were kept are then stale
 MISSING = "–"
 
 Metric = Callable[[Signal, Signal], "float | dict[str, float]"]
@@ -48,6 +50,7 @@ class Best(Enum):
 HIGHER, LOWER, ZERO = Best
 
 PUBLISHED = "Figures over all tracks"
+JUDGES = "Perceptual judges"
 MORE = "Treble, stereo image and loudness"
 IMAGE = "Stereo image by octave"
 HEARING = "What the distances do not hear, by octave"
@@ -121,6 +124,10 @@ FIGURES: tuple[Figure, ...] = (
            published_figures, PUBLISHED, 100, short="CCPC %"),
     Figure("si_sdr", "SI-SDR", "dB", HIGHER, 2, "Scale-invariant ratio of signal to distortion",
            published_figures, PUBLISHED, short="SI-SDR dB"),
+    Figure("zimtohrli", "Zimtohrli", "", HIGHER, 2, "Opinion of a model of listeners, 1 to 5",
+           zimtohrli_figure, JUDGES, short="Zimtohrli"),
+    Figure("visqol", "ViSQOL", "", HIGHER, 2, "Opinion of a model of listeners, 1 to 4.73",
+           visqol_figure, JUDGES, short="ViSQOL"),
     Figure("lsd_high", "LSD above 8 kHz", "dB", LOWER, 2, "Log-spectral distance of the treble",
            treble_figures),
     Figure("band_lsd_high", "Band LSD above 8 kHz", "dB", LOWER, 2,
@@ -150,12 +157,15 @@ FIGURES: tuple[Figure, ...] = (
     Figure("repetition", "Repetition", "", ZERO, 2,
            "Self-similarity at multiples of the codec's frame, beyond the reference's",
            repetition_figures, **_BANDS),
+    Figure("evenness", "Evenness", "dB", ZERO, 1,
+           "Spectral flatness within 500 Hz and 50 ms, beyond the reference's",
+           evenness_figures, **_BANDS),
     Figure("level", "Level", "dB", ZERO, 1, "Power of Mid, reconstruction over reference",
            octave_figures, **_BANDS),
     Figure("sdr", "SDR", "dB", HIGHER, 1, "Power of Mid over that of the difference",
            octave_figures, **_BANDS),
     Figure("panning", "Panning", "dB", ZERO, 1,
-           "Level of the quieter channel where it is 12 dB or more below the other, "
+           "Level of the quieter channel against the other where it is 12 dB or more below, "
            "reconstruction − reference", panning_figures, **_BANDS),
     Figure("lines_f1", "Lines F1", "", HIGHER, 2,
            "Spectral lines kept and invented, in one number", line_figures, **_LINES),
@@ -170,13 +180,24 @@ FIGURES: tuple[Figure, ...] = (
 BY_KEY: dict[str, Figure] = {key: figure for figure in FIGURES for key in figure.keys}
 """The figure of every key of results.json and results.csv, in order."""
 
-COMPACT: tuple[Figure, ...] = tuple(figure for figure in FIGURES if figure.short)
-"""Columns of the compact table: the paper's in its order, then loudness."""
+
+def listed(judges: bool) -> list[Figure]:
+    """The figures of an evaluation, with the perceptual judges' or without."""
+    return [figure for figure in FIGURES if judges or figure.group != JUDGES]
 
 
-def measure(reconstruction: Signal, target: Signal) -> dict[str, float | None]:
-    """Every figure of a reconstruction, by key; None where the target gives one no meaning.
+def of_group(group: str) -> list[Figure]:
+    """The figures under a heading."""
+    return [figure for figure in FIGURES if figure.group == group]
 
+
+def measure(
+    reconstruction: Signal, target: Signal, wanted: Iterable[Figure] | None = None
+) -> dict[str, float | None]:
+    """The wanted figures of a reconstruction, by key; None where the target gives one no meaning.
+
+    All but the perceptual judges' where ``wanted`` is None: these take seconds and an extra
+    (``metrics.judges.versions`` says whether it is there).
     Raises ValueError: shapes differ, or the signals are no stereo or too short.
     """
     ours, theirs = reconstruction.audio, target.audio
@@ -186,19 +207,21 @@ def measure(reconstruction: Signal, target: Signal) -> dict[str, float | None]:
     if ours.shape[0] != 2:
         raise ValueError(f"a track is [2, samples], not {list(ours.shape)}")
     found: dict[str, float] = {}
-    for metric in dict.fromkeys(figure.metric for figure in FIGURES):
+    wanted = listed(judges=False) if wanted is None else [*wanted]
+    for metric in dict.fromkeys(figure.metric for figure in wanted):
         value = metric(reconstruction, target)
         if not isinstance(value, dict):
-            value = {figure.key: float(value) for figure in FIGURES if figure.metric is metric}
+            value = {figure.key: float(value) for figure in wanted if figure.metric is metric}
         found |= value
-    return {key: found[key] if math.isfinite(found[key]) else None for key in BY_KEY}
+    keys = [key for figure in wanted for key in figure.keys]
+    return {key: found[key] if math.isfinite(found[key]) else None for key in keys}
 
 
-def groups(with_bands: bool) -> Iterator[tuple[str, list[Figure]]]:
+def groups(figures: Iterable[Figure], with_bands: bool) -> Iterator[tuple[str, list[Figure]]]:
     """Headings and their figures, of one value each or with a value in each band."""
-    figures = [figure for figure in FIGURES if bool(figure.bands) is with_bands]
-    for group in dict.fromkeys(figure.group for figure in figures):
-        yield group, [figure for figure in figures if figure.group == group]
+    chosen = [figure for figure in figures if bool(figure.bands) is with_bands]
+    for group in dict.fromkeys(figure.group for figure in chosen):
+        yield group, [figure for figure in chosen if figure.group == group]
 
 
 def signed(value: float, digits: int, plus: bool = False) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from earvae import atomic, json_files
 from earvae.errors import EarvaeError
+from earvae.evaluation.figures import Figure, listed
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.json_files import JsonError
 
@@ -39,6 +40,8 @@ class Settings(_Part):
     """Seconds into each track."""
     loud: bool
     """Whether stretches were turned up to −9 LUFS."""
+    judges: str | None = None
+    """The packages of the perceptual judges and their versions, where these were asked."""
 
 
 class Codec(_Part):
@@ -75,6 +78,8 @@ class Result(_Part):
     """By key (``figures.BY_KEY``)."""
     loudness: Loudness = Loudness()
     error: str | None = None
+    missing: bool = False
+    """Whether the codec has nothing of this track and need not: no failure."""
 
 
 class Summary(_Part):
@@ -118,6 +123,11 @@ class Results(_Part):
         if not {summary.codec for summary in self.summary} <= set(codecs):
             raise ValueError("there is a summary of a codec that is not listed")
         return self
+
+    @cached_property
+    def figures(self) -> list[Figure]:
+        """What was measured."""
+        return listed(judges=self.settings.judges is not None)
 
     @cached_property
     def result_of(self) -> dict[tuple[str, str], Result]:

@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from earvae import atomic
+from earvae.evaluation.aggregate import summarise
 from earvae.evaluation.figures import (
     BY_KEY,
-    COMPACT,
-    FIGURES,
+    HEARING,
     MISSING,
     Best,
     Figure,
@@ -23,6 +23,7 @@ from earvae.evaluation.figures import (
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.results import Codec, Results, Summary
 
+FEW = 3  # tracks that are named above a table
 PUBLISHED_METRICS = {
     "sisdr": "si_sdr",
     "mel_distance": "mel",
@@ -40,7 +41,8 @@ def write_all(results: Results, out: str | Path) -> None:
     """
     out = Path(out)
     atomic.write(out / "results.csv", csv_text(results))
-    atomic.write(out / "results.md", markdown(results))
+    texts = [markdown(part) for part in parts(results)]
+    atomic.write(out / "results.md", "\n".join(texts))
     published = json.dumps(published_values(results), indent=1) + "\n"
     atomic.write(out / "evaluation_results.json", published)
     results.write(out / "results.json")
@@ -65,6 +67,38 @@ def csv_text(results: Results) -> str:
     return text.getvalue()
 
 
+def parts(results: Results) -> list[Results]:
+    """The results apart by which codecs there are of a track: only rows over the same tracks
+    compare. One part, the whole, where every codec is for every track."""
+    tracks: dict[tuple[str, ...], list[str]] = {}
+    for track in results.tracks:
+        there = [
+            c.name for c in results.codecs if not results.result_of[c.name, track.name].missing
+        ]
+        tracks.setdefault(tuple(there), []).append(track.name)
+    if len(tracks) < 2:
+        return [results]
+    return [_part(results, *part) for part in tracks.items()]
+
+
+def which(results: Results) -> str:
+    """How many tracks, and the names of few."""
+    tracks = results.tracks
+    names = ", ".join(track.name for track in tracks)
+    return f"{len(tracks)} tracks ({names})" if len(tracks) <= FEW else f"{len(tracks)} tracks"
+
+
+def _part(results: Results, codecs: tuple[str, ...], tracks: list[str]) -> Results:
+    rows = [r for r in results.results if r.codec in codecs and r.track in tracks]
+    return Results(
+        settings=results.settings,
+        codecs=[codec for codec in results.codecs if codec.name in codecs],
+        tracks=[track for track in results.tracks if track.name in tracks],
+        results=rows,
+        summary=summarise(rows),
+    )
+
+
 def table(
     results: Results, figures: Sequence[Figure], statistic: str = "mean", intervals: bool = False
 ) -> tuple[list[str], list[list[str]]]:
@@ -85,10 +119,31 @@ def compact_table(
     results: Results, statistic: str = "mean", intervals: bool = False
 ) -> tuple[list[str], list[list[str]]]:
     """The same of the figures in the paper's column order, and the rate of each codec."""
-    header, rows = table(results, COMPACT, statistic, intervals)
+    figures = [figure for figure in results.figures if figure.short]
+    header, rows = table(results, figures, statistic, intervals)
     for codec, row in zip(results.codecs, rows, strict=True):
         row.insert(1, _rate(codec, results))
     return [header[0], "rate", *header[1:]], rows
+
+
+def hearing_table(results: Results, statistic: str = "mean") -> tuple[list[str], list[list[str]]]:
+    """What the distances do not hear, a column for each band: below each figure its codecs.
+    Figures without any value are left out."""
+    figures = next(f for heading, f in groups(results.figures, True) if heading == HEARING)
+    bands = max((figure.bands for figure in figures), key=len)
+    rows = []
+    for figure in figures:
+        cells = [row[1].split(" / ") for row in table(results, [figure], statistic)[1]]
+        values = [[*row, *[""] * (len(bands) - len(row))] for row in cells]
+        if all(cell == MISSING for row in cells for cell in row):
+            continue
+        if len(values) == 1:
+            rows.append([title(figure), *values[0]])
+            continue
+        rows.append([title(figure), *[""] * len(bands)])
+        names = (f"  {codec.name}" for codec in results.codecs)
+        rows += [[name, *row] for name, row in zip(names, values, strict=True)]
+    return ["by band", *map(band_name, bands)], rows
 
 
 def title(figure: Figure) -> str:
@@ -104,17 +159,17 @@ def markdown(results: Results) -> str:
     place = "from the middle" if settings.start == "middle" else f"from {settings.start:g} s"
     loud = ", turned up to −9 LUFS through a soft limiter" if settings.loud else ""
     lines = [
-        f"{len(results.tracks)} tracks, {length}, {place}, {settings.sample_rate} Hz{loud}. ↓ "
+        f"{which(results)}, {length}, {place}, {settings.sample_rate} Hz{loud}. ↓ "
         "lower is better, ↑ higher is better; Δ is reconstruction minus reference.",
         *("", "Mean over tracks (95 % bootstrap interval of the mean):", ""),
         *markdown_table(*compact_table(results, intervals=True)),
         *("", "Median over tracks:", ""),
         *markdown_table(*compact_table(results, "median")),
     ]
-    others = [figure for figure in FIGURES if not (figure.short or figure.bands)]
+    others = [figure for figure in results.figures if not (figure.short or figure.bands)]
     lines += ["", "What lies behind it, median over tracks:", ""]
     lines += markdown_table(*table(results, others, "median"))
-    for heading, figures in groups(with_bands=True):
+    for heading, figures in groups(results.figures, with_bands=True):
         bands = " / ".join(map(band_name, max((figure.bands for figure in figures), key=len)))
         lines += ["", f"{heading} ({bands}, as far as a figure reaches), median over tracks:", ""]
         lines += markdown_table(*table(results, figures, "median"))

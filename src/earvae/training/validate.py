@@ -10,6 +10,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from earvae.config import TrainConfig
+from earvae.evaluation.metrics import Signal
+from earvae.evaluation.metrics.evenness import evenness_figures
+from earvae.evaluation.metrics.lines import LINE_BANDS, line_figures
+from earvae.evaluation.metrics.octaves import BANDS_HZ as OCTAVES
+from earvae.evaluation.metrics.octaves import WINDOW
+from earvae.evaluation.metrics.panning import panning_figures
+from earvae.evaluation.metrics.repetition import repetition_figures
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 from earvae.objective.perceptual import PerceptualLoss
@@ -18,6 +25,13 @@ from earvae.training.crops import CropDataset
 from earvae.training.loader import make_loader
 from earvae.training.log import RunLog
 
+HEARD = {
+    repetition_figures: [f"repetition_{band}" for band in OCTAVES],
+    evenness_figures: [f"evenness_{band}" for band in OCTAVES],
+    panning_figures: [f"panning_{band}" for band in OCTAVES],
+    line_figures: [f"{kind}_{band}" for kind in ("lines_f1", "invented") for band in LINE_BANDS],
+}
+"""Measures of what distances do not hear (docs/measures.md), and what is logged of each."""
 BANDS_HZ = (0, 120, 250, 500, 1000, 2000, 4000, 8000, 22050)
 
 
@@ -25,6 +39,7 @@ def figure_names(config: TrainConfig) -> list[str]:
     """Names of the figures that :func:`validate` gives one number of, in any stage."""
     bands = [f"{low}_{high}" for low, high in zip(BANDS_HZ, BANDS_HZ[1:], strict=False)]
     names = ["total", "si_sdr", *(f"{kind}_{band}" for kind in ("sdr", "level") for band in bands)]
+    names += [name for of_measure in HEARD.values() for name in of_measure]
     for stage in config.stages:
         names += [term for term, weight in stage.balanced_objective().weights if weight]
     return sorted({f"validation/{name}" for name in names})
@@ -44,8 +59,9 @@ def validate(
 
     Names: ``validation/<term>`` and ``validation/total`` (all resolutions), ``validation/si_sdr``
     (dB), ``validation/sdr_<low>_<high>`` (dB in that band), ``validation/level_<low>_<high>`` (dB
-    of reconstruction over original); ``latent_mean``, ``latent_std`` and ``latent_kl``, a list
-    with one figure a channel. Latents are the posterior mean.
+    of reconstruction over original), and those of ``HEARD``, such as ``validation/repetition_2-4``;
+    NaN where no item counts. ``latent_mean``, ``latent_std`` and ``latent_kl``, a list with one
+    figure a channel. Latents are the posterior mean.
 
     Every rank makes the same number of forward passes, which for a sharded model are collective:
     one that has no items left passes silence through, which does not count.
@@ -69,8 +85,9 @@ def validate(
         figures = {name: (value.expand(len(audio)), everyone) for name, value in wholes.items()}
         figures["si_sdr"] = (si_sdr(reconstruction, audio), everyone)
         figures |= band_figures(reconstruction, audio, rate)
+        figures |= heard_figures(reconstruction, audio, rate, vae.hop_length)
         for name, (values, counted) in figures.items():
-            both = torch.stack([values[counted].sum(), counted.sum()]).double()
+            both = torch.stack([values[counted].sum().double(), counted.sum().double()])
             sums[f"validation/{name}"] += both
         for name, values in channel_sums(posterior).items():
             sums[name] += values
@@ -84,7 +101,7 @@ def validate(
     means: dict[str, float | list[float]] = {}
     for name, both in sums.items():
         if name.startswith("validation/"):
-            means[name] = (both[0] / both[1].clamp_min(1)).item()
+            means[name] = (both[0] / both[1]).item()
     means |= {name: value.tolist() for name, value in channel_figures(sums).items()}
     log.figures(means, step)
     return means
@@ -119,6 +136,28 @@ def _gather(fabric: Fabric, sums: dict[str, Tensor]) -> None:
     for name, shape in shapes.items():
         own = sums.get(name, torch.zeros(shape, dtype=torch.double, device=fabric.device))
         sums[name] = fabric.all_reduce(own, reduce_op="sum")
+
+
+def heard_figures(
+    reconstruction: Tensor, target: Tensor, sample_rate: int, hop: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The figures of ``HEARD``, ``[batch]``, and which items have them, ``[batch]``.
+
+    Both signals are ``[batch, 2, samples]``; ``hop`` is that of the latents. Items shorter than
+    8192 samples, and what is not finite, have none of these figures.
+    """
+    rows = []
+    for x, y in zip(reconstruction.float().cpu(), target.float().cpu(), strict=True):
+        if y.shape[1] < WINDOW or not x.isfinite().all():
+            rows.append({})
+            continue
+        pair = Signal(x, sample_rate, hop), Signal(y, sample_rate, hop)
+        rows.append({name: value for f in HEARD for name, value in f(*pair).items()})
+    figures = {}
+    for name in (name for of_measure in HEARD.values() for name in of_measure):
+        values = target.new_tensor([row.get(name, math.nan) for row in rows])
+        figures[name] = (values, values.isfinite())
+    return figures
 
 
 def band_figures(

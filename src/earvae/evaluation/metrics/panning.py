@@ -1,4 +1,4 @@
-"""Panned sounds: how far the quieter channel's level is off where one is well below the other."""
+"""Panned sounds: how far the channels' levels are apart where one is well below the other."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def channel_levels(audio: Tensor, sample_rate: float) -> Tensor:
 
 @torch.no_grad()
 def panning_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
-    """Mean error of the quieter channel's level in each band, of ``[2, samples]`` each.
+    """Mean error of the level of the quieter channel against the louder one in each band.
 
-    ``panning_<band>`` in dB, reconstruction minus target, 0 is best: over the frames in which one
-    channel of the target is at least 12 dB below the other and the other is above -50 dB of a
-    full-scale sine. What leaks from the louder channel makes it positive. NaN where fewer than 20
+    ``panning_<band>`` in dB, reconstruction minus target, 0 is best, of ``[2, samples]`` each: over
+    the frames in which one channel of the target is at least 12 dB below the other and the other is
+    above -50 dB of a full-scale sine. What leaks from the louder channel makes it positive; a band
+    that is too quiet in both channels does not, which ``level`` says. NaN where fewer than 20
     frames (half a second) are such, so in every band of a mono track.
     Raises ValueError for signals shorter than 2048 samples.
     """
@@ -40,7 +41,8 @@ def panning_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     quieter, louder = theirs.aminmax(dim=1)
     panned = (louder - quieter >= APART_DB) & (louder > LOUD_DB)
     side = theirs.argmin(dim=1, keepdim=True)
-    error = ours.gather(1, side)[:, 0] - quieter
+    quiet, loud = (ours.gather(1, each)[:, 0] for each in (side, 1 - side))
+    error = (quiet - loud) - (quieter - louder)
     figures = {}
     for row, band in enumerate(BANDS_HZ):
         values = error[row][panned[row]]

@@ -18,7 +18,7 @@ import numpy as np
 from earvae import atomic
 from earvae.audio import read_audio
 from earvae.errors import EarvaeError, about
-from earvae.evaluation.figures import FIGURES, band_name, groups
+from earvae.evaluation.figures import band_name, groups
 from earvae.evaluation.metrics.loudness import Loudness
 from earvae.evaluation.report import cells, curves, sound, spectrograms
 from earvae.evaluation.results import Codec, Reference, Result, Results
@@ -199,7 +199,7 @@ def _write_pages(
     results: Results, pages: list[TrackPage], presentation: Presentation, report: Path
 ) -> None:
     templates, rate = _templates(), results.settings.sample_rate
-    plain = [figure for figure in FIGURES if not figure.bands]
+    plain = [figure for figure in results.figures if not figure.bands]
     common = {"results": results, "pages": pages, "metrics": plain, "presentation": presentation}
     listening = _listening_data(results, pages, presentation)
     index = templates.get_template("index.html").render(
@@ -211,7 +211,7 @@ def _write_pages(
                 "mean": cells.summary_rows(results, group, "mean"),
                 "median": cells.summary_rows(results, group, "median"),
             }
-            for title, group in groups(with_bands=False)
+            for title, group in groups(results.figures, with_bands=False)
         ],
         counts=cells.tracks_counted(results),
         bands=[
@@ -219,10 +219,10 @@ def _write_pages(
                 "title": title,
                 "tables": [(figure, cells.band_rows(results, figure)) for figure in group],
             }
-            for title, group in groups(with_bands=True)
+            for title, group in groups(results.figures, with_bands=True)
         ],
         by_track={p.track.name: cells.track_rows(results, plain, p.track.name) for p in pages},
-        failures=[result for result in results.results if result.error],
+        failures=[r for r in results.results if r.error and not r.missing],
         paragraphs=[p.strip() for p in re.split(r"\n\s*\n", presentation.notes) if p.strip()],
         data=listening,
         **common,
@@ -239,7 +239,7 @@ def _write_pages(
             after=pages[number + 1] if number + 1 < len(pages) else None,
             groups=[
                 {"metrics": group, "rows": cells.track_rows(results, group, page.track.name)}
-                for _, group in groups(with_bands=False)
+                for _, group in groups(results.figures, with_bands=False)
             ],
             rate=rate,
             ticks=spectrograms.ticks(rate),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -14,9 +15,12 @@ from earvae.evaluation.excerpts import (
     Excerpt,
     Track,
     read_stretch,
+    references,
 )
 from earvae.evaluation.systems.system import Reconstruction, System, UnusableSystem
-from earvae.tracks import audio_suffixes, printable
+from earvae.tracks import MusicFile, audio_suffixes, printable
+
+ORIGINALS = ("original", "reference")
 
 
 class Folder(System):
@@ -76,6 +80,25 @@ class Beside(Folder):
         if found := _only(track.path.parent, self.stem, track.path):
             return found
         raise UnusableSystem(f"{track.path.parent}: no {self.stem}.* beside {track.path.name}")
+
+
+class Offered(Beside):
+    """The same, of systems that may be missing beside some of the references."""
+
+    def is_for(self, track: Track) -> bool:
+        return _only(track.path.parent, self.stem, track.path) is not None
+
+
+def compared(music: Iterable[MusicFile]) -> tuple[list[Track], list[str]]:
+    """Of folders that hold an ``original.*`` (or ``reference.*``) and reconstructions beside it:
+    the originals, and the names of the reconstructions, sorted."""
+    files = list(music)
+    tracks = references(file for file in files if Path(file.name).stem.lower() in ORIGINALS)
+    taken = {track.path for track in tracks}
+    places = {path.parent for path in taken}
+    paths = (Path(file.path) for file in files)
+    names = {p.stem for p in paths if p.parent in places and p not in taken}
+    return tracks, sorted(names)
 
 
 def _only(folder: Path, stem: str, reference: Path) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from earvae.errors import EarvaeError, about
 from earvae.evaluation.systems.checks import CHECKS, Check
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
-from earvae.evaluation.systems.folder import Beside, Folder
+from earvae.evaluation.systems.folder import Beside, Folder, Offered
 from earvae.evaluation.systems.function import Function, RoundTrip, function_of
 from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
 from earvae.evaluation.systems.neural import Dac, Encodec
@@ -44,8 +44,8 @@ def make(spec: str, device: str = "cpu") -> System:
     return maker(argument, name, device)
 
 
-Codecs = Iterable[str] | Mapping[str, "str | RoundTrip | System"]
-"""Specs; or by the names of their rows specs, functions, and systems."""
+Codecs = Iterable["str | System"] | Mapping[str, "str | RoundTrip | System"]
+"""Specs and systems; or by the names of their rows specs, functions, and systems."""
 
 
 def make_all(codecs: Codecs, device: str = "cpu") -> tuple[list[System], list[str]]:
@@ -57,7 +57,7 @@ def make_all(codecs: Codecs, device: str = "cpu") -> tuple[list[System], list[st
     systems: dict[str, System] = {}
     failures = []
     for name, codec in rows:
-        spec = codec if isinstance(codec, str) else name
+        spec = codec if isinstance(codec, str) else name or codec.name
         try:
             with about(f"--codec {spec}"):
                 system = _row(name, codec, device)
@@ -73,10 +73,16 @@ def make_all(codecs: Codecs, device: str = "cpu") -> tuple[list[System], list[st
     return list(systems.values()), failures
 
 
+def offered(stems: Iterable[str]) -> list[System]:
+    """Systems of reconstructions that lie beside their references, or some of them, as
+    ``<stem>.*``."""
+    return [Offered(stem, _name_of(stem)) for stem in stems]
+
+
 def _row(name: str | None, codec: str | RoundTrip | System, device: str) -> System:
     """The system of a codec, under a name if there is one. Raises as :func:`make`."""
     if name is None:
-        return make(codec, device)
+        return codec if isinstance(codec, System) else make(codec, device)
     if not re.fullmatch(r"[\w.-]{1,100}", name, re.ASCII):
         raise SpecError(f"{name}: a row's name is letters, digits, dots, - and _")
     if isinstance(codec, str):

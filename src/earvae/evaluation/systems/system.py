@@ -54,6 +54,10 @@ class System(ABC):
         """The settings, for one track. Raises UnusableSystem or AudioFileError."""
         return self.settings
 
+    def is_for(self, track: Track) -> bool:
+        """Whether it should have a reconstruction of a track: having none is a failure then."""
+        return True
+
     @abstractmethod
     def round_trip(self, audio: Tensor) -> Tensor:
         """float32 ``[2, samples]`` at ``SAMPLE_RATE`` to ``[2, about as many samples]``.
