@@ -155,8 +155,10 @@ def fetch(package: str, folder: Path) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def unpack(deb: Path, folder: Path) -> None:
-    """Unpack the audio and the copyright file of a package into ``folder``.
+def unpack(
+    deb: Path, folder: Path, suffixes: tuple[str, ...] = AUDIO_SUFFIXES + ARCHIVE_SUFFIXES
+) -> None:
+    """Unpack what has one of ``suffixes`` and the copyright file of a package into ``folder``.
 
     The folder appears under its name when it is complete, so an interrupted run starts that
     package again and a complete one is not unpacked twice.
@@ -172,7 +174,7 @@ def unpack(deb: Path, folder: Path) -> None:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
                     name = member.name.lower()
-                    wanted = name.endswith(AUDIO_SUFFIXES + ARCHIVE_SUFFIXES)
+                    wanted = name.endswith(suffixes)
                     left = _less(left, member.size, deb)
                     if member.isreg() and (wanted or name.endswith("/copyright")):
                         archive.extract(member, unfinished, filter="data")

@@ -457,8 +457,26 @@ class AugmentationConfig(Config):
     width_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random gain of Side against Mid, dB"
     )
+    mix: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability of adding another crop, up to 12 dB less loud",
+    )
+    resample: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="most by which a crop is played faster or slower, pitch and all: 0.2 is ±20 %",
+    )
+    compress: float = Field(
+        0.0, ge=0, le=1, description="probability of a compressor, 1.5:1 to 5:1, on both channels"
+    )
+    saturate: float = Field(
+        0.0, ge=0, le=1, description="probability of bending loud samples by tanh"
+    )
     limit: float = Field(
-        0.0, ge=0, le=1, description="probability of driving the crop loud into a soft limiter"
+        0.0, ge=0, le=1, description="probability of limiting to a loudness of -14 to -7 LUFS"
     )
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ CPU = torch.device("cpu")
 EVERYTHING = {
     "gain_db": (-12, 6), "swap_channels": 0.5, "flip_polarity": 0.5, "mono": 0.3,
     "bass_db": (-3, 9), "equaliser_db": 3, "width_db": (-6, 3), "limit": 0.4,
+    "mix": 0.4, "resample": 0.2, "compress": 0.5, "saturate": 0.5,
 }  # fmt: skip
 
 

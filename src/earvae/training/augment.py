@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from earvae.config import AugmentationConfig
 
 AUGMENTATIONS = (
-    "gain", "swap_channels", "flip_polarity", "mono", "bass", "equaliser", "width", "limit"
+    "gain", "swap_channels", "flip_polarity", "mono", "bass", "equaliser", "width", "limit",
+    "mix", "resample", "compress", "saturate",
 )  # fmt: skip
+MIX_DB = (-12.0, 0.0)  # level of what is added, against what is there
+RATIOS = (1.5, 5.0)  # of the compressor
+THRESHOLDS_DB = (-8.0, 2.0)  # of it, over the level of the crop
+DRIVES = (0.1, 0.6)  # of the saturation
+LOUDNESS = (-14.0, -7.0)  # LUFS, which the limiter brings a crop to
 BASS_CORNER = 150.0  # Hz
 OCTAVES = tuple(31.25 * 2**n for n in range(10))  # Hz, at which the equaliser's gains are drawn
+SPEED_STEP = 1 / 64  # of the speeds drawn: a batch is resampled in as many goes as there are speeds
+FADED = 512  # samples before and after a resampled crop, which its ends are faded in
+LEVEL_SECONDS = 0.01  # between the levels that a compressor looks at
+CEILING = 0.97  # of full scale, which the limiter keeps to
+MOST_GAIN_DB = 40.0  # that the limiter makes up
+LIMITER_BLOCK = 32  # samples, whose highest peak the limiter looks at
+LIMITER_REACH = 12  # blocks before and after a peak that are turned down with it: 9 ms at 44.1 kHz
+K_WEIGHTING = (  # ITU-R BS.1770-4, tables 1 and 2, at 48 kHz
+    (
+        (1.53512485958697, -2.69169618940638, 1.19839281085285),
+        (-1.69065929318241, 0.73248077421585),
+    ),
+    ((1.0, -2.0, 1.0), (-1.99004745483398, 0.99007225036621)),
+)
 
 
 @dataclass(frozen=True)
 class Changes:
     """What is changed in one crop, in the order in which it is done; the default is nothing."""
 
+    mix_db: float | None = None  # level of another crop that is added
+    speed: float | None = None
     bass_db: float | None = None
     equaliser_db: tuple[float, ...] | None = None  # at OCTAVES
     width_db: float | None = None
-    limit_rms: float | None = None  # of full scale
+    compress: tuple[float, float] | None = None  # ratio, and threshold in dB
+    drive: float | None = None  # of the saturation
+    limit_lufs: float | None = None
     mono: bool = False
     gain_db: float | None = None
     swap_channels: bool = False
@@ -39,9 +66,12 @@ class Changes:
 
     def applied(self) -> np.ndarray:
         """Which of ``AUGMENTATIONS`` these are, bool ``[len(AUGMENTATIONS)]``."""
-        values = (self.gain_db, self.bass_db, self.equaliser_db, self.width_db, self.limit_rms)
-        gain, *rest = (value is not None for value in values)
-        return np.array([gain, self.swap_channels, self.flip_polarity, self.mono, *rest])
+        values = (
+            self.gain_db, self.swap_channels or None, self.flip_polarity or None, self.mono or None,
+            self.bass_db, self.equaliser_db, self.width_db, self.limit_lufs, self.mix_db,
+            self.speed, self.compress, self.drive,
+        )  # fmt: skip
+        return np.array([value is not None for value in values])
 
 
 def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Changes:
@@ -56,11 +86,23 @@ def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Cha
     def happens(probability: float) -> bool:
         return probability > 0 and random.random() < probability
 
+    def speed(most: float) -> float | None:
+        steps = int(most / SPEED_STEP)
+        return 1 + SPEED_STEP * int(random.integers(-steps, steps + 1)) if steps else None
+
     return Changes(
+        mix_db=random.uniform(*MIX_DB) if happens(config.mix) else None,
+        speed=speed(config.resample),
         bass_db=level(config.bass_db),
         equaliser_db=curve(config.equaliser_db),
         width_db=level(config.width_db),
-        limit_rms=random.uniform(0.2, 0.4) if happens(config.limit) else None,
+        compress=(
+            (random.uniform(*RATIOS), random.uniform(*THRESHOLDS_DB))
+            if happens(config.compress)
+            else None
+        ),
+        drive=random.uniform(*DRIVES) if happens(config.saturate) else None,
+        limit_lufs=random.uniform(*LOUDNESS) if happens(config.limit) else None,
         mono=happens(config.mono),
         gain_db=level(config.gain_db),
         swap_channels=happens(config.swap_channels),
@@ -68,39 +110,96 @@ def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Cha
     )
 
 
-def make_changes(audio: Tensor, changes: Sequence[Changes], sample_rate: int) -> Tensor:
+def samples_to_read(crop_samples: int, config: AugmentationConfig) -> int:
+    """Samples that a crop is cut as, so that it is still long enough at the highest speed."""
+    if not config.resample:
+        return crop_samples
+    return math.ceil((crop_samples + 2 * FADED) * (1 + config.resample))
+
+
+def make_changes(
+    audio: Tensor,
+    changes: Sequence[Changes],
+    sample_rate: int,
+    samples: int | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
     """``[batch, 2, samples]`` float32 with the changes of each item made, where it lies.
 
-    Nothing waits for the device.
+    ``audio`` and ``added``, what is mixed with it, are as long as :func:`samples_to_read` says, of
+    which ``samples`` are left (None: all). Nothing waits for the device.
     """
-    rows = [
-        [0.0 if c.bass_db is None else 10 ** (c.bass_db / 20) - 1 for c in changes],
-        [c.limit_rms or 0.0 for c in changes],  # 0: not limited
-        [float(c.mono) for c in changes],
-        [c.gain for c in changes],
-        [float(c.swap_channels) for c in changes],
-        [1.0 if c.width_db is None else 10 ** (c.width_db / 20) for c in changes],
-    ]
-    on_device = to_device(torch.tensor(rows), audio.device)
-    bass, limit, mono, gain, swap, width = on_device[:, :, None, None]  # each [batch, 1, 1]
-    if any(rows[0]):
-        audio = bass_shelf(audio, bass, sample_rate)
-    if any(c.equaliser_db for c in changes):
-        flat = (0.0,) * len(OCTAVES)
-        curves = torch.tensor([c.equaliser_db or flat for c in changes], dtype=torch.float32)
-        audio = equalise(audio, to_device(curves, audio.device), sample_rate)
-    if any(factor != 1 for factor in rows[5]):
-        middle = audio.mean(dim=1, keepdim=True)
-        audio = middle + width * (audio - middle)
-    if any(rows[1]):
-        audio = torch.where(limit > 0, soft_limit(audio, limit), audio)
-    if any(rows[2]):
-        audio = torch.where(mono > 0, audio.mean(dim=1, keepdim=True), audio)
-    if any(factor != 1 for factor in rows[3]):
-        audio = audio * gain
-    if any(rows[4]):
-        audio = torch.where(swap > 0, audio.flip(1), audio)
-    return audio
+
+    def some(values: Sequence[Any], change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """``change(items, values)`` of the items whose value is not None; values come as
+        ``[items, values of each, 1]``."""
+        chosen = [number for number, value in enumerate(values) if value is not None]
+        if not chosen:
+            return audio
+        given = torch.tensor([values[number] for number in chosen], dtype=torch.float32)
+        given = to_device(given.reshape(len(chosen), -1, 1), audio.device)
+        index = to_device(torch.tensor(chosen), audio.device)
+        return audio.index_copy(0, index, change(audio[index], given))
+
+    if added is not None:
+        gains = [0.0 if c.mix_db is None else 10 ** (c.mix_db / 20) for c in changes]
+        audio = mix(audio, added, to_device(torch.tensor(gains)[:, None, None], audio.device))
+    if samples is not None and audio.shape[-1] > samples:
+        audio = at_speeds(audio, [c.speed or 1.0 for c in changes], samples)
+    audio = some(
+        [c.bass_db for c in changes],
+        lambda a, db: bass_shelf(a, 10 ** (db / 20) - 1, sample_rate),
+    )
+    audio = some(
+        [c.equaliser_db for c in changes], lambda a, db: equalise(a, db[..., 0], sample_rate)
+    )
+    audio = some([c.width_db for c in changes], widen)
+    audio = some(
+        [c.compress for c in changes],
+        lambda a, how: compress(a, how[:, :1], how[:, 1:], sample_rate),
+    )
+    audio = some([c.drive for c in changes], saturate)
+    audio = some([c.limit_lufs for c in changes], lambda a, lufs: limit(a, lufs, sample_rate))
+    audio = some([c.mono or None for c in changes], lambda a, _: a.mean(1, True).expand_as(a))
+    audio = some([None if c.gain == 1 else c.gain for c in changes], torch.mul)
+    return some([c.swap_channels or None for c in changes], lambda a, _: a.flip(1))
+
+
+def mix(audio: Tensor, added: Tensor, gains: Tensor) -> Tensor:
+    """``[batch, 2, samples]`` and ``added``, at ``gains`` ``[batch, 1, 1]`` of the same RMS; the
+    sum of two unlike ones has the RMS of the first."""
+
+    def rms(sound: Tensor) -> Tensor:
+        return sound.square().mean(dim=(1, 2), keepdim=True).sqrt()
+
+    return (audio + added * (gains * rms(audio) / (rms(added) + 1e-9))) / (1 + gains**2).sqrt()
+
+
+def at_speeds(audio: Tensor, speeds: Sequence[float], samples: int) -> Tensor:
+    """The first ``[batch, 2, samples]`` of each item played at its speed, with its pitch.
+
+    Resampled in the spectrum: above half the rate nothing is left, and an item at less than
+    speed 1 has nothing up there. All begin ``FADED`` samples late, the ends being faded.
+    """
+    out = torch.empty_like(audio[..., :samples])
+    length = samples + 2 * FADED
+    for speed in sorted(set(speeds)):
+        chosen = [number for number, own in enumerate(speeds) if own == speed]
+        index = to_device(torch.tensor(chosen), audio.device)
+        source = round(length * speed)
+        fade = torch.linspace(0, torch.pi / 2, int(FADED * speed), device=audio.device).sin()
+        item = audio[index, :, :source]
+        item[..., : len(fade)] *= fade
+        item[..., source - len(fade) :] *= fade.flip(0)
+        item = torch.fft.irfft(torch.fft.rfft(item)[..., : length // 2 + 1], n=length)
+        out.index_copy_(0, index, item[..., FADED : FADED + samples] * (length / source))
+    return out
+
+
+def widen(audio: Tensor, decibels: Tensor) -> Tensor:
+    """``[batch, 2, samples]`` with ``decibels`` ``[batch, 1, 1]`` more of Side."""
+    middle = audio.mean(dim=1, keepdim=True)
+    return middle + 10 ** (decibels / 20) * (audio - middle)
 
 
 def bass_shelf(audio: Tensor, extra: Tensor | float, sample_rate: int) -> Tensor:
@@ -126,12 +225,80 @@ def equalise(audio: Tensor, decibels: Tensor, sample_rate: int) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(audio) * factor, n=samples)
 
 
-def soft_limit(audio: Tensor, target_rms: Tensor | float) -> Tensor:
-    """Amplify ``[..., 2, samples]`` to ``target_rms`` (of full scale) and saturate smoothly below
-    ±1, as loud masters are.
+def compress(
+    audio: Tensor, ratio: Tensor | float, threshold_db: Tensor | float, sample_rate: int
+) -> Tensor:
+    """Turn ``[batch, 2, samples]`` down, both channels alike, where its level of
+    ``LEVEL_SECONDS`` is above the threshold, in dB over the level of all of it: of each dB there
+    above, 1 / ``ratio`` is left. ``ratio`` 1 leaves it as it is.
     """
-    rms = audio.square().mean(dim=(-2, -1), keepdim=True).sqrt() + 1e-9
-    return torch.tanh(audio * (target_rms / rms))
+    hop = round(LEVEL_SECONDS * sample_rate)
+    power = F.avg_pool1d(audio.square().mean(dim=1, keepdim=True), hop, hop, ceil_mode=True)
+    power = F.avg_pool1d(power, 5, 1, 2, count_include_pad=False)  # attack and release
+    whole = audio.square().mean(dim=(1, 2), keepdim=True)
+    above = 10 * ((power + 1e-12) / (whole + 1e-12)).log10() - threshold_db
+    gain_db = (1 / ratio - 1) * above.clamp_min(0)
+    return audio * _stretched(10 ** (gain_db / 20), hop, audio.shape[-1])
+
+
+def saturate(audio: Tensor, drive: Tensor | float) -> Tensor:
+    """Bend ``[batch, 2, samples]`` by tanh, as far as ``drive`` (of its RMS, 1 bends much), at the
+    level it had; at twice the rate, so that what it adds above half of that does not fold back.
+    """
+    samples = audio.shape[-1]
+    rms = audio.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-9
+    double = torch.fft.irfft(2 * torch.fft.rfft(audio / rms), n=2 * samples)
+    bent = torch.fft.rfft(torch.tanh(double * drive))[..., : samples // 2 + 1] / 2
+    bent = torch.fft.irfft(bent, n=samples)
+    return bent * rms / (bent.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-9)
+
+
+def limit(audio: Tensor, loudness: Tensor | float, sample_rate: int) -> Tensor:
+    """Bring ``[batch, 2, samples]`` to a loudness, in LUFS, with no sample above ``CEILING``.
+
+    A limiter that looks ahead, both channels alike. What it takes away is made up for twice, so
+    it comes close; silence is amplified by at most ``MOST_GAIN_DB``.
+    """
+    gain_db = torch.zeros_like(audio[:, :1, :1])
+    out = audio
+    for _ in range(3):
+        gain_db = (gain_db + loudness - lufs(out, sample_rate)).clamp_max(MOST_GAIN_DB)
+        out = _below_ceiling(audio * 10 ** (gain_db / 20))
+    return out
+
+
+def lufs(audio: Tensor, sample_rate: int) -> Tensor:
+    """Loudness ``[batch, 1, 1]`` of ``[batch, 2, samples]`` in LUFS after ITU-R BS.1770, without
+    its gates, which crops are too short for."""
+    samples = audio.shape[-1]
+    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=audio.device).double()
+    z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
+    weight = torch.ones_like(turns)
+    for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
+        weight = weight * ((b0 + b1 * z + b2 * z * z) / (1 + a1 * z + a2 * z * z)).abs().square()
+    power = torch.fft.rfft(audio).abs().square() * weight.to(audio.dtype)
+    heard = power.sum(dim=(1, 2), keepdim=True) * 2 / samples**2
+    return 10 * (heard + 1e-12).log10() - 0.691
+
+
+def _below_ceiling(audio: Tensor) -> Tensor:
+    """A gain that falls before every peak above ``CEILING`` and rises after it."""
+    peaks = F.max_pool1d(
+        audio.abs().amax(dim=1, keepdim=True), LIMITER_BLOCK, LIMITER_BLOCK, ceil_mode=True
+    )
+    gain = (CEILING / peaks.clamp_min(1e-9)).clamp_max(1)
+    # The lowest of the blocks around, averaged over one fewer on each side: so the gain between
+    # the middles of two blocks is nowhere above what either needs.
+    reach = LIMITER_REACH
+    gain = -F.max_pool1d(-gain, 2 * reach + 3, 1, reach + 1)
+    gain = F.avg_pool1d(gain, 2 * reach + 1, 1, reach, count_include_pad=False)
+    return audio * _stretched(gain, LIMITER_BLOCK, audio.shape[-1])
+
+
+def _stretched(gains: Tensor, block: int, samples: int) -> Tensor:
+    """Gains ``[batch, 1, blocks]`` of blocks of samples, for each sample: theirs in the middle of
+    a block, linear in between."""
+    return F.interpolate(gains, scale_factor=block, mode="linear")[..., :samples]
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -222,7 +222,7 @@ class CachedCrops(CropDataset):
     ) -> None:
         super().__init__(config, sample_rate)
         filters = config.filters.model_copy(update={"silence_db": -np.inf})  # is judged by crop
-        shortest = config.crop_samples if config.short_tracks == "pad" else 0
+        shortest = self.samples_read if config.short_tracks == "pad" else 0
         last = last or LastDecoded()
         self.cache = last.fill(
             self.tracks, sample_rate, filters, device, shortest, copies=copies, progress=progress
@@ -252,11 +252,11 @@ class CachedCrops(CropDataset):
 
     def _take(self, number: int, place: float, crops: int = 1) -> tuple[int, float]:
         """A crop's first sample in the cache, and the factor to full scale 1."""
-        last = max(0, int(self.samples[number]) - crops * self.config.crop_samples)
+        last = max(0, int(self.samples[number]) - crops * self.samples_read)
         return int(self.start[number]) + int(place * last), float(self.scale[number])
 
     def _refused(self, content: tuple[int, float]) -> str | None:
-        peak = self.cache.peak(content[0], self.config.crop_samples)
+        peak = self.cache.peak(content[0], self.samples_read)
         return "silent" if peak < 10 ** (self.config.filters.silence_db / 20) else None
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
@@ -264,11 +264,20 @@ class CachedCrops(CropDataset):
         CPU. Nothing waits for the device.
         """
         draws = [self.draw(index) for index in indices]
-        starts, scales = zip(*(draw.content or (0, 0.0) for draw in draws), strict=True)
-        gathered = to_device(self.cache.gather(starts, self.config.crop_samples), device)
-        audio = gathered * to_device(torch.tensor(scales)[:, None, None], device)
-        audio = make_changes(audio, [draw.changes for draw in draws], self.sample_rate)
+        audio = self._gathered([draw.content for draw in draws], device)
+        added = [draw.added for draw in draws]
+        added = self._gathered(added, device) if any(added) else None
+        changes = [draw.changes for draw in draws]
+        audio = make_changes(audio, changes, self.sample_rate, self.config.crop_samples, added)
         return {"audio": audio} | default_collate([draw.tensors() for draw in draws])
+
+    def _gathered(
+        self, contents: Sequence[tuple[int, float] | None], device: torch.device
+    ) -> Tensor:
+        """The audio of contents, ``[len(contents), 2, samples_read]``, silence for None."""
+        starts, scales = zip(*(content or (0, 0.0) for content in contents), strict=True)
+        gathered = to_device(self.cache.gather(starts, self.samples_read), device)
+        return gathered * to_device(torch.tensor(scales)[:, None, None], device)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         batch = self.batch([index], self.cache.audio.device)

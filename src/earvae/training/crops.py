@@ -7,7 +7,7 @@ many workers decode, on what was drawn before, or on where a run was interrupted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from earvae.audio import AudioFileError, no_sound_in
 from earvae.config import ConfigError, DataConfig, SourceConfig
-from earvae.training.augment import Changes, draw_changes, make_changes
+from earvae.training.augment import Changes, draw_changes, make_changes, samples_to_read
 from earvae.training.filters import DROP_REASONS, MOST_OF_THE_RATE, refused
 from earvae.training.sources import list_tracks
 from earvae.training.tar_read import Recording
@@ -34,12 +34,13 @@ BROKEN = (AudioFileError, soundfile.SoundFileError, OSError, ValueError, Asserti
 @dataclass(frozen=True)
 class Draw:
     """What was drawn for a crop: its source's number, its content (None: silence), the changes of
-    it, and the draws refused, by reason.
+    it, what is mixed with it (None: nothing), and the draws refused, by reason.
     """
 
     source: int
     content: Any  # what CropDataset._take gives
     changes: Changes
+    added: Any
     dropped: np.ndarray
 
     def tensors(self) -> dict[str, Tensor]:
@@ -83,6 +84,7 @@ class CropDataset(Dataset):
             )
         self.config = config
         self.sample_rate = sample_rate
+        self.samples_read = samples_to_read(config.crop_samples, config.augmentation)
         self.left_out: list[str] = []
         self._stretch: tuple[int, int, np.ndarray] | None = None  # see _fetched
         by_source = []
@@ -105,7 +107,7 @@ class CropDataset(Dataset):
         """The tracks that hold a whole crop, or all where the config asks for padding."""
         if self.config.short_tracks == "pad":
             return tracks
-        seconds = self.config.crop_samples / self.sample_rate
+        seconds = self.samples_read / self.sample_rate
         kept = [t for t in tracks if t.frames >= round(seconds * t.rate)]
         short = [t for t in tracks if t.frames < round(seconds * t.rate)]
         self.left_out += [
@@ -122,11 +124,13 @@ class CropDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         draw = self.draw(index)
-        audio = draw.content
-        if audio is None:
-            audio = np.zeros((2, self.config.crop_samples), np.float32)
-        batch = torch.from_numpy(audio)[None]
-        return {"audio": make_changes(batch, [draw.changes], self.sample_rate)[0], **draw.tensors()}
+        silence = np.zeros((2, self.samples_read), np.float32)
+        audio = torch.from_numpy(silence if draw.content is None else draw.content)[None]
+        added = None if draw.added is None else torch.from_numpy(draw.added)[None]
+        audio = make_changes(
+            audio, [draw.changes], self.sample_rate, self.config.crop_samples, added
+        )
+        return {"audio": audio[0], **draw.tensors()}
 
     def draw(self, index: int) -> Draw:
         """The draws that crop ``index`` takes, until one is good."""
@@ -143,16 +147,26 @@ class CropDataset(Dataset):
                 content = self._take(track, random.random())
             if (reason := self._refused(content)) is None:
                 changes = draw_changes(self.config.augmentation, random)
-                return Draw(source, content, changes, dropped)
+                added = None if changes.mix_db is None else self._another(random)
+                if added is None:
+                    changes = replace(changes, mix_db=None)
+                return Draw(source, content, changes, added, dropped)
             dropped[DROP_REASONS.index(reason)] += 1
-        return Draw(source, None, Changes(), dropped)
+        return Draw(source, None, Changes(), None, dropped)
+
+    def _another(self, random: np.random.Generator) -> Any:
+        """The content of one more crop of any source; None if it is not good enough."""
+        source = draw_from(self.source_ends, random)
+        track = self.first[source] + draw_from(self.ends[source], random)
+        content = self._take(track, random.random())
+        return content if self._refused(content) is None else None
 
     def _take(self, number: int, place: float, crops: int = 1) -> np.ndarray:
         """A stretch of a track from ``place`` (0…1), as long as ``crops`` or as the track;
         ``[0, 0]`` if it is broken.
         """
         track = self.tracks[number]
-        one = self.config.crop_samples
+        one = self.samples_read
         samples = max(one, min(crops * one, int(track.duration * self.sample_rate)))
         try:
             return read_crop(track, place, samples, self.sample_rate)
@@ -179,8 +193,8 @@ class CropDataset(Dataset):
             track = self.first[source] + draw_from(self.ends[source], random)
             self._stretch = (block, source, self._take(track, random.random(), together))
         _, source, stretch = self._stretch
-        start = (stretch.shape[1] - self.config.crop_samples) * number // (together - 1)
-        return source, stretch[:, max(0, start) :][:, : self.config.crop_samples]
+        start = (stretch.shape[1] - self.samples_read) * number // (together - 1)
+        return source, stretch[:, max(0, start) :][:, : self.samples_read]
 
 
 def _cumulative(weights: Sequence[float]) -> np.ndarray:
