@@ -23,7 +23,7 @@ from earvae.model.envelope import Bands
 from earvae.model.layers import Constants
 from earvae.model.transform import mid_side
 
-MASKING = 0.03  # of a band's power: -15 dB, about what a tone masks of noise in its own band
+MASKING = 0.06  # of a band's power: -12 dB, about what music masks of noise in its own band
 QUIET_POWER = 1e-8  # of a coefficient: -80 dB of full scale
 UNHEARD_OF = 50.0  # squared error over its variance above which it counts as its logarithm only
 
