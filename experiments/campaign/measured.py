@@ -1,0 +1,95 @@
+"""How much of music comes back from few random sums of its coefficients (compact_5 in the log).
+
+    python experiments/campaign/measured.py MASTERS TRAIN [--frames 31]
+
+No training: of each frame's MDCT coefficients (1024, Mid and Side) 64 random sums are kept, of
+three bands; the decoder knows the mean power of every coefficient over so many frames, and gives
+the most likely coefficients. Beside it: as many principal components. Figures are means over ten
+seconds of each file of MASTERS (a folder); TRAIN, a folder of music, gives the long-term spectrum.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from earvae import tracks
+from earvae.audio import read_audio
+from earvae.evaluation.metrics.lines import line_figures
+from earvae.evaluation.metrics.octaves import octave_figures
+from earvae.evaluation.metrics.signal import Signal
+from earvae.model.pca import principal_components
+from earvae.model.transform import FrameTransform
+
+RATE, HOP, LATENTS = 44_100, 1024, 64
+BANDS = ((0, 1000, 36), (1000, 2000, 14), (2000, 4000, 14))  # Hz, Hz, sums
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("masters", type=Path)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("--frames", type=int, default=31)
+    options = parser.parse_args()
+    transform = FrameTransform(HOP, HOP)
+    train = torch.cat([transform(x[None])[0] for x in excerpts(options.train)])
+    spectrum = train.square().view(-1, 2, HOP).sum(dim=1).mean(dim=0).repeat(2)
+    weight = spectrum**-0.25
+    weighted = (train * weight).double()
+    basis, _ = principal_components(weighted.T @ weighted / len(weighted), LATENTS)
+    rows = random_sums(transform)
+    found: dict[str, list[dict[str, float]]] = {"components": [], "measured": []}
+    for music in excerpts(options.masters):
+        frames = transform(music[None])[0] * weight
+        power = mean_over(frames.square(), options.frames)
+        for name, back in (("components", frames @ basis.float() @ basis.float().T),
+                           ("measured", most_likely(rows, power, frames @ rows.T))):  # fmt: skip
+            decoded = Signal(transform.inverse((back / weight)[None])[0])
+            figures = octave_figures(decoded, Signal(music)) | line_figures(decoded, Signal(music))
+            found[name].append(figures)
+    for name, rows_of in found.items():
+        names = [n for n in rows_of[0] if n.startswith(("sdr", "lines_f1"))]
+        print(name, {n: round(float(np.mean([row[n] for row in rows_of])), 2) for n in names})
+
+
+def excerpts(folder: Path, seconds: int = 10) -> list[Tensor]:
+    """Ten seconds from the fifth on of every file, whole frames, ``[2, samples]``."""
+    found = []
+    for file in tracks.find([folder]).files:
+        found.append(read_audio(file.path, RATE)[:, 5 * RATE : (5 + seconds) * RATE])
+    return [x[:, : x.shape[1] // HOP * HOP] for x in found if x.shape[1] >= HOP]
+
+
+def random_sums(transform: FrameTransform) -> Tensor:
+    """``[64, 2·hop]``: in each band its own number of random sums."""
+    random = torch.Generator().manual_seed(3)
+    frequency = transform.frequencies(RATE)
+    rows = []
+    for low, high, count in BANDS:
+        inside = (frequency >= low) & (frequency < high)
+        rows.append(torch.randn(count, 2 * HOP, generator=random) * inside / inside.sum().sqrt())
+    return torch.cat(rows)
+
+
+def mean_over(power: Tensor, frames: int) -> Tensor:
+    """The mean of ``[frames, features]`` over so many frames around each."""
+    series = power.T[None]
+    mean = F.avg_pool1d(series, frames, 1, frames // 2, count_include_pad=False)
+    return mean[0].T + 1e-9
+
+
+def most_likely(rows: Tensor, power: Tensor, sums: Tensor) -> Tensor:
+    """The mean of coefficients of these powers, given their sums ``[frames, 64]``."""
+    covariance = torch.einsum("ik,fk,jk->fij", rows, power, rows)
+    own = covariance.diagonal(dim1=-2, dim2=-1)
+    solved = torch.linalg.solve(covariance + 1e-4 * torch.diag_embed(own), sums[..., None])
+    return power * (solved[..., 0] @ rows)
+
+
+if __name__ == "__main__":
+    main()
