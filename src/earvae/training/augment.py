@@ -138,6 +138,8 @@ def make_changes(
             return audio
         given = torch.tensor([values[number] for number in chosen], dtype=torch.float32)
         given = to_device(given.reshape(len(chosen), -1, 1), audio.device)
+        if len(chosen) == len(audio):
+            return change(audio, given)
         index = to_device(torch.tensor(chosen), audio.device)
         return audio.index_copy(0, index, change(audio[index], given))
 
@@ -259,10 +261,11 @@ def limit(audio: Tensor, loudness: Tensor | float, sample_rate: int) -> Tensor:
     A limiter that looks ahead, both channels alike. What it takes away is made up for twice, so
     it comes close; silence is amplified by at most ``MOST_GAIN_DB``.
     """
+    weights = _k_weights(audio.shape[-1], sample_rate, audio.device)
     gain_db = torch.zeros_like(audio[:, :1, :1])
     out = audio
     for _ in range(3):
-        gain_db = (gain_db + loudness - lufs(out, sample_rate)).clamp_max(MOST_GAIN_DB)
+        gain_db = (gain_db + loudness - _loudness(out, weights)).clamp_max(MOST_GAIN_DB)
         out = _below_ceiling(audio * 10 ** (gain_db / 20))
     return out
 
@@ -270,15 +273,22 @@ def limit(audio: Tensor, loudness: Tensor | float, sample_rate: int) -> Tensor:
 def lufs(audio: Tensor, sample_rate: int) -> Tensor:
     """Loudness ``[batch, 1, 1]`` of ``[batch, 2, samples]`` in LUFS after ITU-R BS.1770, without
     its gates, which crops are too short for."""
-    samples = audio.shape[-1]
-    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=audio.device).double()
+    return _loudness(audio, _k_weights(audio.shape[-1], sample_rate, audio.device))
+
+
+def _loudness(audio: Tensor, weights: Tensor) -> Tensor:
+    heard = torch.fft.rfft(audio).abs().square().sum(dim=1) @ weights
+    return 10 * (heard + 1e-12).log10()[:, None, None] - 0.691
+
+
+def _k_weights(samples: int, sample_rate: int, device: torch.device) -> Tensor:
+    """Of each bin's squared magnitude in the K-weighted mean power."""
+    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=device).double()
     z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
     weight = torch.ones_like(turns)
     for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
         weight = weight * ((b0 + b1 * z + b2 * z * z) / (1 + a1 * z + a2 * z * z)).abs().square()
-    power = torch.fft.rfft(audio).abs().square() * weight.to(audio.dtype)
-    heard = power.sum(dim=(1, 2), keepdim=True) * 2 / samples**2
-    return 10 * (heard + 1e-12).log10() - 0.691
+    return (weight * 2 / samples**2).float()
 
 
 def _below_ceiling(audio: Tensor) -> Tensor:
