@@ -277,8 +277,9 @@ def lufs(audio: Tensor, sample_rate: int) -> Tensor:
 
 
 def _loudness(audio: Tensor, weights: Tensor) -> Tensor:
-    heard = torch.fft.rfft(audio).abs().square().sum(dim=1) @ weights
-    return 10 * (heard + 1e-12).log10()[:, None, None] - 0.691
+    power = torch.fft.rfft(audio).abs().square() * weights
+    heard = power.sum(dim=(1, 2), keepdim=True)  # no product of matrices: it rounds by batch size
+    return 10 * (heard + 1e-12).log10() - 0.691
 
 
 def _k_weights(samples: int, sample_rate: int, device: torch.device) -> Tensor:
