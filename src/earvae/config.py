@@ -251,8 +251,8 @@ class CompactConfig(_ModelConfig):
     audio_channels: Literal[2] = 2
     latent_channels: Channels = 64
     hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
-    width: Channels = Field(512, ge=8, description="channels of the blocks")
+    mdct_length: Block = Field(1024, ge=8, description="samples per MDCT block; divides hop_length")
+    width: Channels = Field(496, ge=8, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
     encoder_blocks: Blocks = 3
@@ -360,6 +360,9 @@ class ObjectiveWeights(Config):
     group_delay: Factor = 0.5
     waveform: Factor = Field(0.0, description="not in the paper; time domain, unweighted audio")
     kl: Factor = 1e-6
+    nll: Factor = Field(
+        0.0, description="not in the paper; likelihood of a compact model (model/likelihood.py)"
+    )
 
 
 class ObjectiveConfig(Config):
@@ -667,15 +670,16 @@ class AdversarialConfig(Config):
 ADVERSARIAL = ("adversarial", "feature_matching")
 """The terms that the discriminator gives."""
 
-BALANCED = (*(name for name in ObjectiveWeights.model_fields if name != "kl"), *ADVERSARIAL)
+OF_THE_MODEL = ("kl", "nll")  # terms that do not pass through the audio
+BALANCED = (*(n for n in ObjectiveWeights.model_fields if n not in OF_THE_MODEL), *ADVERSARIAL)
 """The terms that reach the reconstruction, which can have shares of the gradient."""
 
 
 class BalanceConfig(Config):
     """Weights that follow from gradients: each term gets a share of the gradient's norm.
 
-    The terms named here are the ones that are on, with ``kl``, which keeps its weight: it does
-    not reach the reconstruction. Those of the discriminator wait for a stage that has one.
+    The terms named here are the ones that are on, with ``kl`` and ``nll``, which keep their
+    weights: they do not pass through the reconstruction. Those of the discriminator wait for a stage that has one.
     """
 
     shares: dict[str, Annotated[float, Field(le=1e6)]] = Field(
@@ -786,7 +790,8 @@ class StageConfig(Config):
             return self.objective
         names = [name for name in BALANCED if name not in ADVERSARIAL]
         weights = {name: float(self.balance.has(name)) for name in names}
-        weights = ObjectiveWeights(kl=self.objective.weights.kl, **weights)
+        kept = {name: getattr(self.objective.weights, name) for name in OF_THE_MODEL}
+        weights = ObjectiveWeights(**kept, **weights)
         return self.objective.model_copy(update={"weights": weights})
 
     def crops(self, world_size: int) -> int:
@@ -884,6 +889,7 @@ class TrainConfig(Config):
         self._refuse_half_muon()
         if self.model is not None:
             self._check_crops(self.model.hop_length)
+            self._check_likelihood()
         if self.validation is not None and self.validation.cache != "none":
             raise ValueError("validation.cache: crops to validate on are decoded; leave it out")
         if self.best_by is not None and self.validation is None:
@@ -901,6 +907,17 @@ class TrainConfig(Config):
         for name, optimisers in blocks.items():
             if len({optimiser.muon is None for optimiser in optimisers}) > 1:
                 raise ValueError(f"stages: {name}.muon must be in all of them or in none")
+
+    def _check_likelihood(self) -> None:
+        """Refuse the likelihood of a model that has none."""
+        if not isinstance(self.model, CompactConfig):
+            wrong = {
+                ("stages", i, "objective", "weights", "nll"): f"{self.model.architecture}: this "
+                "architecture has no likelihood of music; leave it out"
+                for i, stage in enumerate(self.stages)
+                if stage.objective.weights.nll
+            }
+            _refuse("no_likelihood", wrong)
 
     def _check_crops(self, hop: int) -> None:
         """Refuse crops whose last latent frame would hold padding: it would be learnt as music."""

@@ -8,8 +8,9 @@ then trained like the rest.
 A frame is ``hop_length`` samples of both channels as MDCT blocks. The decoder's blocks give it as
 shape times level: the shape in Mid and Side, since most music stands in the middle; the level in
 Left and Right, by bands, as a logarithm. So a sound in the middle has one shape in both ears, and
-a sound at one side can be as quiet in the other ear as it was. Noise is part of the shape, as much
-of it in each band of Mid and Side as the blocks say: what has no pitch need not have a pattern.
+a sound at one side can be as quiet in the other ear as it was. Noise stands for what is not known,
+as much of it in each coefficient of Mid and Side as the blocks say (``model/likelihood.py``): what
+has no pitch need not have a pattern, and what has one has it in narrow bands.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from earvae.config import CompactConfig
 from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import Bands
 from earvae.model.layers import without_autocast
+from earvae.model.likelihood import Expected, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
 from earvae.model.transform import FrameTransform, mid_side
 
 QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
+TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit into float32
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
 FIRST_TEXTURE = -1.0  # natural log of the noise over a shape of order one, at the start
@@ -96,7 +99,8 @@ class CompactDecoder(nn.Module):
         self.shape = nn.Linear(config.width, self.transform.features)
         self.level = nn.Linear(config.width, self.bands.levels)
         self.noise = StoredNoise(self.transform.features)
-        self.texture = nn.Linear(config.width, self.bands.levels)
+        self.texture = nn.Linear(config.width, self.transform.features)
+        self.surprise = Surprise(self.bands, config.sample_rate)
         with torch.no_grad():
             self.linear.weight.copy_(_lowest(self.transform, config).T)
             self.level.weight.mul_(0.1)
@@ -104,23 +108,36 @@ class CompactDecoder(nn.Module):
             self.texture.weight.mul_(0.1)
             self.texture.bias.fill_(FIRST_TEXTURE)
 
-    def forward(self, latents: Tensor, first_frame: int | Tensor = 0) -> Tensor:
+    def forward(
+        self, latents: Tensor, first_frame: int | Tensor = 0, music: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Audio; with ``music``, which it is to be, ``[batch, 2, frames·hop]``, also the surprise
+        at that: its negative log likelihood, a scalar (``model/likelihood.py``)."""
+        expected = self.expect(latents)
+        audio = self.draw(expected, first_frame)
+        if music is None:
+            return audio
+        with without_autocast(music):
+            return audio, self.surprise(expected, self.transform(music.to(self.transform.dtype)))
+
+    def expect(self, latents: Tensor) -> Expected:
+        """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, 2·hop]``."""
         own = self.linear.weight.dtype
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
         x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
-            noise = self.noise(first_frame, x.shape[1])
-            shape = self._wide(self.shape(x)) + self._gain(self.texture(x)) * noise  # Mid and Side
-            shape = mid_side(mid_side(shape, -1) * self._gain(self.level(x)), -1)
-            frames = self._wide(self.linear(latents)) + shape
-            return self.transform.inverse(frames).to(own)
+            level = self.bands.spread(_bounded(self._wide(self.level(x)), LEVEL_RANGE))
+            texture = _bounded(self._wide(self.texture(x)), TEXTURE_RANGE)
+            shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
+            return Expected(self._wide(self.linear(latents)) + shape, texture, level)
 
-    def _gain(self, levels: Tensor) -> Tensor:
-        """Natural logs by band, ``[..., levels]``, to factors of coefficients, ``[..., 2·hop]``."""
-        levels = LEVEL_RANGE * torch.tanh(self._wide(levels) / LEVEL_RANGE)
-        return self.bands.spread(levels).exp()
+    def draw(self, expected: Expected, first_frame: int | Tensor = 0) -> Tensor:
+        """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""
+        with without_autocast(expected.mean):
+            noise = self.noise(first_frame, expected.mean.shape[1])
+            return self.transform.inverse(expected.drawn(noise)).to(self.linear.weight.dtype)
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""
@@ -141,6 +158,11 @@ class EarBands(Bands):
     def measure(self, frames: Tensor) -> Tensor:
         """Log RMS of each band, ``[..., levels]``, scaled to ±1 for levels down to QUIET."""
         return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
+
+
+def _bounded(logs: Tensor, most: float) -> Tensor:
+    """Natural logs kept within ±``most``, smoothly."""
+    return most * torch.tanh(logs / most)
 
 
 def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:

@@ -92,15 +92,24 @@ class EarVAE(nn.Module):
         return F.pad(self.decoder(latents, *at_frame), (0, self.decoder.tail_deficit))
 
     def forward(
-        self, audio: Tensor, noise: Tensor | None = None, first_frame: int | Tensor = 0
-    ) -> tuple[Tensor, Posterior]:
+        self,
+        audio: Tensor,
+        noise: Tensor | None = None,
+        first_frame: int | Tensor = 0,
+        surprise: bool = False,
+    ) -> tuple[Tensor, Posterior] | tuple[Tensor, Posterior, Tensor]:
         """Reconstruction ``[batch, 2, samples]`` and posterior: what training needs.
 
         ``noise`` (standard normal, ``[batch, latent, frames]``) draws the latents from the
-        posterior; without it they are its mean. ``first_frame`` is that of :meth:`decode`.
+        posterior; without it they are its mean. ``first_frame`` is that of :meth:`decode`. With
+        ``surprise``, and a decoder that has one, its negative log likelihood of ``audio``, whole
+        frames, comes third: a scalar (``model/likelihood.py``).
         """
         posterior = self.encode(audio)
         latents = posterior.mode() if noise is None else posterior.at(noise)
+        if surprise:
+            drawn, nll = self.decoder(latents, first_frame, audio)
+            return drawn, posterior, nll
         return self.decode(latents, first_frame)[..., : audio.shape[2]], posterior
 
     def check_audio(self, audio: Tensor) -> None:

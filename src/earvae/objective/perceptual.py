@@ -67,6 +67,7 @@ class PerceptualLoss(nn.Module):
         reconstruction: Tensor,
         target: Tensor,
         posterior_kl: Tensor | None = None,
+        nll: Tensor | None = None,
         generator: torch.Generator | None = None,
         weights: Weights | None = None,
     ) -> LossTerms:
@@ -76,6 +77,8 @@ class PerceptualLoss(nn.Module):
             reconstruction, target: [batch, 2, samples].
             posterior_kl: KL of the posterior from the prior, a scalar or one per item; without
                 it there is no ``kl`` term.
+            nll: the decoder's negative log likelihood of the target, a scalar; without it there is
+                no ``nll`` term.
             generator: draws ``resolutions_per_step`` resolutions, in training mode only.
             weights: replace those of the config by name for this call, as numbers or 0-dim
                 tensors, for instance a balancer's. A term that the config turns off stays off.
@@ -96,6 +99,8 @@ class PerceptualLoss(nn.Module):
             }
             if posterior_kl is not None and "kl" in self.weights:
                 others["kl"] = full_precision(posterior_kl).mean()
+            if nll is not None and "nll" in self.weights:
+                others["nll"] = nll
             return terms.plus(others, factors)
 
     def term_gradients(

@@ -1,7 +1,7 @@
 """Every term of the objective by name: the one list, which a new term joins with a line.
 
-The names are those of ``ObjectiveWeights``, of the logs and of docs/objective.md. ``kl`` alone is
-not here: it comes from the posterior, not from audio.
+The names are those of ``ObjectiveWeights``, of the logs and of docs/objective.md. ``kl`` and
+``nll`` are not here: they come from the model, not from decoded audio.
 """
 
 from __future__ import annotations

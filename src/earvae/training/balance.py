@@ -55,6 +55,9 @@ class Balance:
         A norm is that of the gradient of an item's own loss, averaged over items and ranks. With a
         ``balance``, a term whose gradient is zero (silence) or not finite keeps the norm it had.
         """
+        if not gradients:  # nothing of what a stage minimises passes through the audio
+            self.measured += 1
+            return
         names = list(gradients)
         each = [
             torch.linalg.vector_norm(gradients[name], dim=(1, 2)).mean() * len(gradients[name])

@@ -112,7 +112,8 @@ def one_pass(
     figures: dict[str, Tensor] = {}
     with fabric.no_backward_sync(state.module, enabled=turn < stage.accumulate - 1):
         with torch.set_grad_enabled(place.trains_generator):
-            fake, posterior = state.module(crops, noise, first_frame)
+            surprise = "nll" in stage.term_weights() and place.trains_generator
+            fake, posterior, *nll = state.module(crops, noise, first_frame, surprise)
             fake = fake[..., : audio.shape[2]]  # [batch, 2, samples]
         figures |= latent_figures(posterior)
         real: list[Judgement] = []
@@ -129,7 +130,8 @@ def one_pass(
                 state.balance.note(fabric, gradients)
             weights = state.balance.weights()
             terms = objective(
-                fake.float(), audio, posterior_kl=posterior.kl().float(), generator=resolutions,
+                fake.float(), audio, posterior_kl=posterior.kl().float(),
+                nll=nll[0] if nll else None, generator=resolutions,
                 weights={name: weights[name] for name in weights if name not in ADVERSARIAL},
             )  # fmt: skip
             if stage.adversarial:

@@ -76,10 +76,10 @@ def validate(
     for batch in loader:
         passes -= 1
         audio = fabric.to_device(batch["audio"])
-        reconstruction, posterior = vae(audio)
+        reconstruction, posterior, *nll = vae(audio, surprise="nll" in objective.weights)
         audio = audio[..., : audio.shape[2] - vae.decoder.tail_deficit]  # the rest is silence
         reconstruction = reconstruction[..., : audio.shape[2]]
-        terms = objective(reconstruction, audio, posterior_kl=posterior.kl())
+        terms = objective(reconstruction, audio, posterior_kl=posterior.kl(), nll=nll[0] if nll else None)
         everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
         wholes = terms.terms | {"total": terms.total}
         figures = {name: (value.expand(len(audio)), everyone) for name, value in wholes.items()}

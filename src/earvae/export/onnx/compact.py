@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
-
 from earvae.export.onnx.frames import per_block, to_audio, to_frames
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
-from earvae.model.compact import LEVEL_RANGE, QUIET, CompactDecoder, CompactEncoder, EarBands
+from earvae.model.compact import (
+    LEVEL_RANGE,
+    QUIET,
+    TEXTURE_RANGE,
+    CompactDecoder,
+    CompactEncoder,
+    EarBands,
+)
 from earvae.model.texture import PERIOD, StoredNoise
 
 
@@ -30,9 +35,11 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     x = latents.graph.concat(latents, _compressed(latents, 0.1), axis=2)
     x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, linear(decoder.input, x)))
     noise = _noise(decoder.noise, first_frame, latents.op("Shape", start=1, end=2))
-    texture = _gain(decoder.bands, decoder.texture, x) * noise
+    texture = _bounded(linear(decoder.texture, x), TEXTURE_RANGE).op("Exp") * noise
+    level = _bounded(linear(decoder.level, x), LEVEL_RANGE)
+    level = per_block(decoder.bands, level, decoder.bands.weights)
     shape = _mid_side(linear(decoder.shape, x) + texture)
-    shape = _mid_side(shape * _gain(decoder.bands, decoder.level, x))
+    shape = _mid_side(shape * level.op("Exp"))
     return to_audio(decoder.transform, linear(decoder.linear, latents) + shape)
 
 
@@ -43,10 +50,9 @@ def _noise(noise: StoredNoise, first_frame: Value, frames: Value) -> Value:
     return graph.op("Gather", noise.table, index.op("Mod", PERIOD))
 
 
-def _gain(bands: EarBands, layer: nn.Linear, x: Value) -> Value:
-    """Natural logs by band to factors of coefficients, ``[batch, frames, 2·hop]``."""
-    levels = (linear(layer, x) / LEVEL_RANGE).op("Tanh") * LEVEL_RANGE
-    return per_block(bands, levels, bands.weights).op("Exp")
+def _bounded(logs: Value, most: float) -> Value:
+    """Natural logs kept within ±``most``."""
+    return (logs / most).op("Tanh") * most
 
 
 def _measured(bands: EarBands, frames: Value) -> Value:

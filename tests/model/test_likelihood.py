@@ -1,0 +1,140 @@
+"""The likelihood of music under an expected mean and noise, against torch's own normal law."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from earvae.config import CompactConfig
+from earvae.model.compact import EarBands
+from earvae.model.likelihood import MASKING, QUIET_POWER, UNHEARD_OF, Expected, Surprise
+from earvae.model.transform import mid_side
+from tests.small import build, compact_config
+
+SMALL = compact_config(width=16)
+FEATURES = 2 * SMALL.hop_length
+
+
+@pytest.fixture
+def surprise() -> Surprise:
+    return Surprise(EarBands(SMALL), SMALL.sample_rate)
+
+
+def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
+    """The same in all coefficients; ``texture`` and ``level`` may be pairs for both halves."""
+
+    def full(value):
+        pair = value if isinstance(value, tuple) else (value, value)
+        halves = [torch.full((2, frames, FEATURES // 2), float(v)) for v in pair]
+        return torch.cat(halves, dim=-1).requires_grad_()
+
+    return Expected(full(mean), full(texture), full(level))
+
+
+@pytest.mark.parametrize("texture, level", [
+    ((0.5, -1.0), (-2.0, -3.0)), ((-1.0, -3.0), (0.0, -2.0)), ((-3.0, -3.0), (0.0, 0.0)),
+])  # fmt: skip
+def test_it_is_the_mean_negative_log_density_of_a_bivariate_normal(surprise, texture, level):
+    """Music with what it masks, averaged over the masked noise: the density's logarithm at the
+    music, plus half the trace of the masked noise against the covariance."""
+    torch.manual_seed(0)
+    frames = 0.03 * torch.randn(2, 3, FEATURES)
+    guess = expected(0.01, texture, level)
+    ears = mid_side(frames - guess.mean, -1)
+    masked = MASKING * surprise.bands.spread(surprise.bands.power(frames)) + QUIET_POWER
+    turn = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() * math.sqrt(0.5)
+    scale = torch.diag(torch.tensor(level).double().exp())
+    noise = scale @ turn @ torch.diag((2 * torch.tensor(texture).double()).exp()) @ turn.T @ scale
+    own = torch.diag_embed(torch.stack(masked.double().chunk(2, -1), -1))  # [2, 3, hop, 2, 2]
+    covariance = noise + own
+    points = torch.stack(ears.double().chunk(2, -1), -1)
+    law = MultivariateNormal(torch.zeros(2).double(), covariance)
+    trace = torch.linalg.solve(covariance, own).diagonal(dim1=-2, dim2=-1).sum(-1)
+    each = -law.log_prob(points) - math.log(2 * math.pi) + trace / 2
+    ratio = 2 * (each - covariance.logdet() / 2)
+    assert ratio.max() < UNHEARD_OF  # where nothing is made milder
+    torch.testing.assert_close(
+        surprise(guess, frames).double(), (each * surprise.share).sum(-1).mean(),
+        atol=1e-4, rtol=1e-4,
+    )  # fmt: skip
+
+
+def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surprise):
+    """Gaussian music, quieter by 40 dB in one ear and partly alike in both: the texture and level
+    that are found give back the covariance of both ears."""
+    torch.manual_seed(1)
+    middle, side = 0.3 * torch.randn(1, 400, FEATURES // 2), 0.1 * torch.randn(1, 400, 64)
+    ears = mid_side(torch.cat([middle, side], -1), -1)
+    ears = ears * torch.tensor([1.0, 0.01]).repeat_interleave(FEATURES // 2)
+    frames = mid_side(ears, -1)
+    texture = torch.zeros(2, requires_grad=True)
+    level = torch.tensor([-1.0, -3.0], requires_grad=True)
+    optimiser = torch.optim.Adam([texture, level], lr=0.1)
+    for _ in range(120):
+        optimiser.zero_grad()
+        spread = [v.repeat_interleave(FEATURES // 2).expand(1, 400, -1) for v in (texture, level)]
+        surprise(Expected(torch.zeros_like(frames), *spread), frames).backward()
+        optimiser.step()
+    noise = Expected(torch.zeros(1, 4000, FEATURES), texture.detach().repeat_interleave(64),
+                     level.detach().repeat_interleave(64))  # fmt: skip
+    drawn = mid_side(noise.drawn(torch.randn(1, 4000, FEATURES)), -1)
+    for signal in (drawn, ears):
+        left, right = signal.chunk(2, -1)
+        assert left.std() == pytest.approx(math.sqrt(0.05), rel=0.05)
+        assert right.std() == pytest.approx(0.01 * math.sqrt(0.05), rel=0.05)
+        alike = (left * right).mean() / (left.std() * right.std())
+        assert alike.item() == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_mean_within_what_is_masked_brings_no_more_than_that(surprise):
+    """From an error of -15 dB to none at all there is little to gain, from none to half the power
+    there is much."""
+    torch.manual_seed(2)
+    frames = 0.1 * torch.randn(1, 50, FEATURES)
+
+    def best(error: float) -> float:
+        levels = [
+            Expected((1 - error) * frames, torch.full_like(frames, t), torch.zeros_like(frames))
+            for t in torch.linspace(-12, 0, 60).tolist()
+        ]
+        return min(surprise(guess, frames).item() for guess in levels)
+
+    assert best(0.17) - best(0.0) < 0.7 < best(1.0) - best(0.7)
+    assert best(1.0) - best(0.0) == pytest.approx(-math.log(MASKING), abs=0.3)
+
+
+def test_silence_loudness_and_extreme_levels_are_finite_with_their_gradients(surprise):
+    for frames in (torch.zeros(2, 3, FEATURES), torch.full((2, 3, FEATURES), 30.0)):
+        for texture in (-8.0, 8.0):
+            for level in ((-12.0, 12.0), (12.0, 12.0), (-12.0, -12.0)):
+                guess = expected(0.0, texture, level)
+                value = surprise(guess, frames)
+                value.backward()
+                assert value.isfinite()
+                assert all(part.grad.isfinite().all() for part in guess)
+
+
+def test_critical_bands_count_alike_whatever_bins_they_have(surprise):
+    """The shares of one ear's coefficients sum to 1, and an octave of the treble has no more of
+    them than one of the middle has."""
+    share = surprise.share.view(surprise.bands.blocks // 2, -1)
+    assert share.sum().item() == pytest.approx(1)
+    wide = Surprise(EarBands(CompactConfig()), 44_100)
+    share = wide.share.view(wide.bands.blocks // 2, -1).sum(0)
+    octave = {low: share[int(low / 22050 * 1024) : int(2 * low / 22050 * 1024)].sum().item()
+              for low in (1000, 8000)}  # fmt: skip
+    assert octave[8000] == pytest.approx(octave[1000], rel=0.25)
+
+
+def test_the_model_gives_it_beside_the_same_audio():
+    vae = build(SMALL)
+    audio = 0.1 * torch.randn(2, 2, 640)
+    noise = torch.randn(2, 8, 10)
+    drawn, posterior, nll = vae(audio, noise, 3, True)
+    plain, same = vae(audio, noise, 3)
+    assert torch.equal(drawn, plain) and torch.equal(posterior.mean, same.mean)
+    with torch.no_grad():
+        expect = vae.decoder.expect(posterior.at(noise))
+        again = vae.decoder.surprise(expect, vae.decoder.transform(audio))
+    torch.testing.assert_close(nll, again)
