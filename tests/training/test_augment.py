@@ -9,6 +9,7 @@ from earvae.training.augment import (
     AUGMENTATIONS,
     CEILING,
     FADED,
+    MIX_DB,
     OCTAVES,
     at_speeds,
     compress,
@@ -226,3 +227,15 @@ def test_what_is_mixed_has_its_level_and_the_sum_that_of_the_first():
         return float((out * of).sum() / of.square().sum()) * float(of.std())
 
     assert share(second) / share(first) == pytest.approx(0.5, rel=0.05)
+
+
+def test_what_is_mixed_is_another_crop_every_time(folder):
+    """Of white noise, g times as loud, so that the sum is like the first by 1 / sqrt(1 + g²)."""
+    plain = items(dataset(folder), range(0, 40))["audio"]
+    mixed = items(dataset(folder, augmentation={"mix": 0.5}), range(0, 40))
+    alike = torch.nn.functional.cosine_similarity(plain.flatten(1), mixed["audio"].flatten(1))
+    reported = mixed["augmented"][:, AUGMENTATIONS.index("mix")]
+    assert within_four_deviations(int(reported.sum()), 40, 0.5)
+    assert alike[~reported].min() > 1 - 1e-5
+    least, most = (1 / (1 + 10 ** (db / 10)) ** 0.5 for db in MIX_DB[::-1])
+    assert least - 0.05 < alike[reported].min() and alike[reported].max() < most + 0.02

@@ -199,7 +199,7 @@ def at_speeds(audio: Tensor, speeds: Sequence[float], samples: int) -> Tensor:
         item = audio[index, :, :source]
         item[..., : len(fade)] *= fade
         item[..., source - len(fade) :] *= fade.flip(0)
-        item = torch.fft.irfft(torch.fft.rfft(item)[..., : length // 2 + 1], n=length)
+        item = torch.fft.irfft(torch.fft.rfft(item), n=length)  # its bins up to half the rate
         out.index_copy_(0, index, item[..., FADED : FADED + samples] * (length / source))
     return out
 
