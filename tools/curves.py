@@ -20,6 +20,9 @@ PANELS = {
     "validation: level error, dB": (
         "validation/level_1000_2000", "validation/level_4000_8000", "validation/level_8000_22050",
     ),
+    "validation: repetition": ("validation/repetition_2-4", "validation/repetition_8-16"),
+    "validation: evenness, dB": ("validation/evenness_2-4", "validation/evenness_8-16"),
+    "validation: F1 of lines": ("validation/lines_f1_1-2", "validation/lines_f1_2-4"),
     "discriminator: mean score": ("discriminator/real_score", "discriminator/fake_score"),
     "discriminator: accuracy": ("discriminator/accuracy",),
     "generator: adversarial terms": ("raw/adversarial", "raw/feature_matching"),

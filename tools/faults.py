@@ -1,12 +1,13 @@
 """Give music one fault at a time and see which measures react: a table of faults × measures.
 
-    python tools/faults.py                                   # the test clips
-    python tools/faults.py song.flac --judges -o faults      # the judges as well, and WAVs
+    python tools/faults.py --judges -o faults      # the test clips, the judges as well, and WAVs
+    python tools/faults.py corpus/manifest.jsonl --split validation
 
 Each fault is made at 2–4 kHz of music that is panned: a piece on the left and, 20 dB lower, the
-same piece backwards on the right. The figures are those of that band, mean over the pieces; those
-that react are bold, and marked where they should not. The measures are docs/measures.md's. The
-judges hear all of it, not the band alone.
+same piece backwards on the right; 8 s from the middle of each track. The figures are those of that
+band, mean over the pieces; those that react are bold, and marked where they should not. Below the
+table stands for which pieces it was otherwise. The measures are docs/measures.md's. The judges hear
+all of it, not the band alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from earvae.audio import read_audio
 from earvae.evaluation.figures import BY_KEY, HEARING, JUDGES, measure, of_group
 from earvae.evaluation.metrics import Signal
 from earvae.evaluation.tables import title
+from earvae.tracks import find
 
 RATE = 44_100
 HOP = 1024  # samples in a frame of the codec that is imitated
@@ -48,6 +50,12 @@ def panned(piece: Tensor) -> Tensor:
     """``[2, samples]``: Mid of the piece on the left, and backwards and lower on the right."""
     mid = piece.mean(0)
     return torch.stack([mid, mid.flip(0) * 10 ** (QUIETER_DB / 20)])
+
+
+def middle(audio: Tensor) -> Tensor:
+    """8 s, or all of what is shorter."""
+    start = max(0, (audio.shape[1] - SECONDS * RATE) // 2)
+    return audio[:, start : start + SECONDS * RATE]
 
 
 # ------------------------------------------------------------------------------ parts
@@ -83,18 +91,19 @@ def analytic(audio: Tensor) -> Tensor:
 
 def repeated(part: Tensor) -> Tensor:
     """Every eighth frame comes eight times, at the level of what was there."""
-    frames = part.unfold(-1, HOP, HOP)[:, ::8].repeat_interleave(8, dim=1).flatten(1)
-    held = pad(frames, (0, max(0, part.shape[1] - frames.shape[1])))[:, : part.shape[1]]
-    return levelled(held, part)
+    pairs = pad(part, (0, 2 * HOP)).unfold(-1, 2 * HOP, HOP) * torch.hann_window(2 * HOP)
+    held = pairs[:, ::8].repeat_interleave(8, dim=1)[:, : pairs.shape[1]]
+    whole = pad(held[..., :HOP], (0, 0, 0, 1)) + pad(held[..., HOP:], (0, 0, 1, 0))
+    return levelled(whole.flatten(1)[:, : part.shape[1]], part)
 
 
 def gated(part: Tensor) -> Tensor:
-    """What is 3 dB below the mean power around it (400 Hz, 50 ms) is gone; the level stays."""
+    """What is 6 dB below the mean power around it (400 Hz, 50 ms) is gone; the level stays."""
     options = {"n_fft": 512, "hop_length": 128, "window": torch.hann_window(512)}
     spectrum = torch.stft(part, **options, return_complex=True)
     power = spectrum.abs().square()
     around = avg_pool2d(power[:, None], (5, 17), 1, (2, 8))[:, 0]
-    kept = torch.istft(spectrum * (power > around / 2), **options, length=part.shape[1])
+    kept = torch.istft(spectrum * (power > around / 4), **options, length=part.shape[1])
     return kept * (part.square().mean(1, True) / kept.square().mean(1, True)).sqrt()
 
 
@@ -167,14 +176,15 @@ def reacts(key: str, value: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "music", nargs="*", type=Path, default=CLIPS, help="default: the test clips"
-    )
+    parser.add_argument("music", nargs="*", default=CLIPS, help="default: the test clips")
+    parser.add_argument("--split", help="of a folder or a manifest")
     parser.add_argument("--judges", action="store_true", help="needs the extra `judges`")
     parser.add_argument("--output", "-o", type=Path, help="folder for WAVs")
     arguments = parser.parse_args()
-    pieces = {p.stem: panned(read_audio(p, RATE)[:, : SECONDS * RATE]) for p in arguments.music}
+    music = find(arguments.music, split=arguments.split).files
+    pieces = {file.name: panned(middle(read_audio(file.path, RATE))) for file in music}
     keys = columns(arguments.judges)
+    missed, stray = [], []
 
     table = Table(title=f"Faults at 2–4 kHz, mean over {len(pieces)} pieces")
     table.add_column("fault")
@@ -182,22 +192,30 @@ def main() -> None:
         figure = BY_KEY.get(f"{key}_{BAND}") or BY_KEY[key]
         table.add_column(title(figure), justify="right")
     for fault in FAULTS:
-        rows = [figures_of(fault, audio, arguments.judges) for audio in pieces.values()]
+        rows = {name: figures_of(fault, a, arguments.judges) for name, a in pieces.items()}
+        for name, row in rows.items():
+            found = {key for key in PERFECT if row[key] is not None and reacts(key, row[key])}
+            missed += [f"{name}, {fault.name}"] * (fault.meant not in found)
+            others = found - {fault.meant, *fault.also}
+            stray += [f"{name}, {fault.name}: {key} {row[key]:.2f}" for key in others]
         cells = []
         for key in keys:
-            value = mean(row[key] for row in rows)
+            value = mean(row[key] for row in rows.values() if row[key] is not None)
             text = (BY_KEY.get(f"{key}_{BAND}") or BY_KEY[key]).text(value)
             if key in PERFECT and reacts(key, value):
-                stray = key not in (fault.meant, *fault.also)
-                text = f"[bold]{text}[/bold]" + " (!)" * stray
+                expected = key in (fault.meant, *fault.also)
+                text = f"[bold]{text}[/bold]" + " (!)" * (not expected)
             cells.append(text)
         table.add_row(fault.name, *cells)
         if arguments.output:
             arguments.output.mkdir(parents=True, exist_ok=True)
             for name, audio in pieces.items():
-                wav = arguments.output / f"{name} {fault.name}.wav".replace(" ", "_")
+                wav = arguments.output / f"{Path(name).stem} {fault.name}.wav".replace(" ", "_")
                 soundfile.write(wav, fault.given_to(audio).T.numpy(), RATE, subtype="FLOAT")
     Console(width=120).print(table)
+    entries = len(pieces) * sum(len(PERFECT) - 1 - len(fault.also) for fault in FAULTS)
+    print(f"missed: {len(missed)} of {len(pieces) * len(FAULTS)}", *missed, sep="\n  ")
+    print(f"reacted to another's fault: {len(stray)} of {entries}", *stray, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -90,13 +90,16 @@ def follow(command: list[str], log: Path, seconds: float | None = None) -> int:
 
 
 def pack_state(checkpoint: Path, out: Path) -> None:
-    """What the next run starts from, in half precision, in pieces."""
+    """What the next run starts from, in half precision, in pieces: without what the optimisers
+    remember, as a run that has made no step."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     ema = {name: value.half() if value.is_floating_point() else value
            for name, value in saved["ema"].items()}  # fmt: skip
-    kept = {"config": saved["config"], "step": saved["step"], "vae": ema, "ema": ema}
+    kept = {"config": saved["config"], "step": 0, "vae": ema, "ema": ema}
+    kept |= {"optimiser": {"state": {}}, "counters": {}}
     if "discriminator" in saved:
         kept["discriminator"] = {n: v.half() for n, v in saved["discriminator"].items()}
+        kept["discriminator_optimiser"] = {"state": {}}
     path = out / "state.pt"
     torch.save(kept, path)
     content = path.read_bytes()

@@ -198,6 +198,26 @@ def test_another_noise_is_as_even_and_so_is_the_target_at_another_level():
         assert max(map(abs, figures.values())) < 0.2
 
 
+def test_texture_of_a_channel_far_below_the_other_does_not_count(panned):
+    """There a leak is what matters, which panning says."""
+    figures = evenness_figures(*pair(panned * torch.tensor([[1.0], [0.0]]), panned))
+    assert all(abs(value) < 1e-4 for value in figures.values())
+
+
+def test_line_at_the_edge_of_the_range_is_not_lost_by_5_db():
+    """50 dB below the strongest; a line 48 dB below may be 53 dB below in the reconstruction."""
+    loud, faint = tones(500), 10 ** (-48 / 20) * tones(3000)
+    figures = line_metrics(loud + 10 ** (-5 / 20) * faint, loud + faint)
+    assert (figures["kept_2-4"], figures["invented_2-4"]) == (1, 0)
+
+
+def test_to_be_less_unlike_itself_than_the_target_is_no_repetition():
+    """Noise in the place of a tone whose phase differs from hop to hop."""
+    unlike = tones(2_500.0 + RATE / HOP / 6)
+    values = repetition_metrics(noise(8), unlike + 0.01 * noise(6), HOP)
+    assert abs(values["repetition_2-4"]) < 0.05
+
+
 def test_repeated_frame_has_repetition_near_one_and_noise_has_none():
     target = noise(6)
     for values, expected, slack in (

@@ -24,7 +24,7 @@ from earvae.evaluation.metrics.repetition import repetition_figures
 from earvae.evaluation.metrics.signal import Signal
 from earvae.evaluation.metrics.treble import treble_figures
 
-VERSION = 4  # raised with any change of a definition: results that were kept are then stale
+VERSION = 5  # raised with any change of a definition: results that were kept are then stale
 MISSING = "–"
 
 Metric = Callable[[Signal, Signal], "float | dict[str, float]"]

@@ -29,6 +29,9 @@ class Lines:
     """float32, dB of a full-scale sine."""
     found: Tensor
     """bool: a line is here."""
+    matched: Tensor
+    """bool: here is a line that those of another signal may meet. These go 6 dB deeper, for a line
+    at the edge of the range is not lost when it is a little lower."""
 
 
 def find_lines(spectrum: Tensor, sample_rate: float) -> Lines:
@@ -38,7 +41,8 @@ def find_lines(spectrum: Tensor, sample_rate: float) -> Lines:
     level = 20 * spectrum.abs().clamp_(min=1e-10).log10_()
     loudest = level.amax(-1, keepdim=True)
     level = level[:, : math.ceil(HIGHEST_HZ * WINDOW / sample_rate) + AROUND + 1]
-    found = level >= (loudest - RANGE_DB).clamp_(min=INAUDIBLE_DB)
+    least = (loudest - RANGE_DB).clamp_(min=INAUDIBLE_DB)
+    found = level >= least - TOLERANCE_DB
     found[:, 1:] &= level[:, 1:] > level[:, :-1]
     found[:, :-1] &= level[:, :-1] >= level[:, 1:]
     # The median is so far below where at least half of the bins are: counting needs no sorting.
@@ -47,7 +51,8 @@ def find_lines(spectrum: Tensor, sample_rate: float) -> Lines:
     below = torch.zeros_like(found, dtype=torch.uint8)
     for shift in range(2 * AROUND + 1):
         below += around[:, shift : shift + level.shape[1]] <= limit
-    return Lines(level, found & (below > AROUND))
+    found &= below > AROUND
+    return Lines(level, found & (level >= least), found)
 
 
 @torch.no_grad()
@@ -82,8 +87,8 @@ def line_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
 
 def _meets(level: Tensor, other: Lines) -> Tensor:
     """Where ``[frames, bins]`` of levels have a line of the other signal within a bin and 6 dB."""
-    lines = pad(other.level.masked_fill(~other.found, -math.inf), (1, 1), value=-math.inf)
-    near = torch.zeros_like(other.found)
+    lines = pad(other.level.masked_fill(~other.matched, -math.inf), (1, 1), value=-math.inf)
+    near = torch.zeros_like(other.matched)
     for shift in range(3):
         near |= (lines[:, shift : shift + level.shape[1]] - level).abs() <= TOLERANCE_DB
     return near

@@ -41,17 +41,18 @@ def self_similarity(audio: Tensor, sample_rate: float, hop: int) -> Tensor:
 def repetition_figures(reconstruction: Signal, target: Signal) -> dict[str, float]:
     """Self-similarity at multiples of the codec's hop beyond the target's, in each band.
 
-    ``repetition_<band>``, −2 to 2, 0 is best: the difference of the two signals' normalised
-    autocorrelations, mean over the lags of one, two, three and four periods, as it is and with
-    the odd ones turned round; the largest of these for periods of one hop (of the reconstruction's
-    codec) and of two. A pattern repeated in every frame gives 1 less what the target has, and so
-    does one that changes its sign from one period to the next, which buzzes as well. A steady tone
-    that lost the noise around it is more alike at some lags and more unlike at others, which the
-    mean evens out. NaN where the target's band is silent; a reconstruction that is silent there
-    repeats nothing.
+    ``repetition_<band>``, −1 to 1, 0 is best. A signal's similarity is its normalised
+    autocorrelation, mean over the lags of one, two, three and four periods, as it is or with the
+    odd ones turned round, and nothing where that is below 0: to be unlike oneself is no repetition.
+    The figure is the reconstruction's less the target's, the largest of both ways and of periods of
+    one hop (of the reconstruction's codec) and of two. A pattern repeated in every frame gives 1
+    less what the target has, and so does one that changes its sign from one period to the next,
+    which buzzes as well. A steady tone that lost the noise around it is more alike at some lags and
+    more unlike at others, which the mean evens out. NaN where the target's band is silent; a
+    reconstruction that is silent there repeats nothing.
     """
     ours, theirs = (x.once(self_similarity, reconstruction.hop) for x in (reconstruction, target))
-    beyond = ours.nan_to_num(0.0) - theirs
-    turned = beyond * beyond.new_tensor([(-1.0) ** multiple for multiple in MULTIPLES])
-    largest = torch.cat([beyond.mean(-1), turned.mean(-1)], dim=1).amax(1)
+    turns = ours.new_tensor([[1.0] * len(MULTIPLES), [(-1.0) ** m for m in MULTIPLES]])
+    alike = [(x[..., None, :] * turns).mean(-1).clamp(min=0.0) for x in (ours, theirs)]
+    largest = (alike[0].nan_to_num(0.0) - alike[1]).flatten(1).amax(1)
     return {f"repetition_{band}": float(x) for band, x in zip(BANDS_HZ, largest, strict=True)}
