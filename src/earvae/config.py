@@ -679,7 +679,8 @@ class BalanceConfig(Config):
     """Weights that follow from gradients: each term gets a share of the gradient's norm.
 
     The terms named here are the ones that are on, with ``kl`` and ``nll``, which keep their
-    weights: they do not pass through the reconstruction. Those of the discriminator wait for a stage that has one.
+    weights: they do not pass through the reconstruction. Those of the discriminator wait for a
+    stage that has one.
     """
 
     shares: dict[str, Annotated[float, Field(le=1e6)]] = Field(

@@ -79,7 +79,9 @@ def validate(
         reconstruction, posterior, *nll = vae(audio, surprise="nll" in objective.weights)
         audio = audio[..., : audio.shape[2] - vae.decoder.tail_deficit]  # the rest is silence
         reconstruction = reconstruction[..., : audio.shape[2]]
-        terms = objective(reconstruction, audio, posterior_kl=posterior.kl(), nll=nll[0] if nll else None)
+        terms = objective(
+            reconstruction, audio, posterior_kl=posterior.kl(), nll=nll[0] if nll else None
+        )
         everyone = torch.ones(len(audio), dtype=torch.bool, device=audio.device)
         wholes = terms.terms | {"total": terms.total}
         figures = {name: (value.expand(len(audio)), everyone) for name, value in wholes.items()}
