@@ -193,6 +193,24 @@ def version_of(deb: Path) -> str:
     return done.stdout.strip()
 
 
+def provide(
+    package: str,
+    folder: Path,
+    debs: Path,
+    report: Callable[[str], None],
+    suffixes: tuple[str, ...] = AUDIO_SUFFIXES + ARCHIVE_SUFFIXES,
+) -> tuple[str, Path]:
+    """Fetch and unpack a package into ``folder`` unless it is there; its version and copyright
+    file. What is unpacked does without ``debs``."""
+    if not folder.is_dir():
+        report(f"{package}: fetching and unpacking")
+        unpack(fetch(package, debs), folder, suffixes)
+    if not (folder / VERSION_FILE).is_file():
+        (folder / VERSION_FILE).write_text(version_of(fetch(package, debs)) + "\n")
+    licence = next(iter(sorted(folder.glob("usr/share/doc/*/copyright"))), folder)
+    return (folder / VERSION_FILE).read_text().strip(), licence
+
+
 def _unzip_audio(path: Path) -> None:
     """Replace an archive by a folder of the audio in it."""
     left = _room(path)
@@ -281,19 +299,13 @@ def build(
     for package in packages:
         folder = root / package
         try:
-            if not folder.is_dir():
-                report(f"{package}: fetching and unpacking")
-                unpack(fetch(package, debs), folder)
-            if not (folder / VERSION_FILE).is_file():
-                (folder / VERSION_FILE).write_text(version_of(fetch(package, debs)) + "\n")
+            version, licence = provide(package, folder, debs, report)
         except (
             EarvaeError, OSError, subprocess.CalledProcessError, tarfile.TarError,
             zipfile.BadZipFile, zlib.error, RuntimeError,
         ) as error:  # fmt: skip
             report(f"{package}: left out: {error}")
             continue
-        licence = next(iter(sorted(folder.glob("usr/share/doc/*/copyright"))), folder)
-        version = (folder / VERSION_FILE).read_text().strip()
         hours = 0.0
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() not in AUDIO_SUFFIXES or not path.is_file():

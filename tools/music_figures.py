@@ -2,9 +2,9 @@
 
     python tools/music_figures.py experiments/music/masters.yaml --against masters/*/original.mp3
 
-One row for each source of the recipe, its crops as they are; one for all of them as the recipe
-changes them; one for the files after ``--against``. Medians over crops, but for the share of panned
-cells, which is a mean; these and Side of stereo crops alone.
+Two rows for each source of the recipe, its crops as they are and as the recipe changes them, and
+one for the files after ``--against``. Medians over crops, but for the share of panned cells, which
+is a mean; these and Side of stereo crops alone.
 """
 
 from __future__ import annotations
@@ -114,8 +114,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = read(TrainConfig, options.recipe).stages[0].data
-    rows = {source.tracks: of_crops((source,), options.crops) for source in data.sources}
-    rows["all, changed"] = of_crops(data.sources, options.crops, data.augmentation)
+    rows = {}
+    for source in data.sources:
+        name = Path(source.tracks).parent.name or source.tracks
+        rows[name] = of_crops((source,), options.crops)
+        rows[f"{name}, changed"] = of_crops((source,), options.crops, data.augmentation)
     against = tuple(SourceConfig(tracks=str(path)) for path in options.against)
     rows["against"] = of_crops(against, options.crops)
     target = summary(rows["against"])

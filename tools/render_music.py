@@ -19,6 +19,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import xml.etree.ElementTree as xml
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ import soxr
 import torch
 from composition import Note, Part
 
-from corpus import MANIFEST, CorpusError, Track, fetch, unpack, version_of
+from corpus import MANIFEST, Track, provide
 from earvae import atomic
 from earvae.errors import EarvaeError
 from earvae.training.augment import LOUDNESS, OCTAVES, compress, equalise, limit, saturate
@@ -88,20 +89,15 @@ class Sounds:
     kits: tuple[Path, ...]  # drumkit.xml of each
     files: tuple[Path, ...]  # MIDI
     voices: tuple[tuple[Path, ...], ...]  # of each speaker
-    packages: dict[str, tuple[str, str]]  # version and licence file of each
+    packages: dict[str, tuple[str, Path]]  # version and licence file of each
 
 
 def gather(root: Path, debs: Path, report: Callable[[str], None] = print) -> Sounds:
     """Fetch and unpack all packages under ``root``; CorpusError names one that fails."""
-    packages = {}
-    for package, suffixes in SUFFIXES.items():
-        folder = root / package
-        if not folder.is_dir():
-            report(f"{package}: fetching and unpacking")
-        deb = fetch(package, debs)
-        unpack(deb, folder, suffixes)
-        licence = next(iter(sorted(folder.glob("usr/share/doc/*/copyright"))), folder)
-        packages[package] = (version_of(deb), licence.as_posix())
+    packages = {
+        package: provide(package, root / package, debs, report, suffixes)
+        for package, suffixes in SUFFIXES.items()
+    }
     every = {package: sorted((root / package).rglob("*")) for package in SUFFIXES}
     speakers: dict[Path, list[Path]] = {}
     for path in (path for package in VOICE_PACKAGES for path in every[package]):
@@ -505,8 +501,7 @@ def render(
                 rate=RATE,
                 channels=2,
                 licence=", ".join(
-                    Path(sounds.packages[package][1]).relative_to(root).as_posix()
-                    for package in used
+                    sounds.packages[package][1].relative_to(root).as_posix() for package in used
                 ),
                 sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                 split="train",
@@ -547,7 +542,7 @@ def main(words: Sequence[str] | None = None) -> int:
             options.out, options.minutes, options.seed, options.fluidsynth,
             options.debs or options.out / "debs",
         )  # fmt: skip
-    except (EarvaeError, CorpusError, OSError) as error:
+    except (EarvaeError, OSError, subprocess.CalledProcessError, tarfile.TarError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

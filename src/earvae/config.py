@@ -451,6 +451,9 @@ class AugmentationConfig(Config):
     bass_db: tuple[Decibels, Decibels] = Field(
         (0.0, 0.0), description="range of a random first-order shelf below 150 Hz, dB"
     )
+    treble_db: tuple[Decibels, Decibels] = Field(
+        (0.0, 0.0), description="range of a random first-order shelf above 6 kHz, dB"
+    )
     equaliser_db: float = Field(
         0.0,
         ge=0,
@@ -484,7 +487,7 @@ class AugmentationConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> AugmentationConfig:
-        for name in ("gain_db", "bass_db", "width_db"):
+        for name in ("gain_db", "bass_db", "treble_db", "width_db"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: the first value must not exceed the second")

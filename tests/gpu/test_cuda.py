@@ -33,6 +33,11 @@ def recipe(model: dict, **changes) -> dict:
         "data": {
             "sources": [{"tracks": str(CLIPS)}], "crop_samples": 16_384, "batch_size": 4,
             "workers": 0, "cache": "device",
+            "augmentation": {
+                "mix": 0.5, "resample": 0.2, "bass_db": [0, 6], "treble_db": [0, 6],
+                "equaliser_db": 2, "width_db": [-3, 3], "compress": 0.5, "saturate": 0.5,
+                "limit": 0.5, "mono": 0.2, "gain_db": [-6, 3], "swap_channels": 0.5,
+            },
         },
         "balance": {
             "shares": {"magnitude_log": 2, "correlation_intra": 1, "feature_matching": 1},

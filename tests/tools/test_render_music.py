@@ -168,9 +168,7 @@ def house(monkeypatch, tmp_path, kit):
         return noise(seconds, seed=sum(len(part.notes) for part in parts))
 
     def gather(root, debs, report):
-        packages = {
-            name: ("1.0", (root / name / "copyright").as_posix()) for name in render_music.SUFFIXES
-        }
+        packages = {name: ("1.0", root / name / "copyright") for name in render_music.SUFFIXES}
         fonts = tuple(root / name / "font.sf2" for name in render_music.FONTS)
         return Sounds(fonts, (kit,), (), ((),), packages)
 

@@ -9,9 +9,9 @@ from earvae.training.augment import (
     AUGMENTATIONS,
     CEILING,
     FADED,
+    MIX_DB,
     OCTAVES,
     at_speeds,
-    bass_shelf,
     compress,
     draw_changes,
     equalise,
@@ -60,6 +60,7 @@ def test_each_augmentation_does_what_its_name_says_and_is_reported(options, name
     ("options", "name"),
     [
         ({"bass_db": (3, 3)}, "bass"),
+        ({"treble_db": (3, 3)}, "treble"),
         ({"equaliser_db": 3.0}, "equaliser"),
         ({"limit": 1.0}, "limit"),
         ({"compress": 1.0}, "compress"),
@@ -73,15 +74,22 @@ def test_what_shapes_the_sound_is_reported(options, name):
     assert applied.tolist() == [other == name for other in AUGMENTATIONS]
 
 
-def test_the_bass_shelf_lifts_the_bass_and_leaves_the_treble():
-    """Whole gain at DC, half of the extra amplitude at the corner, nothing in the treble."""
-    time = np.arange(RATE) / RATE
-    at_corner = 20 * np.log10((1 + 10 ** (9 / 20)) / 2)
-    for frequency, gain_db, tolerance in ((0, 9, 1e-4), (150, at_corner, 1e-4), (5000, 0, 2e-3)):
-        cosine = np.cos(2 * np.pi * frequency * time)[None].repeat(2, 0)
-        out = bass_shelf(torch.from_numpy(cosine), 10 ** (9 / 20) - 1, RATE)
-        gain = 10 ** (gain_db / 20)
-        np.testing.assert_allclose(out, gain * cosine, atol=tolerance)  # no phase shift either
+def test_the_shelves_lift_their_end_of_the_spectrum_and_leave_the_other():
+    """Whole gain at 0 Hz and half of the extra amplitude at the corner; so the treble, whose far
+    end lies beyond half the rate."""
+    time = torch.arange(RATE, dtype=torch.float64) / RATE
+    corner_db = 20 * np.log10((1 + 10 ** (9 / 20)) / 2)
+    for shelf, places in (
+        ("bass", {0: 9, 150: corner_db, 5000: 0}),
+        ("treble", {150: 0, 6000: corner_db}),
+    ):
+        for frequency, gain_db in places.items():
+            cosine = torch.cos(2 * torch.pi * frequency * time).expand(1, 2, -1)
+            out = equalise(
+                cosine, torch.zeros(1, len(OCTAVES)), RATE, **{shelf: 10 ** (9 / 20) - 1}
+            )
+            expected = 10 ** (gain_db / 20) * cosine  # no phase shift either
+            torch.testing.assert_close(out, expected, atol=2e-3, rtol=0)
 
 
 def test_the_equaliser_has_its_gains_at_octaves_and_the_mean_of_two_between_them():
@@ -102,6 +110,7 @@ def test_changes_of_a_batch_are_those_of_each_item():
         flip_polarity=0.5,
         mono=0.3,
         bass_db=(-3, 9),
+        treble_db=(-3, 6),
         limit=0.4,
         equaliser_db=3,
         width_db=(-6, 3),
@@ -218,3 +227,15 @@ def test_what_is_mixed_has_its_level_and_the_sum_that_of_the_first():
         return float((out * of).sum() / of.square().sum()) * float(of.std())
 
     assert share(second) / share(first) == pytest.approx(0.5, rel=0.05)
+
+
+def test_what_is_mixed_is_another_crop_every_time(folder):
+    """Of white noise, g times as loud, so that the sum is like the first by 1 / sqrt(1 + g²)."""
+    plain = items(dataset(folder), range(0, 40))["audio"]
+    mixed = items(dataset(folder, augmentation={"mix": 0.5}), range(0, 40))
+    alike = torch.nn.functional.cosine_similarity(plain.flatten(1), mixed["audio"].flatten(1))
+    reported = mixed["augmented"][:, AUGMENTATIONS.index("mix")]
+    assert within_four_deviations(int(reported.sum()), 40, 0.5)
+    assert alike[~reported].min() > 1 - 1e-5
+    least, most = (1 / (1 + 10 ** (db / 10)) ** 0.5 for db in MIX_DB[::-1])
+    assert least - 0.05 < alike[reported].min() and alike[reported].max() < most + 0.02

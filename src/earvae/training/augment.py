@@ -16,14 +16,14 @@ from earvae.config import AugmentationConfig
 
 AUGMENTATIONS = (
     "gain", "swap_channels", "flip_polarity", "mono", "bass", "equaliser", "width", "limit",
-    "mix", "resample", "compress", "saturate",
+    "mix", "resample", "treble", "compress", "saturate",
 )  # fmt: skip
 MIX_DB = (-12.0, 0.0)  # level of what is added, against what is there
 RATIOS = (1.5, 5.0)  # of the compressor
 THRESHOLDS_DB = (-8.0, 2.0)  # of it, over the level of the crop
 DRIVES = (0.1, 0.6)  # of the saturation
 LOUDNESS = (-14.0, -7.0)  # LUFS, which the limiter brings a crop to
-BASS_CORNER = 150.0  # Hz
+BASS_CORNER, TREBLE_CORNER = 150.0, 6000.0  # Hz, of the shelves
 OCTAVES = tuple(31.25 * 2**n for n in range(10))  # Hz, at which the equaliser's gains are drawn
 SPEED_STEP = 1 / 64  # of the speeds drawn: a batch is resampled in as many goes as there are speeds
 FADED = 512  # samples before and after a resampled crop, which its ends are faded in
@@ -48,6 +48,7 @@ class Changes:
     mix_db: float | None = None  # level of another crop that is added
     speed: float | None = None
     bass_db: float | None = None
+    treble_db: float | None = None
     equaliser_db: tuple[float, ...] | None = None  # at OCTAVES
     width_db: float | None = None
     compress: tuple[float, float] | None = None  # ratio, and threshold in dB
@@ -69,7 +70,7 @@ class Changes:
         values = (
             self.gain_db, self.swap_channels or None, self.flip_polarity or None, self.mono or None,
             self.bass_db, self.equaliser_db, self.width_db, self.limit_lufs, self.mix_db,
-            self.speed, self.compress, self.drive,
+            self.speed, self.treble_db, self.compress, self.drive,
         )  # fmt: skip
         return np.array([value is not None for value in values])
 
@@ -94,6 +95,7 @@ def draw_changes(config: AugmentationConfig, random: np.random.Generator) -> Cha
         mix_db=random.uniform(*MIX_DB) if happens(config.mix) else None,
         speed=speed(config.resample),
         bass_db=level(config.bass_db),
+        treble_db=level(config.treble_db),
         equaliser_db=curve(config.equaliser_db),
         width_db=level(config.width_db),
         compress=(
@@ -138,6 +140,8 @@ def make_changes(
             return audio
         given = torch.tensor([values[number] for number in chosen], dtype=torch.float32)
         given = to_device(given.reshape(len(chosen), -1, 1), audio.device)
+        if len(chosen) == len(audio):
+            return change(audio, given)
         index = to_device(torch.tensor(chosen), audio.device)
         return audio.index_copy(0, index, change(audio[index], given))
 
@@ -146,13 +150,17 @@ def make_changes(
         audio = mix(audio, added, to_device(torch.tensor(gains)[:, None, None], audio.device))
     if samples is not None and audio.shape[-1] > samples:
         audio = at_speeds(audio, [c.speed or 1.0 for c in changes], samples)
-    audio = some(
-        [c.bass_db for c in changes],
-        lambda a, db: bass_shelf(a, 10 ** (db / 20) - 1, sample_rate),
-    )
-    audio = some(
-        [c.equaliser_db for c in changes], lambda a, db: equalise(a, db[..., 0], sample_rate)
-    )
+    flat = (0.0,) * len(OCTAVES)
+    curves = [
+        None
+        if c.bass_db is c.treble_db is c.equaliser_db is None
+        else (
+            *(10 ** ((db or 0) / 20) - 1 for db in (c.bass_db, c.treble_db)),
+            *(c.equaliser_db or flat),
+        )
+        for c in changes
+    ]
+    audio = some(curves, lambda a, db: equalise(a, db[:, 2:, 0], sample_rate, db[:, 0], db[:, 1]))
     audio = some([c.width_db for c in changes], widen)
     audio = some(
         [c.compress for c in changes],
@@ -191,7 +199,7 @@ def at_speeds(audio: Tensor, speeds: Sequence[float], samples: int) -> Tensor:
         item = audio[index, :, :source]
         item[..., : len(fade)] *= fade
         item[..., source - len(fade) :] *= fade.flip(0)
-        item = torch.fft.irfft(torch.fft.rfft(item)[..., : length // 2 + 1], n=length)
+        item = torch.fft.irfft(torch.fft.rfft(item), n=length)  # its bins up to half the rate
         out.index_copy_(0, index, item[..., FADED : FADED + samples] * (length / source))
     return out
 
@@ -202,27 +210,26 @@ def widen(audio: Tensor, decibels: Tensor) -> Tensor:
     return middle + 10 ** (decibels / 20) * (audio - middle)
 
 
-def bass_shelf(audio: Tensor, extra: Tensor | float, sample_rate: int) -> Tensor:
-    """A first-order low shelf below ``BASS_CORNER``, zero-phase, in the spectrum.
-
-    ``extra`` is how much the gain at 0 Hz exceeds 1.
-    """
-    samples = audio.shape[-1]
-    frequency = torch.fft.rfftfreq(samples, 1 / sample_rate, device=audio.device)
-    low = 1 / (1 + (frequency / BASS_CORNER) ** 2)  # share of the band below the corner
-    return torch.fft.irfft(torch.fft.rfft(audio) * (1 + extra * low), n=samples)
-
-
-def equalise(audio: Tensor, decibels: Tensor, sample_rate: int) -> Tensor:
+def equalise(
+    audio: Tensor,
+    decibels: Tensor,
+    sample_rate: int,
+    bass: Tensor | float = 0.0,
+    treble: Tensor | float = 0.0,
+) -> Tensor:
     """Gains ``[batch, len(OCTAVES)]`` in dB at OCTAVES on audio ``[batch, 2, samples]``, linear
-    between them over the octaves, zero-phase, in the spectrum."""
+    between them over the octaves; and first-order shelves: ``bass`` ``[batch, 1]`` is by how much
+    the gain at 0 Hz exceeds 1, ``treble`` that far above TREBLE_CORNER. Zero-phase, in the
+    spectrum."""
     samples = audio.shape[-1]
     frequency = torch.fft.rfftfreq(samples, 1 / sample_rate, device=audio.device)
     place = (frequency.clamp_min(OCTAVES[0]) / OCTAVES[0]).log2().clamp_max(len(OCTAVES) - 1)
     below = place.long().clamp_max(len(OCTAVES) - 2)
     gain = torch.lerp(decibels[:, below], decibels[:, below + 1], (place - below)[None])
-    factor = (10 ** (gain / 20))[:, None]  # [batch, 1, bins]
-    return torch.fft.irfft(torch.fft.rfft(audio) * factor, n=samples)
+    low = 1 / (1 + (frequency / BASS_CORNER) ** 2)  # share of the band below the corner
+    high = 1 - 1 / (1 + (frequency / TREBLE_CORNER) ** 2)
+    factor = 10 ** (gain / 20) * (1 + bass * low) * (1 + treble * high)
+    return torch.fft.irfft(torch.fft.rfft(audio) * factor[:, None], n=samples)
 
 
 def compress(
@@ -259,10 +266,11 @@ def limit(audio: Tensor, loudness: Tensor | float, sample_rate: int) -> Tensor:
     A limiter that looks ahead, both channels alike. What it takes away is made up for twice, so
     it comes close; silence is amplified by at most ``MOST_GAIN_DB``.
     """
+    weights = _k_weights(audio.shape[-1], sample_rate, audio.device)
     gain_db = torch.zeros_like(audio[:, :1, :1])
     out = audio
     for _ in range(3):
-        gain_db = (gain_db + loudness - lufs(out, sample_rate)).clamp_max(MOST_GAIN_DB)
+        gain_db = (gain_db + loudness - _loudness(out, weights)).clamp_max(MOST_GAIN_DB)
         out = _below_ceiling(audio * 10 ** (gain_db / 20))
     return out
 
@@ -270,15 +278,23 @@ def limit(audio: Tensor, loudness: Tensor | float, sample_rate: int) -> Tensor:
 def lufs(audio: Tensor, sample_rate: int) -> Tensor:
     """Loudness ``[batch, 1, 1]`` of ``[batch, 2, samples]`` in LUFS after ITU-R BS.1770, without
     its gates, which crops are too short for."""
-    samples = audio.shape[-1]
-    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=audio.device).double()
+    return _loudness(audio, _k_weights(audio.shape[-1], sample_rate, audio.device))
+
+
+def _loudness(audio: Tensor, weights: Tensor) -> Tensor:
+    power = torch.fft.rfft(audio).abs().square() * weights
+    heard = power.sum(dim=(1, 2), keepdim=True)  # no product of matrices: it rounds by batch size
+    return 10 * (heard + 1e-12).log10() - 0.691
+
+
+def _k_weights(samples: int, sample_rate: int, device: torch.device) -> Tensor:
+    """Of each bin's squared magnitude in the K-weighted mean power."""
+    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=device).double()
     z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
     weight = torch.ones_like(turns)
     for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
         weight = weight * ((b0 + b1 * z + b2 * z * z) / (1 + a1 * z + a2 * z * z)).abs().square()
-    power = torch.fft.rfft(audio).abs().square() * weight.to(audio.dtype)
-    heard = power.sum(dim=(1, 2), keepdim=True) * 2 / samples**2
-    return 10 * (heard + 1e-12).log10() - 0.691
+    return (weight * 2 / samples**2).float()
 
 
 def _below_ceiling(audio: Tensor) -> Tensor:
