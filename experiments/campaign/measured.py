@@ -4,8 +4,10 @@
 
 No training: of each frame's MDCT coefficients (1024, Mid and Side) 64 random sums are kept, of
 three bands; the decoder knows the mean power of every coefficient over so many frames, and gives
-the most likely coefficients. Beside it: as many principal components. Figures are means over ten
-seconds of each file of MASTERS (a folder); TRAIN, a folder of music, gives the long-term spectrum.
+the most likely coefficients ("measured"); or it has to find these powers from the sums alone, by
+sparse Bayesian learning ("found"; Tipping 2001). Beside them: as many principal components. Figures
+are means over ten seconds of each file of MASTERS (a folder); TRAIN, a folder of music, gives the
+long-term spectrum.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("masters", type=Path)
     parser.add_argument("train", type=Path)
     parser.add_argument("--frames", type=int, default=31)
+    parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     transform = FrameTransform(HOP, HOP)
     train = torch.cat([transform(x[None])[0] for x in excerpts(options.train)])
@@ -43,12 +46,17 @@ def main() -> None:
     weighted = (train * weight).double()
     basis, _ = principal_components(weighted.T @ weighted / len(weighted), LATENTS)
     rows = random_sums(transform)
-    found: dict[str, list[dict[str, float]]] = {"components": [], "measured": []}
+    found: dict[str, list[dict[str, float]]] = {"components": [], "measured": [], "found": []}
     for music in excerpts(options.masters):
         frames = transform(music[None])[0] * weight
         power = mean_over(frames.square(), options.frames)
-        for name, back in (("components", frames @ basis.float() @ basis.float().T),
-                           ("measured", most_likely(rows, power, frames @ rows.T))):  # fmt: skip
+        sums = frames @ rows.T
+        powers = found_powers(rows, sums, options.frames, options.rounds)
+        for name, back in (
+            ("components", frames @ basis.float() @ basis.float().T),
+            ("measured", most_likely(rows, power, sums)[0]),
+            ("found", most_likely(rows, powers, sums)[0]),
+        ):
             decoded = Signal(transform.inverse((back / weight)[None])[0])
             figures = octave_figures(decoded, Signal(music)) | line_figures(decoded, Signal(music))
             found[name].append(figures)
@@ -83,12 +91,24 @@ def mean_over(power: Tensor, frames: int) -> Tensor:
     return mean[0].T + 1e-9
 
 
-def most_likely(rows: Tensor, power: Tensor, sums: Tensor) -> Tensor:
-    """The mean of coefficients of these powers, given their sums ``[frames, 64]``."""
+def found_powers(rows: Tensor, sums: Tensor, frames: int, rounds: int) -> Tensor:
+    """Powers under which such sums are likely: expectation maximisation, means over frames."""
+    power = mean_over(sums.square().mean(dim=1, keepdim=True).expand(-1, rows.shape[1]), frames)
+    for _ in range(rounds):
+        mean, left = most_likely(rows, power, sums)
+        power = mean_over(mean.square() + left, frames)
+    return power
+
+
+def most_likely(rows: Tensor, power: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of coefficients of these powers, given their sums ``[frames, 64]``, and the variance
+    that is left, ``[frames, features]`` each."""
     covariance = torch.einsum("ik,fk,jk->fij", rows, power, rows)
-    own = covariance.diagonal(dim1=-2, dim2=-1)
-    solved = torch.linalg.solve(covariance + 1e-4 * torch.diag_embed(own), sums[..., None])
-    return power * (solved[..., 0] @ rows)
+    noise = 1e-4 * torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    inverse = torch.linalg.inv(covariance + noise)
+    mean = power * ((inverse @ sums[..., None])[..., 0] @ rows)
+    known = torch.einsum("ik,fij,jk->fk", rows, inverse, rows)
+    return mean, (power * (1 - power * known)).clamp_min(0)
 
 
 if __name__ == "__main__":
