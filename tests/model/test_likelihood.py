@@ -88,8 +88,8 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
 
 
 def test_a_mean_within_what_is_masked_brings_no_more_than_that(surprise):
-    """From an error of -15 dB to none at all there is little to gain, from none to half the power
-    there is much."""
+    """From an error of -15 dB to none at all there is less to gain than from all the power to half
+    of it."""
     torch.manual_seed(2)
     frames = 0.1 * torch.randn(1, 50, FEATURES)
 
@@ -100,7 +100,7 @@ def test_a_mean_within_what_is_masked_brings_no_more_than_that(surprise):
         ]
         return min(surprise(guess, frames).item() for guess in levels)
 
-    assert best(0.17) - best(0.0) < 0.7 < best(1.0) - best(0.7)
+    assert best(0.17) - best(0.0) < 0.5 < best(1.0) - best(0.7)
     assert best(1.0) - best(0.0) == pytest.approx(-math.log(MASKING), abs=0.3)
 
 

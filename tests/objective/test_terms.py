@@ -10,7 +10,7 @@ import scipy.signal
 import torch
 import torch._dynamo.testing
 
-from earvae.config import ConfigError, ObjectiveConfig, ObjectiveWeights, parse
+from earvae.config import OF_THE_MODEL, ConfigError, ObjectiveConfig, ObjectiveWeights, parse
 from earvae.objective import (
     CorrelationLoss,
     LossTerms,
@@ -47,7 +47,7 @@ def full_loss() -> PerceptualLoss:
 
 
 def test_every_listed_term_has_a_weight_and_every_weight_a_term():
-    assert {*SPECTRAL, *AUDIO, "kl"} == set(ObjectiveWeights.model_fields)
+    assert {*SPECTRAL, *AUDIO, *OF_THE_MODEL} == set(ObjectiveWeights.model_fields)
 
 
 def test_all_terms_are_zero_for_equal_signals():
@@ -245,9 +245,10 @@ def test_gradient_is_the_numerical_one_where_weights_depend_on_the_target_only(l
 
 def test_the_sum_of_all_terms_is_the_sum_of_the_terms_alone():
     target, audio = music_like(), music_like() + noise(2, 2, 13_230)
-    loss = full_loss()(audio.requires_grad_(), target, posterior_kl=torch.tensor([1.0, 3.0]))
+    of_the_model = {"posterior_kl": torch.tensor([1.0, 3.0]), "nll": torch.tensor(-4.0)}
+    loss = full_loss()(audio.requires_grad_(), target, **of_the_model)
     weights = full_loss().config.weights.model_dump()
-    assert loss.terms["kl"] == 2.0
+    assert (loss.terms["kl"], loss.terms["nll"]) == (2.0, -4.0)
     assert set(loss.weighted) == set(loss.terms) == set(weights)
     for name, value in loss.terms.items():
         assert loss.weighted[name] == pytest.approx(weights[name] * value.item())
