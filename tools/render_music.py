@@ -27,13 +27,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import composition
 import numpy as np
 import soundfile
 import soxr
 import torch
-from composition import Note, Part
 
+import composition
+from composition import Note, Part
 from corpus import MANIFEST, Track, provide
 from earvae import atomic
 from earvae.errors import EarvaeError

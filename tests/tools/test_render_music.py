@@ -10,13 +10,13 @@ import soundfile
 
 TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
-import composition  # noqa: E402
 import music_figures  # noqa: E402
 import render_music  # noqa: E402
 import torch  # noqa: E402
-from composition import Note, Part  # noqa: E402
 from render_music import RATE, RenderError, Sounds  # noqa: E402
 
+import composition  # noqa: E402
+from composition import Note, Part  # noqa: E402
 from earvae.config import SourceConfig  # noqa: E402
 from earvae.training.augment import CEILING, lufs  # noqa: E402
 from earvae.training.sources import list_tracks  # noqa: E402
