@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earvae.config import AugmentationConfig
+from earvae.objective.weighting import k_weighting_sections
 
 AUGMENTATIONS = (
     "gain", "swap_channels", "flip_polarity", "mono", "bass", "equaliser", "width", "limit",
@@ -32,13 +33,6 @@ CEILING = 0.97  # of full scale, which the limiter keeps to
 MOST_GAIN_DB = 40.0  # that the limiter makes up
 LIMITER_BLOCK = 32  # samples, whose highest peak the limiter looks at
 LIMITER_REACH = 12  # blocks before and after a peak that are turned down with it: 9 ms at 44.1 kHz
-K_WEIGHTING = (  # ITU-R BS.1770-4, tables 1 and 2, at 48 kHz
-    (
-        (1.53512485958697, -2.69169618940638, 1.19839281085285),
-        (-1.69065929318241, 0.73248077421585),
-    ),
-    ((1.0, -2.0, 1.0), (-1.99004745483398, 0.99007225036621)),
-)
 
 
 @dataclass(frozen=True)
@@ -289,11 +283,11 @@ def _loudness(audio: Tensor, weights: Tensor) -> Tensor:
 
 def _k_weights(samples: int, sample_rate: int, device: torch.device) -> Tensor:
     """Of each bin's squared magnitude in the K-weighted mean power."""
-    turns = torch.fft.rfftfreq(samples, 48_000 / sample_rate, device=device).double()
+    turns = torch.fft.rfftfreq(samples, device=device).double()
     z = torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
     weight = torch.ones_like(turns)
-    for (b0, b1, b2), (a1, a2) in K_WEIGHTING:
-        weight = weight * ((b0 + b1 * z + b2 * z * z) / (1 + a1 * z + a2 * z * z)).abs().square()
+    for (b0, b1, b2), (a0, a1, a2) in k_weighting_sections(sample_rate):
+        weight = weight * ((b0 + b1 * z + b2 * z * z) / (a0 + a1 * z + a2 * z * z)).abs().square()
     return (weight * 2 / samples**2).float()
 
 
