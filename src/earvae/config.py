@@ -250,8 +250,13 @@ class CompactConfig(_ModelConfig):
     sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: Channels = 64
-    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: Block = Field(1024, ge=8, description="samples per MDCT block; divides hop_length")
+    hop_length: Hop = Field(1024, ge=16, le=4_096, description="samples per latent frame; even")
+    split_hz: float = Field(
+        2000.0, ge=0, le=1_000_000, description="below, blocks of a hop: finer in frequency; Hz"
+    )
+    short_length: Block = Field(
+        256, ge=8, description="samples per block above split_hz: finer in time; divides hop_length"
+    )
     width: Channels = Field(496, ge=8, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
@@ -260,8 +265,8 @@ class CompactConfig(_ModelConfig):
 
     @model_validator(mode="after")
     def _check(self) -> CompactConfig:
-        if self.hop_length % self.mdct_length or self.mdct_length % 2:
-            raise ValueError("mdct_length must divide hop_length and be even")
+        if self.hop_length % self.short_length or self.short_length % 2:
+            raise ValueError("short_length must divide hop_length and be even")
         if self.latent_channels > 2 * self.hop_length:
             raise ValueError("latent_channels must not exceed 2·hop_length, the values of a frame")
         if self.kernel % 2 == 0:

@@ -1,16 +1,18 @@
 """The plain small architecture: frames of a transform, ConvNeXt blocks, latents, and back again.
 
-Everything is trained end to end; nothing is fixed. On both sides a plain linear layer runs beside
-the blocks, from frame to latents and from latents to frame. It starts as the principal components
-of training frames (``fit_linear_start``), so that the bass is there at the first step, and is
-then trained like the rest.
+Everything is trained end to end; nothing is fixed. On both sides plain linear layers run beside
+the blocks, from a frame and its levels to latents and from latents to both. They start as
+principal components of training music (``fit_linear_start``): most latents as those of frames, so
+that the bass is there at the first step, the others as those of log levels, so that the treble has
+the right colour. After that they are trained like the rest.
 
-A frame is ``hop_length`` samples of both channels as MDCT blocks. The decoder's blocks give it as
-shape times level: the shape in Mid and Side, since most music stands in the middle; the level in
-Left and Right, by bands, as a logarithm. So a sound in the middle has one shape in both ears, and
-a sound at one side can be as quiet in the other ear as it was. Noise stands for what is not known,
-as much of it in each coefficient of Mid and Side as the blocks say (``model/likelihood.py``): what
-has no pitch need not have a pattern, and what has one has it in narrow bands.
+A frame is ``hop_length`` samples of both channels as MDCT blocks, long ones below ``split_hz`` and
+short ones above. The decoder's blocks give it as shape times level: the shape in Mid and Side,
+since most music stands in the middle; the level in Left and Right, by bands, as a logarithm. So a
+sound in the middle has one shape in both ears, and a sound at one side can be as quiet in the other
+ear as it was. Noise stands for what is not known, as much of it in each coefficient of Mid and Side
+as the blocks say (``model/likelihood.py``): what has no pitch need not have a pattern, what has one
+has it in narrow bands, and the treble sounds no earlier than it did.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ from torch import Tensor, nn
 
 from earvae.config import CompactConfig
 from earvae.model.convnext import convnext_blocks
-from earvae.model.envelope import Bands
+from earvae.model.envelope import QUIET, EarBands
 from earvae.model.layers import without_autocast
 from earvae.model.likelihood import Expected, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
-from earvae.model.transform import FrameTransform, mid_side
+from earvae.model.transform import TwoResolutions, mid_side
 
-QUIET = 1e-4  # coefficient below which spectra are compressed no further: about -80 dB of music
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit into float32
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
+LEVEL_LATENTS = 0.3  # of all, that start as components of levels
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
 FIRST_TEXTURE = -1.0  # natural log of the noise over a shape of order one, at the start
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
@@ -49,26 +51,32 @@ class CompactEncoder(nn.Module):
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
-        self.transform = FrameTransform(config.hop_length, config.mdct_length)
-        self.linear = nn.Linear(self.transform.features, config.latent_channels, bias=False)
-        self.bands = EarBands(config)
-        self.input = nn.Linear(self.transform.features + self.bands.levels, config.width)
+        self.transform = transform(config)
+        self.bands = EarBands(self.transform, config.sample_rate)
+        features, levels = self.transform.features, self.bands.levels
+        self.linear = nn.Linear(features, config.latent_channels, bias=False)
+        self.linear_level = nn.Linear(levels, config.latent_channels)
+        self.input = nn.Linear(features + levels, config.width)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
-        self.context_frames = 1 + config.encoder_blocks * (config.kernel // 2)
+        reach = config.encoder_blocks * (config.kernel // 2)
+        self.context_frames = self.transform.context_frames + reach
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 2 * config.latent_channels)
         with torch.no_grad():
             self.linear.weight.copy_(_lowest(self.transform, config))
+            self.linear_level.weight.zero_()
+            self.linear_level.bias.zero_()
             self.output.weight.mul_(0.1)
             self.output.bias[: config.latent_channels].zero_()
             self.output.bias[config.latent_channels :].fill_(FIRST_SCALE)
 
     def forward(self, audio: Tensor) -> Tensor:
         with without_autocast(audio):
-            frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, 2·hop], M/S
+            frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, features]
+            levels = self.bands.measure(frames)
             own = self.linear.weight.dtype
-            linear = self.linear(frames.to(own))  # [batch, frames, latent]
-            seen = torch.cat([compressed(frames), self.bands.measure(frames)], dim=2)
+            linear = self.linear(frames.to(own)) + self.linear_level(levels.to(own))
+            seen = torch.cat([compressed(frames), levels], dim=2)
         x = self.norm(self.blocks(self.input(seen.to(own))))  # [batch, frames, width]
         with without_autocast(audio):
             mean, scale = self.output(x.to(own)).chunk(2, dim=2)
@@ -89,22 +97,26 @@ class CompactDecoder(nn.Module):
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
-        self.transform = FrameTransform(config.hop_length, config.mdct_length)
-        self.linear = nn.Linear(config.latent_channels, self.transform.features, bias=False)
-        self.bands = EarBands(config)
+        self.transform = transform(config)
+        self.bands = EarBands(self.transform, config.sample_rate)
+        features, levels = self.transform.features, self.bands.levels
+        self.linear = nn.Linear(config.latent_channels, features, bias=False)
+        self.linear_level = nn.Linear(config.latent_channels, levels)
         self.input = nn.Linear(2 * config.latent_channels, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
-        self.shape = nn.Linear(config.width, self.transform.features)
-        self.level = nn.Linear(config.width, self.bands.levels)
-        self.noise = StoredNoise(self.transform.features)
-        self.texture = nn.Linear(config.width, self.transform.features)
-        self.surprise = Surprise(self.bands, config.sample_rate)
+        self.shape = nn.Linear(config.width, features)
+        self.level = nn.Linear(config.width, levels, bias=False)
+        self.noise = StoredNoise(features)
+        self.texture = nn.Linear(config.width, features)
+        frequencies = self.transform.frequencies(config.sample_rate)[: features // 2]
+        self.surprise = Surprise(self.bands, frequencies)
         with torch.no_grad():
             self.linear.weight.copy_(_lowest(self.transform, config).T)
+            self.linear_level.weight.zero_()
+            self.linear_level.bias.fill_(FIRST_LEVEL)
             self.level.weight.mul_(0.1)
-            self.level.bias.fill_(FIRST_LEVEL)
             self.texture.weight.mul_(0.1)
             self.texture.bias.fill_(FIRST_TEXTURE)
 
@@ -121,14 +133,15 @@ class CompactDecoder(nn.Module):
             return audio, self.surprise(expected, self.transform(music.to(self.transform.dtype)))
 
     def expect(self, latents: Tensor) -> Expected:
-        """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, 2·hop]``."""
+        """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
         own = self.linear.weight.dtype
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
         x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
         x = self.norm(self.blocks(x))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
-            level = self.bands.spread(_bounded(self._wide(self.level(x)), LEVEL_RANGE))
+            level = self._wide(self.linear_level(latents) + self.level(x))
+            level = self.bands.spread(_bounded(level, LEVEL_RANGE))
             texture = _bounded(self._wide(self.texture(x)), TEXTURE_RANGE)
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
             return Expected(self._wide(self.linear(latents)) + shape, texture, level)
@@ -144,22 +157,6 @@ class CompactDecoder(nn.Module):
         return x.to(self.transform.dtype)
 
 
-class EarBands(Bands):
-    """Bands of Left and Right, measured on frames ``[..., 2·hop]`` of Mid and Side."""
-
-    def __init__(self, config: CompactConfig) -> None:
-        blocks = 2 * config.hop_length // config.mdct_length
-        super().__init__(config.mdct_length, blocks, config.sample_rate)
-
-    def power(self, frames: Tensor) -> Tensor:
-        """Mean power of each band, ``[..., levels]``."""
-        return super().power(mid_side(frames, -1))
-
-    def measure(self, frames: Tensor) -> Tensor:
-        """Log RMS of each band, ``[..., levels]``, scaled to ±1 for levels down to QUIET."""
-        return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
-
-
 def _bounded(logs: Tensor, most: float) -> Tensor:
     """Natural logs kept within ±``most``, smoothly."""
     return most * torch.tanh(logs / most)
@@ -170,9 +167,16 @@ def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:
     return torch.asinh(x / quiet) / 10
 
 
-def _lowest(transform: FrameTransform, config: CompactConfig) -> Tensor:
-    """``[latent, 2·hop]``: a latent for each of the lowest coefficients, as a linear layer starts
-    where there is no music to fit it on."""
+def transform(config: CompactConfig) -> TwoResolutions:
+    """The transform that a compact model's encoder and decoder each have."""
+    return TwoResolutions(
+        config.hop_length, config.short_length, config.split_hz, config.sample_rate
+    )
+
+
+def _lowest(transform: TwoResolutions, config: CompactConfig) -> Tensor:
+    """``[latent, features]``: a latent for each of the lowest coefficients, as a linear layer
+    starts where there is no music to fit it on."""
     order = transform.frequencies(config.sample_rate).argsort(stable=True)
     return F.one_hot(order[: config.latent_channels], transform.features).float()
 
@@ -181,25 +185,45 @@ def _lowest(transform: FrameTransform, config: CompactConfig) -> Tensor:
 def fit_linear_start(
     encoder: CompactEncoder, decoder: CompactDecoder, audio: Iterable[Tensor]
 ) -> None:
-    """Start both linear layers as the principal components of frames of training music, and the
-    decoder's levels as the mean ones of what these leave.
+    """Start the linear layers as principal components of training music: of frames, and of the
+    log levels of bands, from which the levels are told of what the former leave.
 
-    ``audio``: batches ``[batch, 2, frames·hop]``. The latents then have unit variance. No mean is
-    taken off: the MDCT of music has none. Raises ValueError if all is silent.
+    ``audio``: batches ``[batch, 2, frames·hop]``. The latents then have unit variance, and those
+    of levels zero mean; frames have one by themselves. Raises ValueError if all is silent.
     """
     frames = torch.cat([encoder.transform(batch).flatten(0, 1) for batch in audio])
     if not frames.any():
         raise ValueError("no audible frame to start the linear layers from")
+    for linear in (encoder.linear, decoder.linear, encoder.linear_level, decoder.linear_level):
+        linear.weight.zero_()
+    latents = encoder.config.latent_channels
+    by_level = round(LEVEL_LATENTS * latents)
+    by_frame = latents - by_level
+
+    basis, std = _components(frames, by_frame)
+    encoder.linear.weight[:by_frame] = (basis / std).T
+    decoder.linear.weight[:, :by_frame] = basis * std
+
+    levels = torch.cat([encoder.bands.measure(some) for some in frames.split(4096)])
+    mean = levels.mean(dim=0)
+    basis, std = _components(levels - mean, by_level)
+    encoder.linear_level.weight[by_frame:] = (basis / std).T
+    encoder.linear_level.bias[by_frame:] = -mean @ (basis / std)
+    told = (levels - mean) @ (basis / std)  # [frames, by_level], uncorrelated
+    left = [some - decoder.linear(encoder.linear(some)) for some in frames.split(4096)]
+    left = torch.cat([decoder.bands.power(some) for some in left])
+    left = left.clamp_min(QUIET**2).log() / 2
+    decoder.linear_level.weight[:, by_frame:] = (left - left.mean(dim=0)).T @ told / len(told)
+    decoder.linear_level.bias.copy_(left.mean(dim=0))
+
+
+def _components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal principal components of ``[n, features]``, ``[features, count]``, and their
+    standard deviations, ``[count]``."""
     covariance = torch.zeros((), dtype=torch.float64)
-    for some in frames.split(4096):  # [frames, 2·hop]
-        covariance = covariance + some.double().T @ some.double() / len(frames)
-    basis, power = principal_components(covariance, encoder.config.latent_channels)
+    for some in values.split(4096):
+        covariance = covariance + some.double().T @ some.double() / len(values)
+    basis, power = principal_components(covariance, count)
     # Music of fewer dimensions than latents leaves some without power: they must not be amplified.
     std = power.clamp_min(float(power[0]) * LEAST_POWER).sqrt()
-    encoder.linear.weight.copy_((basis / std).T)
-    decoder.linear.weight.copy_(basis * std)
-    power = torch.zeros_like(decoder.level.bias)
-    for some in frames.split(4096):
-        left = some - decoder.linear(encoder.linear(some))
-        power += decoder.bands.power(left).sum(dim=0) / len(frames)
-    decoder.level.bias.copy_(power.clamp_min(QUIET**2).log() / 2)
+    return basis.to(values.dtype), std.to(values.dtype)

@@ -8,11 +8,13 @@ tell most of what ~200 bands hold (docs/spectral.md has the figures).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from earvae.model.layers import Constants
 from earvae.model.pca import principal_components
+from earvae.model.transform import TwoResolutions, mid_side
 
+QUIET = 1e-4  # coefficient below which levels are told no further: about -80 dB of music
 POWER_FLOOR = 1e-6  # 60 dB below ordinary music, in the units that the envelope is taken in
 NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
 RELATIVE = 0.12  # share of its frequency that a centre is apart, between these
@@ -24,6 +26,7 @@ class Bands(Constants):
     Args:
         bins: how many a block of the transform has, from 0 to half of ``sample_rate`` (Hz).
         blocks: how many a frame has, of both channels together.
+        kept: those of the bins that are there; all if not given.
 
     Attributes:
         levels: how many a frame has, blocks · bands.
@@ -31,9 +34,12 @@ class Bands(Constants):
 
     weights: Tensor
 
-    def __init__(self, bins: int, blocks: int, sample_rate: int) -> None:
+    def __init__(
+        self, bins: int, blocks: int, sample_rate: int, kept: slice = slice(None)
+    ) -> None:
         super().__init__()
-        weights = band_weights(bins, sample_rate)
+        weights = band_weights(bins, sample_rate)[:, kept]
+        weights = weights[weights.any(dim=1)]
         self.register_buffer("weights", weights, persistent=False)  # [bands, bins]
         self.blocks, self.levels = blocks, blocks * len(weights)
 
@@ -45,6 +51,38 @@ class Bands(Constants):
     def spread(self, levels: Tensor) -> Tensor:
         """Values of bands ``[..., blocks·bands]`` interpolated to ``[..., blocks·bins]``."""
         return (levels.unflatten(-1, (self.blocks, -1)) @ self.weights).flatten(-2)
+
+
+class EarBands(nn.Module):
+    """Bands of Left and Right, measured on frames ``[..., features]`` of Mid and Side that
+    ``transform`` makes: of the long block of each ear, then of its short ones.
+
+    Attributes:
+        levels: how many a frame has, of both ears together.
+    """
+
+    def __init__(self, transform: TwoResolutions, sample_rate: int) -> None:
+        super().__init__()
+        long, short = transform.long.block, transform.short.block
+        self.low = Bands(long, 1, sample_rate, slice(transform.long.bins))
+        self.high = Bands(short, transform.blocks, sample_rate, slice(-transform.short.bins, None))
+        self.sections = transform.sections
+        self.levels = 2 * (self.low.levels + self.high.levels)
+
+    def power(self, frames: Tensor) -> Tensor:
+        """Mean power of each band, ``[..., levels]``."""
+        low, high = mid_side(frames, -1).unflatten(-1, (2, -1)).split(self.sections, dim=-1)
+        return torch.cat([self.low.power(low), self.high.power(high)], dim=-1).flatten(-2)
+
+    def spread(self, levels: Tensor) -> Tensor:
+        """Values of bands ``[..., levels]`` interpolated to ``[..., features]``, of each ear."""
+        each = [self.low.levels, self.high.levels]
+        low, high = levels.unflatten(-1, (2, -1)).split(each, dim=-1)
+        return torch.cat([self.low.spread(low), self.high.spread(high)], dim=-1).flatten(-2)
+
+    def measure(self, frames: Tensor) -> Tensor:
+        """Log RMS of each band, ``[..., levels]``, scaled to ±1 for levels down to QUIET."""
+        return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
 
 
 class EnvelopeCode(Bands):

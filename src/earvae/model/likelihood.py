@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from earvae.model.envelope import Bands
+from earvae.model.envelope import EarBands
 from earvae.model.layers import Constants
 from earvae.model.transform import mid_side
 
@@ -29,7 +29,7 @@ UNHEARD_OF = 50.0  # squared error over its variance above which it counts as it
 
 
 class Expected(NamedTuple):
-    """Frames ``[batch, frames, 2·hop]`` as a decoder expects them.
+    """Frames ``[batch, frames, features]`` as a decoder expects them.
 
     ``mean`` is in Mid and Side. What is not known is ``exp(texture)`` times noise of unit variance
     in Mid and Side, then ``exp(level)`` times that in Left and Right: so the noise of both ears can
@@ -41,7 +41,7 @@ class Expected(NamedTuple):
     level: Tensor
 
     def drawn(self, noise: Tensor) -> Tensor:
-        """The mean with ``noise`` of unit variance, ``[..., frames, 2·hop]``; Mid and Side."""
+        """The mean with ``noise`` of unit variance, ``[..., frames, features]``; Mid and Side."""
         ears = mid_side(self.texture.exp() * noise, -1) * self.level.exp()
         return self.mean + mid_side(ears, -1)
 
@@ -52,22 +52,20 @@ class Surprise(Constants):
 
     Args:
         bands: those of frames of Left and Right, over which masking is measured.
-        sample_rate: Hz.
+        frequencies: of each coefficient of one ear, in Hz, ``[features / 2]``. All stand for as
+            much of time and band as each other.
     """
 
     share: Tensor
 
-    def __init__(self, bands: Bands, sample_rate: int) -> None:
+    def __init__(self, bands: EarBands, frequencies: Tensor) -> None:
         super().__init__()
-        bins = bands.weights.shape[1]
-        frequency = (torch.arange(bins) + 0.5) * sample_rate / (2 * bins)
-        density = 1 / critical_bandwidth(frequency)  # critical bands a hertz
-        blocks = bands.blocks // 2  # of one ear
-        self.register_buffer("share", (density / density.sum() / blocks).repeat(blocks), False)
+        density = 1 / critical_bandwidth(frequencies)  # critical bands a hertz
+        self.register_buffer("share", density / density.sum(), persistent=False)
         self.bands = bands
 
     def forward(self, expected: Expected, frames: Tensor) -> Tensor:
-        """A scalar, for frames ``[batch, frames, 2·hop]`` of Mid and Side."""
+        """A scalar, for frames ``[batch, frames, features]`` of Mid and Side."""
         music = mid_side(frames, -1)
         masked = MASKING * self.bands.spread(self.bands.power(frames)) + QUIET_POWER
         error = music - mid_side(expected.mean, -1)
