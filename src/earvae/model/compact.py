@@ -27,9 +27,10 @@ from earvae.config import CompactConfig
 from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import QUIET, EarBands
 from earvae.model.layers import without_autocast
-from earvae.model.likelihood import Expected, Surprise
+from earvae.model.likelihood import Expected, FineSurprise, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
+from earvae.model.tones import PER_BIN, StoredTones
 from earvae.model.transform import TwoResolutions, mid_side
 
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
@@ -38,6 +39,7 @@ FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its 
 LEVEL_LATENTS = 0.3  # of all, that start as components of levels
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
 FIRST_TEXTURE = -1.0  # natural log of the noise over a shape of order one, at the start
+FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
 
@@ -54,7 +56,7 @@ class CompactEncoder(nn.Module):
         self.transform = transform(config)
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
-        self.linear = nn.Linear(features, config.latent_channels, bias=False)
+        self.linear = nn.Linear(2 * self.transform.long.bins, config.latent_channels, bias=False)
         self.linear_level = nn.Linear(levels, config.latent_channels)
         self.input = nn.Linear(features + levels, config.width)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
@@ -75,7 +77,8 @@ class CompactEncoder(nn.Module):
             frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, features]
             levels = self.bands.measure(frames)
             own = self.linear.weight.dtype
-            linear = self.linear(frames.to(own)) + self.linear_level(levels.to(own))
+            linear = self.linear(self.transform.long_of(frames).to(own))
+            linear = linear + self.linear_level(levels.to(own))
             seen = torch.cat([compressed(frames), levels], dim=2)
         x = self.norm(self.blocks(self.input(seen.to(own))))  # [batch, frames, width]
         with without_autocast(audio):
@@ -100,7 +103,7 @@ class CompactDecoder(nn.Module):
         self.transform = transform(config)
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
-        self.linear = nn.Linear(config.latent_channels, features, bias=False)
+        self.linear = nn.Linear(config.latent_channels, 2 * self.transform.long.bins, bias=False)
         self.linear_level = nn.Linear(config.latent_channels, levels)
         self.input = nn.Linear(2 * config.latent_channels, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
@@ -110,8 +113,11 @@ class CompactDecoder(nn.Module):
         self.level = nn.Linear(config.width, levels, bias=False)
         self.noise = StoredNoise(features)
         self.texture = nn.Linear(config.width, features)
+        self.tones = StoredTones(self.transform)
+        self.pitch = nn.Linear(config.width, 2 * self.tones.count)
         frequencies = self.transform.frequencies(config.sample_rate)[: features // 2]
-        self.surprise = Surprise(self.bands, frequencies)
+        self.surprise = Surprise(self.bands, frequencies, self.tones)
+        self.fine_surprise = FineSurprise(self.transform, config.sample_rate)
         with torch.no_grad():
             self.linear.weight.copy_(_lowest(self.transform, config).T)
             self.linear_level.weight.zero_()
@@ -119,6 +125,8 @@ class CompactDecoder(nn.Module):
             self.level.weight.mul_(0.1)
             self.texture.weight.mul_(0.1)
             self.texture.bias.fill_(FIRST_TEXTURE)
+            self.pitch.weight.mul_(0.1)
+            self.pitch.bias.fill_(FIRST_PITCH)
 
     def forward(
         self, latents: Tensor, first_frame: int | Tensor = 0, music: Tensor | None = None
@@ -130,7 +138,10 @@ class CompactDecoder(nn.Module):
         if music is None:
             return audio
         with without_autocast(music):
-            return audio, self.surprise(expected, self.transform(music.to(self.transform.dtype)))
+            music = music.to(self.transform.dtype)
+            surprise = self.surprise(expected, self.transform(music))
+            left_over = music - self.transform.inverse(expected.mean)
+            return audio, surprise + self.fine_surprise(expected, left_over, music)
 
     def expect(self, latents: Tensor) -> Expected:
         """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
@@ -143,14 +154,32 @@ class CompactDecoder(nn.Module):
             level = self._wide(self.linear_level(latents) + self.level(x))
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
             texture = _bounded(self._wide(self.texture(x)), TEXTURE_RANGE)
+            texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            return Expected(self._wide(self.linear(latents)) + shape, texture, level)
+            linear = self.transform.with_treble(self._wide(self.linear(latents)))
+            return Expected(linear + shape, texture, pitch, level)
+
+    def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
+        """The power of each long bin, shared among noise and the bin's tones: log strengths of
+        noise in all coefficients, and of tones ``[batch, frames, 2, bins, PER_BIN]``."""
+        bins = self.tones.bins
+        texture = texture.unflatten(-1, (2, -1))
+        weights = F.pad(pitch.unflatten(-1, (2, bins, PER_BIN)), (1, 0))  # noise first
+        shares = texture[..., :bins, None] + weights.log_softmax(dim=-1) / 2
+        texture = torch.cat([shares[..., 0], texture[..., bins:]], dim=-1)
+        return texture.flatten(-2), shares[..., 1:]
 
     def draw(self, expected: Expected, first_frame: int | Tensor = 0) -> Tensor:
         """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
-            return self.transform.inverse(expected.drawn(noise)).to(self.linear.weight.dtype)
+            drawn = (expected.texture.exp() * noise).unflatten(-1, (2, -1))
+            tones = [self.tones(one.exp(), first_frame) for one in expected.pitch.unbind(dim=2)]
+            tones = torch.stack(tones, dim=2)  # [batch, frames, 2, bins]
+            drawn = drawn + F.pad(tones, (0, drawn.shape[-1] - tones.shape[-1]))
+            ears = mid_side(drawn.flatten(-2), -1) * expected.level.exp()
+            audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
+            return audio.to(self.linear.weight.dtype)
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""
@@ -175,10 +204,11 @@ def transform(config: CompactConfig) -> TwoResolutions:
 
 
 def _lowest(transform: TwoResolutions, config: CompactConfig) -> Tensor:
-    """``[latent, features]``: a latent for each of the lowest coefficients, as a linear layer
-    starts where there is no music to fit it on."""
-    order = transform.frequencies(config.sample_rate).argsort(stable=True)
-    return F.one_hot(order[: config.latent_channels], transform.features).float()
+    """``[latent, 2·bins]``: a latent for each of the lowest coefficients, as a linear layer starts
+    where there is no music to fit it on."""
+    order = torch.arange(transform.long.bins).repeat(2).argsort(stable=True)
+    chosen = F.one_hot(order[: config.latent_channels], len(order)).float()
+    return F.pad(chosen, (0, 0, 0, max(0, config.latent_channels - len(order))))
 
 
 @torch.no_grad()
@@ -200,7 +230,8 @@ def fit_linear_start(
     by_level = round(LEVEL_LATENTS * latents)
     by_frame = latents - by_level
 
-    basis, std = _components(frames, by_frame)
+    long = encoder.transform.long_of(frames)
+    basis, std = _components(long, by_frame)
     encoder.linear.weight[:by_frame] = (basis / std).T
     decoder.linear.weight[:, :by_frame] = basis * std
 
@@ -210,8 +241,8 @@ def fit_linear_start(
     encoder.linear_level.weight[by_frame:] = (basis / std).T
     encoder.linear_level.bias[by_frame:] = -mean @ (basis / std)
     told = (levels - mean) @ (basis / std)  # [frames, by_level], uncorrelated
-    left = [some - decoder.linear(encoder.linear(some)) for some in frames.split(4096)]
-    left = torch.cat([decoder.bands.power(some) for some in left])
+    kept = encoder.transform.with_treble(decoder.linear(encoder.linear(long)))
+    left = torch.cat([decoder.bands.power(some) for some in (frames - kept).split(4096)])
     left = left.clamp_min(QUIET**2).log() / 2
     decoder.linear_level.weight[:, by_frame:] = (left - left.mean(dim=0)).T @ told / len(told)
     decoder.linear_level.bias.copy_(left.mean(dim=0))

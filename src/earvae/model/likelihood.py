@@ -14,16 +14,21 @@ counts alike (Moore and Glasberg 1983).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from earvae.model.envelope import EarBands
 from earvae.model.layers import Constants
-from earvae.model.transform import mid_side
+from earvae.model.tones import StoredTones, tone_frequencies
+from earvae.model.transform import TwoResolutions, mid_side
 
 MASKING = 0.06  # of a band's power: -12 dB, about what music masks of noise in its own band
+FINE, FINE_HOP = 8, 2  # frames of a fine spectrum, and from one to the next
+MASKED_FINE = 4  # long bins to both sides over which a fine spectrum's masking is measured
 QUIET_POWER = 1e-8  # of a coefficient: -80 dB of full scale
 UNHEARD_OF = 50.0  # squared error over its variance above which it counts as its logarithm only
 
@@ -32,18 +37,16 @@ class Expected(NamedTuple):
     """Frames ``[batch, frames, features]`` as a decoder expects them.
 
     ``mean`` is in Mid and Side. What is not known is ``exp(texture)`` times noise of unit variance
-    in Mid and Side, then ``exp(level)`` times that in Left and Right: so the noise of both ears can
-    be alike, of opposite sign or neither, and as quiet in one of them as it was.
+    in Mid and Side, and in the long blocks ``exp(pitch) [batch, frames, 2, bins, PER_BIN]`` times
+    tones of unit power and any phase, then ``exp(level)`` times both in Left and Right: so what is
+    drawn can be alike in both ears, of opposite sign or neither, and as quiet in one of them as it
+    was.
     """
 
     mean: Tensor
     texture: Tensor
+    pitch: Tensor
     level: Tensor
-
-    def drawn(self, noise: Tensor) -> Tensor:
-        """The mean with ``noise`` of unit variance, ``[..., frames, features]``; Mid and Side."""
-        ears = mid_side(self.texture.exp() * noise, -1) * self.level.exp()
-        return self.mean + mid_side(ears, -1)
 
 
 class Surprise(Constants):
@@ -54,15 +57,16 @@ class Surprise(Constants):
         bands: those of frames of Left and Right, over which masking is measured.
         frequencies: of each coefficient of one ear, in Hz, ``[features / 2]``. All stand for as
             much of time and band as each other.
+        tones: those that stand beside the noise in the long blocks.
     """
 
     share: Tensor
 
-    def __init__(self, bands: EarBands, frequencies: Tensor) -> None:
+    def __init__(self, bands: EarBands, frequencies: Tensor, tones: StoredTones) -> None:
         super().__init__()
         density = 1 / critical_bandwidth(frequencies)  # critical bands a hertz
         self.register_buffer("share", density / density.sum(), persistent=False)
-        self.bands = bands
+        self.bands, self.tones = bands, tones
 
     def forward(self, expected: Expected, frames: Tensor) -> Tensor:
         """A scalar, for frames ``[batch, frames, features]`` of Mid and Side."""
@@ -70,7 +74,7 @@ class Surprise(Constants):
         masked = MASKING * self.bands.spread(self.bands.power(frames)) + QUIET_POWER
         error = music - mid_side(expected.mean, -1)
         middle, side = mid_side(error / expected.level.exp(), -1).square().chunk(2, -1)
-        variance_middle, variance_side = (2 * expected.texture).exp().chunk(2, -1)
+        variance_middle, variance_side = self.variances(expected)
         gain_left, gain_right = (2 * expected.level).exp().chunk(2, -1)
         masked_left, masked_right = masked.chunk(2, -1)
         error_left, error_right = error.square().chunk(2, -1)
@@ -89,6 +93,86 @@ class Surprise(Constants):
             ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
         )
         return ((determinant.log() + ratio) / 2 * self.share).sum(dim=-1).mean()
+
+
+    def variances(self, expected: Expected) -> tuple[Tensor, Tensor]:
+        """Of what is drawn in Mid and in Side, ``[batch, frames, features / 2]`` each."""
+        power = self.tones.power((2 * expected.pitch).exp())  # [batch, frames, 2, bins]
+        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
+        variance = noise + F.pad(power, (0, noise.shape[-1] - power.shape[-1]))
+        return variance[..., 0, :], variance[..., 1, :]
+
+
+class FineSurprise(Constants):
+    """Negative log likelihood of the fine spectrum of music below the split, whatever its phases:
+    what tells tones from noise, which the coefficients of single frames cannot.
+
+    Power spectra over FINE frames are taken to be exponentially distributed around what noise,
+    tones and levels give on average (Whittle 1953); in each ear, of what the mean leaves. Errors
+    that noise of the band MASKING below would hide count little, as in :class:`Surprise`. In nats
+    a bin, a mean over critical bands.
+
+    Args:
+        transform: that of the frames.
+        sample_rate: Hz.
+    """
+
+    def __init__(self, transform: TwoResolutions, sample_rate: int) -> None:
+        super().__init__()
+        hop, bins = transform.long.block, transform.long.bins
+        window = torch.hann_window(FINE * hop, dtype=torch.float64)
+        # Half a bin more than the long blocks have would already hold some of the short ones.
+        fine = torch.arange(FINE // 2, (bins - 1) * FINE // 2)  # of FINE / 2 to a long bin
+        time = torch.arange(FINE * hop, dtype=torch.float64)
+        frequency = tone_frequencies(bins).double() / (2 * hop)
+        turning = torch.polar(window.expand(len(frequency), -1), 2 * math.pi * frequency[:, None] * time)
+        tones = torch.fft.fft(turning)[:, fine].abs().square() / (2 * hop)
+        middle = torch.zeros(bins, FINE, bins)
+        middle[:, FINE // 2] = torch.eye(bins)
+        noise = torch.fft.fft(transform.long.inverse(middle).double() * window)[:, fine]
+        noise = noise.abs().square() * (window.square().mean() * FINE / window[FINE // 2 * hop :][:hop].square().mean())
+        weights = window.square().unflatten(0, (FINE, hop)).mean(dim=1)
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("fine", fine, persistent=False)
+        self.register_buffer("of_tones", tones.float(), persistent=False)  # [tones, fine]
+        self.register_buffer("of_noise", noise.float(), persistent=False)  # [bins, fine]
+        self.register_buffer("weights", (weights / weights.sum()).float(), persistent=False)
+        density = 1 / critical_bandwidth(fine * sample_rate / (FINE * hop))
+        self.register_buffer("share", density / density.sum(), persistent=False)
+
+    def forward(self, expected: Expected, left_over: Tensor, music: Tensor) -> Tensor:
+        """A scalar, for ``left_over [batch, 2, frames·hop]``, the music less the mean, and the
+        ``music``, Left and Right. Nothing, 0, where there are fewer than FINE frames."""
+        hop = len(self.window) // FINE
+        if music.shape[-1] < FINE * hop:
+            return expected.mean.new_zeros(())
+        bins, each = self.of_noise.shape[0], self.of_tones.shape[0] // self.of_noise.shape[0]
+        gain = (2 * expected.level).exp().unflatten(-1, (2, -1))[..., :bins]  # [.., 2, bins]
+        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))[..., :bins]
+        noise = gain * noise.mean(dim=-2, keepdim=True)
+        tones = gain.unsqueeze(-1) * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
+        power = self._over_time(noise) @ self.of_noise
+        power = power + self._over_time(tones.flatten(-2)) @ self.of_tones  # [.., 2, fine]
+        spectrum, whole = self._spectra(left_over), self._spectra(music)
+        around = MASKED_FINE * FINE // 2
+        band = F.avg_pool1d(whole.flatten(0, 2).unsqueeze(1), 2 * around + 1, 1, around,
+                            count_include_pad=False).squeeze(1).view_as(whole)
+        masked = MASKING * band + QUIET_POWER
+        ratio = (spectrum + masked) / (power + masked)
+        ratio = torch.where(
+            ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
+        )
+        return ((((power + masked).log() + ratio) * self.share).sum(dim=-1)).mean()
+
+    def _over_time(self, power: Tensor) -> Tensor:
+        """``[batch, frames, 2, n]`` to means under the windows, ``[batch, windows, 2, n]``."""
+        return power.unfold(1, FINE, FINE_HOP) @ self.weights
+
+    def _spectra(self, audio: Tensor) -> Tensor:
+        """``[batch, 2, samples]`` to powers ``[batch, windows, 2, fine]``."""
+        size = len(self.window)
+        parts = audio.unfold(-1, size, FINE_HOP * size // FINE) * self.window
+        return torch.fft.rfft(parts)[..., self.fine].abs().square().transpose(1, 2)
 
 
 def critical_bandwidth(frequency: Tensor) -> Tensor:

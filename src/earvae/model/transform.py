@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earvae.model.layers import Constants
@@ -143,6 +144,14 @@ class TwoResolutions(nn.Module):
         low, high = frames.unflatten(2, (2, -1)).transpose(1, 2).split(self.sections, dim=3)
         high = high.unflatten(3, (self.blocks, -1)).flatten(2, 3)
         return mid_side(self.long.inverse(low) + self.short.inverse(high))
+
+    def long_of(self, frames: Tensor) -> Tensor:
+        """The long blocks' bins alone, ``[..., features]`` to ``[..., 2·bins]``."""
+        return frames.unflatten(-1, (2, -1))[..., : self.long.bins].flatten(-2)
+
+    def with_treble(self, long: Tensor) -> Tensor:
+        """Frames ``[..., features]`` of the long blocks' bins ``[..., 2·bins]`` and no treble."""
+        return F.pad(long.unflatten(-1, (2, -1)), (0, self.sections[1])).flatten(-2)
 
     def frequencies(self, sample_rate: int) -> Tensor:
         """Centre frequency in Hz of every feature of a frame, ``[features]``."""
