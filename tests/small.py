@@ -29,7 +29,6 @@ RATE = 44_100
 _FRAMES = {
     "latent_channels": 8,
     "hop_length": 64,
-    "mdct_length": 32,
     "width": 8,
     "encoder_blocks": 1,
     "decoder_blocks": 1,
@@ -49,12 +48,12 @@ TWO_SNAKES = {
 
 def spectral_config(**changes) -> SpectralConfig:
     """The shipped model's architecture, with a hop of 64 and eight latents."""
-    return SpectralConfig(**_FRAMES | _CODE | changes)
+    return SpectralConfig(**_FRAMES | {"mdct_length": 32} | _CODE | changes)
 
 
 def compact_config(**changes) -> CompactConfig:
     """The compact architecture, with a hop of 64 and eight latents."""
-    return CompactConfig(**_FRAMES | changes)
+    return CompactConfig(**_FRAMES | {"short_length": 16, "split_hz": 4000.0} | changes)
 
 
 def oobleck_config(**changes) -> OobleckConfig:

@@ -49,7 +49,7 @@ def test_every_number_of_a_model_has_bounds(architecture, key, value):
         {"channels": 65_536},
         {"architecture": "spectral", "width": 65_535},
         {"architecture": "compact", "width": 65_535},
-        {"architecture": "compact", "hop_length": 32_768, "mdct_length": 32_768},
+        {"architecture": "compact", "hop_length": 32_768, "short_length": 32_768},
     ],
 )
 def test_what_no_machine_holds_is_refused_in_short(values):
@@ -67,7 +67,7 @@ def test_what_no_machine_holds_is_refused_in_short(values):
         spectral_config(),
         spectral_config(width=64, linear_classes=50, decoder_blocks=4),
         compact_config(),
-        compact_config(width=64, hop_length=512, mdct_length=8, decoder_blocks=0),
+        compact_config(width=64, hop_length=512, short_length=8, decoder_blocks=0),
         two_snakes().config,
     ],
 )

@@ -17,13 +17,14 @@ TOLERANCE = 1e-5  # of the peak
 
 
 # a hop of 16; the compact one sees 7 and 4 frames around its own, the spectral one 9 and 6
-SIZES = {"hop_length": 16, "mdct_length": 8, "latent_channels": 16, "width": 16}
-COMPACT = small.compact(encoder_blocks=2, **SIZES)
+SIZES = {"hop_length": 16, "latent_channels": 16, "width": 16}
+COMPACT = small.compact(encoder_blocks=2, short_length=8, **SIZES)
 MODELS = {
     "compact": COMPACT,
     "compact accelerated": accelerate(COMPACT),
     "spectral": small.spectral(
-        residual_std=0.3, linear_channels=12, encoder_blocks=2, level_frames=5, **SIZES
+        residual_std=0.3, linear_channels=12, encoder_blocks=2, level_frames=5, mdct_length=8,
+        **SIZES,
     ),
     "convolutional": small.oobleck(strides=(2, 4), std_floor=0.1),
     "convolutional accelerated": accelerate(small.oobleck(strides=(2, 4)), "exact"),
@@ -194,7 +195,7 @@ def test_what_is_held_does_not_grow_with_what_was_pushed(name):
 
 def test_a_long_push_is_computed_in_the_chunks_of_the_codec():
     """Few runs of the network for speed, none over more than a chunk and its context."""
-    vae, lengths, held = small.compact(encoder_blocks=2, **SIZES), [], []
+    vae, lengths, held = small.compact(encoder_blocks=2, short_length=8, **SIZES), [], []
     encoder = StreamingEncoder(vae, 1)
 
     def note(_module, inputs, _output) -> None:
@@ -254,7 +255,7 @@ def test_the_way_through_both_is_a_frame_and_both_latencies(block_frames):
 
 def test_a_block_of_frames_is_computed_at_once():
     """What blocks are for: the network runs once in block_frames frames, not at every push."""
-    vae, calls = small.compact(encoder_blocks=2, **SIZES), []
+    vae, calls = small.compact(encoder_blocks=2, short_length=8, **SIZES), []
     vae.encoder.register_forward_hook(lambda _module, inputs, _output: calls.append(inputs))
     encoder = StreamingEncoder(vae)
     for _ in range(200):

@@ -206,7 +206,7 @@ def jobs_in(work: Path) -> list[Job]:
     torch.manual_seed(0)
     EarVAE(
         CompactConfig(
-            latent_channels=8, hop_length=64, mdct_length=32, width=8, encoder_blocks=1,
+            latent_channels=8, hop_length=64, short_length=32, width=8, encoder_blocks=1,
             decoder_blocks=1,
         )
     ).save_pretrained(model)  # fmt: skip

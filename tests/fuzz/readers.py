@@ -575,7 +575,7 @@ def _read_manifest(path: Path) -> None:
 
 _RECIPE = {
     "model": {
-        "architecture": "compact", "latent_channels": 8, "hop_length": 64, "mdct_length": 32,
+        "architecture": "compact", "latent_channels": 8, "hop_length": 64, "short_length": 32,
         "width": 8, "encoder_blocks": 1, "decoder_blocks": 1,
     },
     "discriminator": {"resolutions": [64], "channels": 2},

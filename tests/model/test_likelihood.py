@@ -7,18 +7,29 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from earvae.config import CompactConfig
-from earvae.model.compact import EarBands
+from earvae.model.compact import transform
+from earvae.model.envelope import EarBands
 from earvae.model.likelihood import MASKING, QUIET_POWER, UNHEARD_OF, Expected, Surprise
+from earvae.model.tones import PER_BIN, StoredTones
 from earvae.model.transform import mid_side
 from tests.small import build, compact_config
 
 SMALL = compact_config(width=16)
-FEATURES = 2 * SMALL.hop_length
+TRANSFORM = transform(SMALL)
+FEATURES = TRANSFORM.features
+NO_TONES = torch.full((1, 1, 2, TRANSFORM.long.bins, PER_BIN), -1e4)
 
 
 @pytest.fixture
 def surprise() -> Surprise:
-    return Surprise(EarBands(SMALL), SMALL.sample_rate)
+    return of_frames(SMALL)
+
+
+def of_frames(config: CompactConfig) -> Surprise:
+    own = transform(config)
+    bands = EarBands(own, config.sample_rate)
+    frequencies = own.frequencies(config.sample_rate)[: own.features // 2]
+    return Surprise(bands, frequencies, StoredTones(own))
 
 
 def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
@@ -29,7 +40,8 @@ def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
         halves = [torch.full((2, frames, FEATURES // 2), float(v)) for v in pair]
         return torch.cat(halves, dim=-1).requires_grad_()
 
-    return Expected(full(mean), full(texture), full(level))
+    tones = NO_TONES.expand(2, frames, -1, -1, -1).clone().requires_grad_()
+    return Expected(full(mean), full(texture), tones, full(level))
 
 
 @pytest.mark.parametrize("texture, level", [
@@ -64,7 +76,7 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
     """Gaussian music, quieter by 40 dB in one ear and partly alike in both: the texture and level
     that are found give back the covariance of both ears."""
     torch.manual_seed(1)
-    middle, side = 0.3 * torch.randn(1, 400, FEATURES // 2), 0.1 * torch.randn(1, 400, 64)
+    middle, side = 0.3 * torch.randn(1, 400, FEATURES // 2), 0.1 * torch.randn(1, 400, FEATURES // 2)
     ears = mid_side(torch.cat([middle, side], -1), -1)
     ears = ears * torch.tensor([1.0, 0.01]).repeat_interleave(FEATURES // 2)
     frames = mid_side(ears, -1)
@@ -73,12 +85,13 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
     optimiser = torch.optim.Adam([texture, level], lr=0.1)
     for _ in range(120):
         optimiser.zero_grad()
-        spread = [v.repeat_interleave(FEATURES // 2).expand(1, 400, -1) for v in (texture, level)]
-        surprise(Expected(torch.zeros_like(frames), *spread), frames).backward()
+        of_noise, of_ears = (v.repeat_interleave(FEATURES // 2) for v in (texture, level))
+        guess = [part.expand(1, 400, -1) for part in (of_noise, of_ears)]
+        guess = Expected(torch.zeros_like(frames), guess[0], NO_TONES, guess[1])
+        surprise(guess, frames).backward()
         optimiser.step()
-    noise = Expected(torch.zeros(1, 4000, FEATURES), texture.detach().repeat_interleave(64),
-                     level.detach().repeat_interleave(64))  # fmt: skip
-    drawn = mid_side(noise.drawn(torch.randn(1, 4000, FEATURES)), -1)
+    noise = of_noise.detach().exp() * torch.randn(1, 4000, FEATURES)
+    drawn = mid_side(noise, -1) * of_ears.detach().exp()
     for signal in (drawn, ears):
         left, right = signal.chunk(2, -1)
         assert left.std() == pytest.approx(math.sqrt(0.05), rel=0.05)
@@ -87,18 +100,20 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
         assert alike.item() == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_mean_within_what_is_masked_brings_no_more_than_that(surprise):
+def test_a_mean_within_what_is_masked_brings_no_more_than_that():
     """From an error of -15 dB to none at all there is less to gain than from all the power to half
-    of it."""
+    of it. In frames of the usual size: bands of a few coefficients would have other powers."""
     torch.manual_seed(2)
-    frames = 0.1 * torch.randn(1, 50, FEATURES)
+    surprise, own = of_frames(CompactConfig()), transform(CompactConfig())
+    frames = 0.1 * torch.randn(1, 6, own.features)
+    no_tones = torch.full((1, 1, 2, own.long.bins, PER_BIN), -1e4)
 
     def best(error: float) -> float:
-        levels = [
-            Expected((1 - error) * frames, torch.full_like(frames, t), torch.zeros_like(frames))
-            for t in torch.linspace(-12, 0, 60).tolist()
-        ]
-        return min(surprise(guess, frames).item() for guess in levels)
+        mean, none = (1 - error) * frames, torch.zeros_like(frames)
+        return min(
+            surprise(Expected(mean, none + log, no_tones, none), frames).item()
+            for log in torch.linspace(-12, 0, 60).tolist()
+        )
 
     assert best(0.17) - best(0.0) < 0.5 < best(1.0) - best(0.7)
     assert best(1.0) - best(0.0) == pytest.approx(-math.log(MASKING), abs=0.3)
@@ -118,11 +133,10 @@ def test_silence_loudness_and_extreme_levels_are_finite_with_their_gradients(sur
 def test_critical_bands_count_alike_whatever_bins_they_have(surprise):
     """The shares of one ear's coefficients sum to 1, and an octave of the treble has no more of
     them than one of the middle has."""
-    share = surprise.share.view(surprise.bands.blocks // 2, -1)
-    assert share.sum().item() == pytest.approx(1)
-    wide = Surprise(EarBands(CompactConfig()), 44_100)
-    share = wide.share.view(wide.bands.blocks // 2, -1).sum(0)
-    octave = {low: share[int(low / 22050 * 1024) : int(2 * low / 22050 * 1024)].sum().item()
+    assert surprise.share.sum().item() == pytest.approx(1)
+    share = of_frames(CompactConfig()).share
+    frequency = transform(CompactConfig()).frequencies(44_100)[: len(share)]
+    octave = {low: share[(frequency > low) & (frequency < 2 * low)].sum().item()
               for low in (1000, 8000)}  # fmt: skip
     assert octave[8000] == pytest.approx(octave[1000], rel=0.25)
 
@@ -135,6 +149,10 @@ def test_the_model_gives_it_beside_the_same_audio():
     plain, same = vae(audio, noise, 3)
     assert torch.equal(drawn, plain) and torch.equal(posterior.mean, same.mean)
     with torch.no_grad():
-        expect = vae.decoder.expect(posterior.at(noise))
-        again = vae.decoder.surprise(expect, vae.decoder.transform(audio))
-    torch.testing.assert_close(nll, again)
+        decoder = vae.decoder
+        expect = decoder.expect(posterior.at(noise))
+        left_over = audio - decoder.transform.inverse(expect.mean)
+        frames = decoder.surprise(expect, decoder.transform(audio))
+        fine = decoder.fine_surprise(expect, left_over, audio)
+    assert frames != 0 and fine != 0
+    torch.testing.assert_close(nll, frames + fine)

@@ -9,7 +9,7 @@ from earvae.training.set_up import initial_model
 from tests.training.recipes import assert_identical, interrupt_at, start, state_of
 
 COMPACT = {
-    "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
     "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
 }  # fmt: skip
 

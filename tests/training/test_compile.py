@@ -27,7 +27,7 @@ def traced(monkeypatch):
 
 
 COMPACT = {
-    "architecture": "compact", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
+    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
     "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
 }  # fmt: skip
 

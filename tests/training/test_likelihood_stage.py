@@ -8,7 +8,7 @@ from earvae.config import ConfigError, TrainConfig, parse
 from tests.training.recipes import ADVERSARIAL, MODEL, start, state_of
 
 COMPACT = {
-    "architecture": "compact", "hop_length": 128, "mdct_length": 128, "latent_channels": 8,
+    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
     "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
 }  # fmt: skip
 ALONE = {

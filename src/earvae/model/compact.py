@@ -174,8 +174,7 @@ class CompactDecoder(nn.Module):
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
             drawn = (expected.texture.exp() * noise).unflatten(-1, (2, -1))
-            tones = [self.tones(one.exp(), first_frame) for one in expected.pitch.unbind(dim=2)]
-            tones = torch.stack(tones, dim=2)  # [batch, frames, 2, bins]
+            tones = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
             drawn = drawn + F.pad(tones, (0, drawn.shape[-1] - tones.shape[-1]))
             ears = mid_side(drawn.flatten(-2), -1) * expected.level.exp()
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
@@ -227,30 +226,29 @@ def fit_linear_start(
     for linear in (encoder.linear, decoder.linear, encoder.linear_level, decoder.linear_level):
         linear.weight.zero_()
     latents = encoder.config.latent_channels
-    by_level = round(LEVEL_LATENTS * latents)
-    by_frame = latents - by_level
-
     long = encoder.transform.long_of(frames)
-    basis, std = _components(long, by_frame)
+    basis, std = _components(long, latents - round(LEVEL_LATENTS * latents))
+    by_frame = len(std)
     encoder.linear.weight[:by_frame] = (basis / std).T
     decoder.linear.weight[:, :by_frame] = basis * std
 
     levels = torch.cat([encoder.bands.measure(some) for some in frames.split(4096)])
     mean = levels.mean(dim=0)
-    basis, std = _components(levels - mean, by_level)
-    encoder.linear_level.weight[by_frame:] = (basis / std).T
-    encoder.linear_level.bias[by_frame:] = -mean @ (basis / std)
-    told = (levels - mean) @ (basis / std)  # [frames, by_level], uncorrelated
+    basis, std = _components(levels - mean, latents - by_frame)
+    by_level = slice(by_frame, by_frame + len(std))
+    encoder.linear_level.weight[by_level] = (basis / std).T
+    encoder.linear_level.bias[by_level] = -mean @ (basis / std)
+    told = (levels - mean) @ (basis / std)  # [frames, latents], uncorrelated
     kept = encoder.transform.with_treble(decoder.linear(encoder.linear(long)))
     left = torch.cat([decoder.bands.power(some) for some in (frames - kept).split(4096)])
     left = left.clamp_min(QUIET**2).log() / 2
-    decoder.linear_level.weight[:, by_frame:] = (left - left.mean(dim=0)).T @ told / len(told)
+    decoder.linear_level.weight[:, by_level] = (left - left.mean(dim=0)).T @ told / len(told)
     decoder.linear_level.bias.copy_(left.mean(dim=0))
 
 
 def _components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Orthonormal principal components of ``[n, features]``, ``[features, count]``, and their
-    standard deviations, ``[count]``."""
+    standard deviations, ``[count]``; all there are, where features are fewer."""
     covariance = torch.zeros((), dtype=torch.float64)
     for some in values.split(4096):
         covariance = covariance + some.double().T @ some.double() / len(values)

@@ -122,21 +122,19 @@ class FineSurprise(Constants):
         hop, bins = transform.long.block, transform.long.bins
         window = torch.hann_window(FINE * hop, dtype=torch.float64)
         # Half a bin more than the long blocks have would already hold some of the short ones.
-        fine = torch.arange(FINE // 2, (bins - 1) * FINE // 2)  # of FINE / 2 to a long bin
-        time = torch.arange(FINE * hop, dtype=torch.float64)
-        frequency = tone_frequencies(bins).double() / (2 * hop)
-        turning = torch.polar(window.expand(len(frequency), -1), 2 * math.pi * frequency[:, None] * time)
-        tones = torch.fft.fft(turning)[:, fine].abs().square() / (2 * hop)
-        middle = torch.zeros(bins, FINE, bins)
-        middle[:, FINE // 2] = torch.eye(bins)
-        noise = torch.fft.fft(transform.long.inverse(middle).double() * window)[:, fine]
-        noise = noise.abs().square() * (window.square().mean() * FINE / window[FINE // 2 * hop :][:hop].square().mean())
+        fine = torch.arange(FINE // 2, (bins - 1) * FINE // 2)  # FINE / 2 to a long bin
+        apart = fine - tone_frequencies(bins).double()[:, None] * FINE / 2
+        tones = FINE / 2 * torch.special.sinc(apart) / (1 - apart**2)  # of a Hann window
+        self.register_buffer("of_tones", (tones.square() * hop / 2).float(), persistent=False)
+        blocks = torch.zeros(bins, FINE, bins)
+        blocks[:, FINE // 2] = torch.eye(bins)  # one coefficient in the middle of the window
+        noise = torch.fft.rfft(transform.long.inverse(blocks).double() * window)[:, fine]
         weights = window.square().unflatten(0, (FINE, hop)).mean(dim=1)
-        self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("fine", fine, persistent=False)
-        self.register_buffer("of_tones", tones.float(), persistent=False)  # [tones, fine]
+        noise = noise.abs().square() * weights.sum() / weights[FINE // 2]
         self.register_buffer("of_noise", noise.float(), persistent=False)  # [bins, fine]
         self.register_buffer("weights", (weights / weights.sum()).float(), persistent=False)
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("fine", fine, persistent=False)
         density = 1 / critical_bandwidth(fine * sample_rate / (FINE * hop))
         self.register_buffer("share", density / density.sum(), persistent=False)
 
@@ -146,23 +144,28 @@ class FineSurprise(Constants):
         hop = len(self.window) // FINE
         if music.shape[-1] < FINE * hop:
             return expected.mean.new_zeros(())
-        bins, each = self.of_noise.shape[0], self.of_tones.shape[0] // self.of_noise.shape[0]
-        gain = (2 * expected.level).exp().unflatten(-1, (2, -1))[..., :bins]  # [.., 2, bins]
-        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))[..., :bins]
-        noise = gain * noise.mean(dim=-2, keepdim=True)
-        tones = gain.unsqueeze(-1) * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
-        power = self._over_time(noise) @ self.of_noise
-        power = power + self._over_time(tones.flatten(-2)) @ self.of_tones  # [.., 2, fine]
+        power = self.powers(expected)
         spectrum, whole = self._spectra(left_over), self._spectra(music)
         around = MASKED_FINE * FINE // 2
-        band = F.avg_pool1d(whole.flatten(0, 2).unsqueeze(1), 2 * around + 1, 1, around,
-                            count_include_pad=False).squeeze(1).view_as(whole)
-        masked = MASKING * band + QUIET_POWER
+        bands = F.avg_pool1d(
+            whole.flatten(0, 1), 2 * around + 1, 1, around, count_include_pad=False
+        ).view_as(whole)
+        masked = MASKING * bands + QUIET_POWER
         ratio = (spectrum + masked) / (power + masked)
         ratio = torch.where(
             ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
         )
         return ((((power + masked).log() + ratio) * self.share).sum(dim=-1)).mean()
+
+    def powers(self, expected: Expected) -> Tensor:
+        """Fine spectra of what is drawn, on average, ``[batch, windows, 2, fine]``."""
+        bins = len(self.of_noise)
+        gain = (2 * expected.level).exp().unflatten(-1, (2, -1))[..., :bins]  # [.., 2, bins]
+        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))[..., :bins]
+        noise = gain * noise.mean(dim=-2, keepdim=True)
+        tones = gain.unsqueeze(-1) * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
+        power = self._over_time(noise) @ self.of_noise
+        return power + self._over_time(tones.flatten(-2)) @ self.of_tones
 
     def _over_time(self, power: Tensor) -> Tensor:
         """``[batch, frames, 2, n]`` to means under the windows, ``[batch, windows, 2, n]``."""

@@ -27,7 +27,9 @@ REACH = 3  # bins to both sides in which a tone has coefficients; the rest is 30
 class StoredTones(Constants):
     """A tone for every fraction of a long block's bin, each of unit power in a frame.
 
-    ``table [PERIOD, bins, PER_BIN, 2·REACH + 1]``: coefficients in the bins around a tone's own.
+    Side's are a quarter of a turn behind Mid's, so that neither ear has more of both together than
+    the other. ``table [PERIOD, 2, bins, PER_BIN, 2·REACH + 1]``: coefficients of Mid and Side in
+    the bins around a tone's own.
     """
 
     table: Tensor
@@ -40,23 +42,31 @@ class StoredTones(Constants):
         frequency = tone_frequencies(self.bins).double() / (2 * hop)  # of the sample rate
         phase = math.pi * uniform_noise(self.count).double() / 3**0.5
         time = torch.arange((PERIOD + 2) * hop, dtype=torch.float64)
-        tones = torch.cos(2 * math.pi * frequency[:, None] * time + phase[:, None]).float()
+        angle = 2 * math.pi * frequency[:, None] * time + phase[:, None]
+        tones = torch.stack([angle.cos(), angle.sin()]).float()  # [2, tones, samples]
         # The first block has nothing to overlap with; the one a PERIOD later stands for it.
-        frames = transform.long(tones)[:, 1 : PERIOD + 1].roll(1, dims=1)
+        frames = transform.long(tones)[:, :, 1 : PERIOD + 1].roll(1, dims=2)
         frames = F.pad(frames * math.sqrt(2 / hop), (REACH, REACH))
-        around = frames.unfold(2, 2 * REACH + 1, 1)  # [tones, PERIOD, bins, around]
-        own = torch.arange(self.count) // PER_BIN
-        table = around[torch.arange(self.count), :, own].transpose(0, 1)
-        table = table.unflatten(1, (self.bins, PER_BIN))
+        around = frames.unfold(3, 2 * REACH + 1, 1)  # [2, tones, PERIOD, bins, around]
+        tone = torch.arange(self.count)
+        table = around[:, tone, :, tone // PER_BIN].transpose(0, 2)  # [PERIOD, 2, tones, around]
+        table = table.unflatten(2, (self.bins, PER_BIN))
         self.register_buffer("table", table.contiguous(), persistent=False)
-        self.register_buffer("leaning", table.square().mean(dim=0), persistent=False)
+        self.register_buffer("leaning", table.square().mean(dim=(0, 1)), persistent=False)
 
     def forward(self, strength: Tensor, first_frame: int | Tensor) -> Tensor:
-        """Coefficients ``[batch, frames, bins]`` of tones of ``strength [batch, frames, bins,
-        PER_BIN]``, from ``first_frame`` on: one for all, or int64 ``[batch]``."""
+        """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2,
+        bins, PER_BIN]``, from ``first_frame`` on: one for all, or int64 ``[batch]``."""
         first = torch.as_tensor(first_frame, device=self.table.device).reshape(-1, 1)
         frames = torch.arange(strength.shape[1], device=self.table.device)
         return _gathered(strength, self.table[(first + frames) % PERIOD])
+
+    def dense(self) -> Tensor:
+        """Coefficients in all bins, ``[PERIOD, 2, bins · PER_BIN, bins]``: what ``forward``
+        multiplies strengths with, for engines that have nothing but products of matrices."""
+        each = torch.eye(self.count, device=self.table.device).unflatten(1, (self.bins, PER_BIN))
+        tables = self.table.flatten(0, 1)
+        return torch.stack([_gathered(each, one) for one in tables]).unflatten(0, (PERIOD, 2))
 
     def power(self, powers: Tensor) -> Tensor:
         """Variances ``[…, bins]`` of coefficients where tones have ``powers […, bins, PER_BIN]``

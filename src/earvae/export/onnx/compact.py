@@ -4,50 +4,75 @@ from __future__ import annotations
 
 import math
 
-from earvae.export.onnx.frames import per_block, to_audio, to_frames
+from torch import Tensor
+
+from earvae.export.onnx.frames import from_two_resolutions, sections, to_two_resolutions
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
-from earvae.model.compact import (
-    LEVEL_RANGE,
-    QUIET,
-    TEXTURE_RANGE,
-    CompactDecoder,
-    CompactEncoder,
-    EarBands,
-)
-from earvae.model.texture import PERIOD, StoredNoise
+from earvae.model.compact import LEVEL_RANGE, TEXTURE_RANGE, CompactDecoder, CompactEncoder
+from earvae.model.envelope import QUIET, Bands, EarBands
+from earvae.model.tones import PER_BIN, StoredTones
 
 
 def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
     """``[batch, 2, frames·hop]`` to the posterior's mean and scale, ``[batch, latent, frames]``."""
-    frames = to_frames(encoder.transform, audio)  # [batch, frames, 2·hop]
-    seen = audio.graph.concat(_compressed(frames), _measured(encoder.bands, frames), axis=2)
-    x = convnext_blocks(encoder.blocks, linear(encoder.input, seen))
-    mean, scale = linear(encoder.output, layer_norm(encoder.norm, x)).split(2, axis=2)
-    mean = linear(encoder.linear, frames) + mean
+    graph = audio.graph
+    frames = to_two_resolutions(encoder.transform, audio)  # [batch, frames, features]
+    levels = _measured(encoder.bands, frames)
+    x = linear(encoder.input, graph.concat(_compressed(frames), levels, axis=2))
+    x = layer_norm(encoder.norm, convnext_blocks(encoder.blocks, x))
+    mean, scale = linear(encoder.output, x).split(2, axis=2)
+    long, _ = sections(encoder.transform.sections, frames)
+    long = long.reshape(0, 0, 2 * encoder.transform.long.bins)
+    mean = linear(encoder.linear, long) + linear(encoder.linear_level, levels) + mean
     return mean.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
 
 def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value:
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
-    latents = latents.transpose(0, 2, 1)  # [batch, frames, latent]
+    latents, bins = latents.transpose(0, 2, 1), decoder.tones.bins  # [batch, frames, latent]
     x = latents.graph.concat(latents, _compressed(latents, 0.1), axis=2)
     x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, linear(decoder.input, x)))
-    noise = _noise(decoder.noise, first_frame, latents.op("Shape", start=1, end=2))
-    texture = _bounded(linear(decoder.texture, x), TEXTURE_RANGE).op("Exp") * noise
-    level = _bounded(linear(decoder.level, x), LEVEL_RANGE)
-    level = per_block(decoder.bands, level, decoder.bands.weights)
-    shape = _mid_side(linear(decoder.shape, x) + texture)
-    shape = _mid_side(shape * level.op("Exp"))
-    return to_audio(decoder.transform, linear(decoder.linear, latents) + shape)
+    count = latents.op("Shape", start=1, end=2)
+    level = _bounded(linear(decoder.linear_level, latents) + linear(decoder.level, x), LEVEL_RANGE)
+    level = _spread(decoder.bands, level).op("Exp")
+    texture = _bounded(linear(decoder.texture, x), TEXTURE_RANGE)
+    # Noise and tones share the power of each long bin.
+    noise_long, noise_short = sections(decoder.transform.sections, texture)
+    pitch = linear(decoder.pitch, x).reshape(0, 0, 2, bins, PER_BIN)
+    nothing = noise_long.unsqueeze(4) * 0.0
+    shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
+    shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
+    noise = latents.graph.concat(
+        shares.slice(4, 0, 1).reshape(0, 0, 2, bins), noise_short.op("Exp"), axis=3
+    ).reshape(0, 0, decoder.transform.features)  # its strength
+    drawn = noise * _stored(decoder.noise.table, first_frame, count)
+    tones = _tones(decoder.tones, shares.slice(4, 1), first_frame, count)
+    long, short = sections(decoder.transform.sections, drawn)
+    drawn = latents.graph.concat(long + tones, short, axis=3)
+    drawn = drawn.reshape(0, 0, decoder.transform.features)
+    shape = _mid_side(_mid_side(linear(decoder.shape, x) + drawn) * level)
+    long, short = sections(decoder.transform.sections, shape)
+    long = long + linear(decoder.linear, latents).reshape(0, 0, 2, bins)
+    frames = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
+    return from_two_resolutions(decoder.transform, frames)
 
 
-def _noise(noise: StoredNoise, first_frame: Value, frames: Value) -> Value:
-    """``[frames, features]`` from ``first_frame`` on, both int64 ``[1]``."""
+def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
+    """``frames`` rows of ``table``, which comes again, from ``first_frame`` on; both int64
+    ``[1]``."""
     graph = first_frame.graph
     index = graph.op("Range", first_frame.op("Squeeze"), (first_frame + frames).op("Squeeze"), 1)
-    return graph.op("Gather", noise.table, index.op("Mod", PERIOD))
+    return graph.op("Gather", table, index.op("Mod", len(table)))
+
+
+def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Value) -> Value:
+    """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2, bins,
+    PER_BIN]``."""
+    table = _stored(tones.dense(), first_frame, frames)  # [frames, 2, tones, bins]
+    strength = strength.reshape(0, 0, 2, 1, tones.count)
+    return (strength @ table).reshape(0, 0, 2, tones.bins)
 
 
 def _bounded(logs: Value, most: float) -> Value:
@@ -57,14 +82,32 @@ def _bounded(logs: Value, most: float) -> Value:
 
 def _measured(bands: EarBands, frames: Value) -> Value:
     """Log RMS of each band of Left and Right, ``[batch, frames, levels]``."""
-    channels = _mid_side(frames)
-    average = (bands.weights / bands.weights.sum(dim=1, keepdim=True)).T
-    power = per_block(bands, channels * channels, average)
+    ears = _mid_side(frames)
+    low, high = sections(bands.sections, ears * ears)
+    low, high = (
+        _per_block(band, part, (band.weights / band.weights.sum(dim=1, keepdim=True)).T)
+        for band, part in ((bands.low, low), (bands.high, high))
+    )
+    power = frames.graph.concat(low, high, axis=3).reshape(0, 0, bands.levels)
     return (power / QUIET**2 + 1.0).op("Log") / 10.0 - 1.0
 
 
+def _spread(bands: EarBands, levels: Value) -> Value:
+    """Values of bands ``[batch, frames, levels]`` at every coefficient."""
+    low, high = sections([bands.low.levels, bands.high.levels], levels)
+    low = _per_block(bands.low, low, bands.low.weights)
+    high = _per_block(bands.high, high, bands.high.weights)
+    return levels.graph.concat(low, high, axis=3).reshape(0, 0, 2 * sum(bands.sections))
+
+
+def _per_block(bands: Bands, x: Value, matrix: Tensor) -> Value:
+    """``[batch, frames, 2, blocks·n]`` times ``[n, m]``, block by block: ``[…, blocks·m]``."""
+    n, m = matrix.shape
+    return (x.reshape(0, 0, 2, bands.blocks, n) @ matrix).reshape(0, 0, 2, bands.blocks * m)
+
+
 def _mid_side(frames: Value) -> Value:
-    """M/S to L/R and back, the two halves of ``[batch, frames, 2·hop]``."""
+    """M/S to L/R and back, the two halves of ``[batch, frames, features]``."""
     one, other = frames.split(2, axis=2)
     return frames.graph.concat(one + other, one - other, axis=2) * math.sqrt(0.5)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from earvae.export.onnx.graph import Value
 from earvae.model.envelope import Bands
-from earvae.model.transform import MDCT, FrameTransform
+from earvae.model.transform import MDCT, FrameTransform, TwoResolutions
 
 
 def per_block(bands: Bands, x: Value, matrix: Tensor) -> Value:
@@ -19,18 +19,51 @@ def per_block(bands: Bands, x: Value, matrix: Tensor) -> Value:
 
 def to_frames(transform: FrameTransform, audio: Value) -> Value:
     """``[batch, 2, frames·hop]`` audio to ``[batch, frames, 2·hop]`` MDCT frames."""
-    mdct, hop = transform.mdct, transform.features // 2
-    x = _mid_side(audio).reshape(0, 2, -1, mdct.block)
-    x = (_rotate(mdct, x, 1.0) @ mdct.dct).reshape(0, 2, -1, hop)
+    hop = transform.features // 2
+    x = _blocks(transform.mdct, _mid_side(audio)).reshape(0, 2, -1, hop)
     return x.transpose(0, 2, 1, 3).reshape(0, 0, 2 * hop)
 
 
 def to_audio(transform: FrameTransform, frames: Value) -> Value:
     """``[batch, frames, 2·hop]`` MDCT frames to ``[batch, 2, frames·hop]`` audio."""
-    mdct, hop = transform.mdct, transform.features // 2
+    hop = transform.features // 2
     x = frames.reshape(0, 0, 2, hop).transpose(0, 2, 1, 3)  # [batch, 2, frames, hop]
-    x = x.reshape(0, 2, -1, mdct.block) @ mdct.dct
-    return _mid_side(_rotate(mdct, x, -1.0).reshape(0, 2, -1))
+    return _mid_side(_samples(transform.mdct, x.reshape(0, 2, -1, transform.mdct.block)))
+
+
+def to_two_resolutions(transform: TwoResolutions, audio: Value) -> Value:
+    """``[batch, 2, frames·hop]`` audio to ``[batch, frames, features]``."""
+    audio = _mid_side(audio)
+    low = _blocks(transform.long, audio)  # [batch, 2, frames, bins]
+    treble = audio - _samples(transform.long, low)
+    high = _blocks(transform.short, treble).reshape(0, 2, -1, transform.sections[1])
+    frames = audio.graph.concat(low, high, axis=3).transpose(0, 2, 1, 3)
+    return frames.reshape(0, 0, transform.features)
+
+
+def from_two_resolutions(transform: TwoResolutions, frames: Value) -> Value:
+    """``[batch, frames, features]`` to ``[batch, 2, frames·hop]`` audio."""
+    low, high = sections(transform.sections, frames)  # [batch, frames, 2, …] each
+    low, high = low.transpose(0, 2, 1, 3), high.transpose(0, 2, 1, 3)
+    high = high.reshape(0, 2, -1, transform.short.bins)
+    return _mid_side(_samples(transform.long, low) + _samples(transform.short, high))
+
+
+def sections(sizes: list[int], frames: Value) -> tuple[Value, Value]:
+    """What a frame ``[batch, frames, 2·(long + short)]`` has of both, ``[batch, frames, 2, …]``
+    each; ``sizes`` are those two."""
+    both = frames.reshape(0, 0, 2, sum(sizes))
+    return both.slice(3, 0, sizes[0]), both.slice(3, sizes[0])
+
+
+def _blocks(mdct: MDCT, audio: Value) -> Value:
+    """``[batch, 2, samples]`` to coefficients ``[batch, 2, blocks, bins]``."""
+    return _rotate(mdct, audio.reshape(0, 2, -1, mdct.block), 1.0) @ mdct.dct
+
+
+def _samples(mdct: MDCT, coefficients: Value) -> Value:
+    """``[batch, 2, blocks, bins]`` coefficients to ``[batch, 2, samples]``."""
+    return _rotate(mdct, coefficients @ mdct.dct.T, -1.0).reshape(0, 2, -1)
 
 
 def _mid_side(audio: Value) -> Value:
