@@ -30,7 +30,11 @@ def oobleck(config: OobleckConfig) -> int:
 
 def compact(config: CompactConfig) -> int:
     """About how many numbers a compact model saves."""
-    return _blocks_and_ends(config) + 4 * config.hop_length * config.latent_channels
+    long_bins = 2 * config.split_hz / config.sample_rate * config.hop_length + 1
+    tones = 8 * min(round(long_bins), config.hop_length)  # four to a bin of Mid and of Side
+    overlap = 8 * config.hop_length // config.short_length  # four bins of every short block
+    more = (tones + 5 * overlap) * (config.width + 1)
+    return _blocks_and_ends(config) + more + 4 * config.hop_length * config.latent_channels
 
 
 def spectral(config: SpectralConfig) -> int:

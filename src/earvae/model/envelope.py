@@ -7,6 +7,8 @@ tell most of what ~200 bands hold (docs/spectral.md has the figures).
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,11 @@ class Bands(Constants):
         self, bins: int, blocks: int, sample_rate: int, kept: slice = slice(None)
     ) -> None:
         super().__init__()
-        weights = band_weights(bins, sample_rate)[:, kept]
-        weights = weights[weights.any(dim=1)]
+        there = range(bins)[kept]
+        lowest, highest = ((bin_ + 0.5) * sample_rate / 2 / bins for bin_ in (there[0], there[-1]))
+        centres = band_centres(bins, sample_rate)
+        bands = slice(bisect_right(centres, lowest) - 1, bisect_right(centres, highest) + 1)
+        weights = band_weights(bins, sample_rate)[bands, kept]
         self.register_buffer("weights", weights, persistent=False)  # [bands, bins]
         self.blocks, self.levels = blocks, blocks * len(weights)
 
@@ -122,12 +127,8 @@ def band_weights(bins: int, sample_rate: int) -> Tensor:
     Centres are 12 % of their frequency apart, but at least 150 and at most 600 Hz. The latter
     lets an envelope follow the steep edge where lossy coding has cut the treble off.
     """
-    top = sample_rate / 2
-    centres = [0.0]
-    while centres[-1] < top:
-        step = min(WIDEST, max(NARROWEST, RELATIVE * centres[-1]))
-        centres.append(centres[-1] + max(step, 2 * top / bins))  # two bins at least
-    frequency = (torch.arange(bins) + 0.5) * top / bins
+    centres = band_centres(bins, sample_rate)
+    frequency = (torch.arange(bins) + 0.5) * sample_rate / 2 / bins
     centre = torch.tensor(centres)
     right = torch.searchsorted(centre, frequency).clamp(1, len(centres) - 1)
     share = (frequency - centre[right - 1]) / (centre[right] - centre[right - 1])
@@ -135,6 +136,16 @@ def band_weights(bins: int, sample_rate: int) -> Tensor:
     weights[right - 1, torch.arange(bins)] = 1 - share
     weights[right, torch.arange(bins)] = share
     return weights
+
+
+def band_centres(bins: int, sample_rate: int) -> list[float]:
+    """Hz, from 0 to half of ``sample_rate`` or the next above it."""
+    top = sample_rate / 2
+    centres = [0.0]
+    while centres[-1] < top:
+        step = min(WIDEST, max(NARROWEST, RELATIVE * centres[-1]))
+        centres.append(centres[-1] + max(step, 2 * top / bins))  # two bins at least
+    return centres
 
 
 def fit_envelope_code(code: EnvelopeCode, levels: Tensor) -> None:
