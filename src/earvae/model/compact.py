@@ -38,7 +38,6 @@ TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
 LEVEL_LATENTS = 0.3  # of all, that start as components of levels
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
-FIRST_TEXTURE = -1.0  # natural log of the noise over a shape of order one, at the start
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
@@ -57,7 +56,7 @@ class CompactEncoder(nn.Module):
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
         self.linear = nn.Linear(2 * self.transform.long.bins, config.latent_channels, bias=False)
-        self.linear_level = nn.Linear(levels, config.latent_channels)
+        self.linear_level = nn.Linear(2 * levels, config.latent_channels)
         self.input = nn.Linear(features + levels, config.width)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
         reach = config.encoder_blocks * (config.kernel // 2)
@@ -78,7 +77,8 @@ class CompactEncoder(nn.Module):
             levels = self.bands.measure(frames)
             own = self.linear.weight.dtype
             linear = self.linear(self.transform.long_of(frames).to(own))
-            linear = linear + self.linear_level(levels.to(own))
+            colour = torch.cat([levels, self.bands.shares(frames) / 10], dim=2)
+            linear = linear + self.linear_level(colour.to(own))
             seen = torch.cat([compressed(frames), levels], dim=2)
         x = self.norm(self.blocks(self.input(seen.to(own))))  # [batch, frames, width]
         with without_autocast(audio):
@@ -105,6 +105,7 @@ class CompactDecoder(nn.Module):
         features, levels = self.transform.features, self.bands.levels
         self.linear = nn.Linear(config.latent_channels, 2 * self.transform.long.bins, bias=False)
         self.linear_level = nn.Linear(config.latent_channels, levels)
+        self.linear_texture = nn.Linear(config.latent_channels, levels)
         self.input = nn.Linear(2 * config.latent_channels, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
@@ -122,9 +123,12 @@ class CompactDecoder(nn.Module):
             self.linear.weight.copy_(_lowest(self.transform, config).T)
             self.linear_level.weight.zero_()
             self.linear_level.bias.fill_(FIRST_LEVEL)
-            self.level.weight.mul_(0.1)
-            self.texture.weight.mul_(0.1)
-            self.texture.bias.fill_(FIRST_TEXTURE)
+            self.linear_texture.weight.zero_()
+            self.linear_texture.bias.zero_()
+            for layer in (self.level, self.texture, self.shape):
+                layer.weight.mul_(0.1)
+            self.texture.bias.zero_()
+            self.shape.bias.zero_()
             self.pitch.weight.mul_(0.1)
             self.pitch.bias.fill_(FIRST_PITCH)
 
@@ -153,7 +157,8 @@ class CompactDecoder(nn.Module):
             x = x.to(own)
             level = self._wide(self.linear_level(latents) + self.level(x))
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
-            texture = _bounded(self._wide(self.texture(x)), TEXTURE_RANGE)
+            texture = self.bands.spread(self._wide(self.linear_texture(latents)))
+            texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
             linear = self.transform.with_treble(self._wide(self.linear(latents)))
@@ -223,7 +228,8 @@ def fit_linear_start(
     frames = torch.cat([encoder.transform(batch).flatten(0, 1) for batch in audio])
     if not frames.any():
         raise ValueError("no audible frame to start the linear layers from")
-    for linear in (encoder.linear, decoder.linear, encoder.linear_level, decoder.linear_level):
+    for linear in (encoder.linear, encoder.linear_level, decoder.linear, decoder.linear_level,
+                   decoder.linear_texture):  # fmt: skip
         linear.weight.zero_()
     latents = encoder.config.latent_channels
     long = encoder.transform.long_of(frames)
@@ -232,18 +238,23 @@ def fit_linear_start(
     encoder.linear.weight[:by_frame] = (basis / std).T
     decoder.linear.weight[:, :by_frame] = basis * std
 
-    levels = torch.cat([encoder.bands.measure(some) for some in frames.split(4096)])
+    bands = encoder.bands
+    levels = torch.cat([
+        torch.cat([bands.measure(some), bands.shares(some) / 10], dim=1)
+        for some in frames.split(4096)
+    ])  # fmt: skip
     mean = levels.mean(dim=0)
     basis, std = _components(levels - mean, latents - by_frame)
     by_level = slice(by_frame, by_frame + len(std))
     encoder.linear_level.weight[by_level] = (basis / std).T
     encoder.linear_level.bias[by_level] = -mean @ (basis / std)
     told = (levels - mean) @ (basis / std)  # [frames, latents], uncorrelated
-    kept = encoder.transform.with_treble(decoder.linear(encoder.linear(long)))
-    left = torch.cat([decoder.bands.power(some) for some in (frames - kept).split(4096)])
-    left = left.clamp_min(QUIET**2).log() / 2
-    decoder.linear_level.weight[:, by_level] = (left - left.mean(dim=0)).T @ told / len(told)
-    decoder.linear_level.bias.copy_(left.mean(dim=0))
+    left = frames - encoder.transform.with_treble(decoder.linear(encoder.linear(long)))
+    power = torch.cat([bands.power(some) for some in left.split(4096)]).clamp_min(QUIET**2)
+    shares = torch.cat([bands.shares(some) for some in left.split(4096)])
+    for linear, log in ((decoder.linear_level, power.log() / 2), (decoder.linear_texture, shares)):
+        linear.weight[:, by_level] = (log - log.mean(dim=0)).T @ told / len(told)
+        linear.bias.copy_(log.mean(dim=0))
 
 
 def _components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from earvae.model.pca import principal_components
 from earvae.model.transform import TwoResolutions, mid_side
 
 QUIET = 1e-4  # coefficient below which levels are told no further: about -80 dB of music
+LEAST_SHARE = 0.02  # of the mean power of Mid and Side
 POWER_FLOOR = 1e-6  # 60 dB below ordinary music, in the units that the envelope is taken in
 NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
 RELATIVE = 0.12  # share of its frequency that a centre is apart, between these
@@ -88,6 +89,13 @@ class EarBands(nn.Module):
     def measure(self, frames: Tensor) -> Tensor:
         """Log RMS of each band, ``[..., levels]``, scaled to ±1 for levels down to QUIET."""
         return (self.power(frames) / QUIET**2 + 1).log() / 10 - 1
+
+    def shares(self, frames: Tensor) -> Tensor:
+        """Log amplitude of Mid and of Side in each band, ``[..., levels]``, where their powers are
+        1 on average; LEAST_SHARE of it is taken to be there."""
+        power = self.power(mid_side(frames, -1)).unflatten(-1, (2, -1)) + QUIET**2
+        share = power / power.mean(dim=-2, keepdim=True)
+        return share.clamp_min(LEAST_SHARE).log().flatten(-2) / 2
 
 
 class EnvelopeCode(Bands):
