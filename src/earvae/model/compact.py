@@ -3,8 +3,9 @@
 Everything is trained end to end; nothing is fixed. On both sides plain linear layers run beside
 the blocks, from a frame and its levels to latents and from latents to both. They start as
 principal components of training music (``fit_linear_start``): most latents as those of frames, so
-that the bass is there at the first step, the others as those of log levels, so that the treble has
-the right colour. After that they are trained like the rest.
+that the bass is there at the first step, the others as those of log levels and of the shares of Mid
+and Side, so that the treble has the right colour and width. After that they are trained like the
+rest.
 
 A frame is ``hop_length`` samples of both channels as MDCT blocks, long ones below ``split_hz`` and
 short ones above. The decoder's blocks give it as shape times level: the shape in Mid and Side,

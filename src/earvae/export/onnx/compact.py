@@ -10,7 +10,7 @@ from earvae.export.onnx.frames import from_two_resolutions, sections, to_two_res
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
 from earvae.model.compact import LEVEL_RANGE, TEXTURE_RANGE, CompactDecoder, CompactEncoder
-from earvae.model.envelope import QUIET, Bands, EarBands
+from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
 from earvae.model.tones import PER_BIN, StoredTones
 
 
@@ -18,13 +18,15 @@ def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
     """``[batch, 2, frames·hop]`` to the posterior's mean and scale, ``[batch, latent, frames]``."""
     graph = audio.graph
     frames = to_two_resolutions(encoder.transform, audio)  # [batch, frames, features]
-    levels = _measured(encoder.bands, frames)
+    ears = _powers(encoder.bands, _mid_side(frames))
+    levels = (ears / QUIET**2 + 1.0).op("Log") / 10.0 - 1.0
     x = linear(encoder.input, graph.concat(_compressed(frames), levels, axis=2))
     x = layer_norm(encoder.norm, convnext_blocks(encoder.blocks, x))
     mean, scale = linear(encoder.output, x).split(2, axis=2)
     long, _ = sections(encoder.transform.sections, frames)
     long = long.reshape(0, 0, 2 * encoder.transform.long.bins)
-    mean = linear(encoder.linear, long) + linear(encoder.linear_level, levels) + mean
+    colour = graph.concat(levels, _shares(encoder.bands, frames) / 10.0, axis=2)
+    mean = linear(encoder.linear, long) + linear(encoder.linear_level, colour) + mean
     return mean.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
 
@@ -37,7 +39,8 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     count = latents.op("Shape", start=1, end=2)
     level = _bounded(linear(decoder.linear_level, latents) + linear(decoder.level, x), LEVEL_RANGE)
     level = _spread(decoder.bands, level).op("Exp")
-    texture = _bounded(linear(decoder.texture, x), TEXTURE_RANGE)
+    texture = _spread(decoder.bands, linear(decoder.linear_texture, latents))
+    texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
     # Noise and tones share the power of each long bin.
     noise_long, noise_short = sections(decoder.transform.sections, texture)
     pitch = linear(decoder.pitch, x).reshape(0, 0, 2, bins, PER_BIN)
@@ -80,16 +83,22 @@ def _bounded(logs: Value, most: float) -> Value:
     return (logs / most).op("Tanh") * most
 
 
-def _measured(bands: EarBands, frames: Value) -> Value:
-    """Log RMS of each band of Left and Right, ``[batch, frames, levels]``."""
-    ears = _mid_side(frames)
-    low, high = sections(bands.sections, ears * ears)
+def _powers(bands: EarBands, frames: Value) -> Value:
+    """Mean power in each band of what ``frames`` are of, ``[batch, frames, levels]``."""
+    low, high = sections(bands.sections, frames * frames)
     low, high = (
         _per_block(band, part, (band.weights / band.weights.sum(dim=1, keepdim=True)).T)
         for band, part in ((bands.low, low), (bands.high, high))
     )
-    power = frames.graph.concat(low, high, axis=3).reshape(0, 0, bands.levels)
-    return (power / QUIET**2 + 1.0).op("Log") / 10.0 - 1.0
+    return frames.graph.concat(low, high, axis=3).reshape(0, 0, bands.levels)
+
+
+def _shares(bands: EarBands, frames: Value) -> Value:
+    """Log amplitudes of Mid and Side, 1 on average, ``[batch, frames, levels]``."""
+    middle, side = (_powers(bands, frames) + QUIET**2).split(2, axis=2)
+    both = (middle + side) * 0.5
+    share = frames.graph.concat(middle / both, side / both, axis=2)
+    return share.op("Max", LEAST_SHARE).op("Log") * 0.5
 
 
 def _spread(bands: EarBands, levels: Value) -> Value:
