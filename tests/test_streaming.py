@@ -23,7 +23,11 @@ MODELS = {
     "compact": COMPACT,
     "compact accelerated": accelerate(COMPACT),
     "spectral": small.spectral(
-        residual_std=0.3, linear_channels=12, encoder_blocks=2, level_frames=5, mdct_length=8,
+        residual_std=0.3,
+        linear_channels=12,
+        encoder_blocks=2,
+        level_frames=5,
+        mdct_length=8,
         **SIZES,
     ),
     "convolutional": small.oobleck(strides=(2, 4), std_floor=0.1),

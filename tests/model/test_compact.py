@@ -235,6 +235,21 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is():
+    """Noise alone, at levels of -60, -90 and -100 dB of full scale: the lower ones lie 10 and 20
+    dB below what the likelihood takes to be there, and are drawn quieter by twice that."""
+    vae = linear_alone(build(SMALL))
+    decoder, drawn = vae.decoder, []
+    decoder.texture.weight.zero_()
+    decoder.pitch.weight.zero_()
+    for power in (1e-6, 1e-9, 1e-10):
+        decoder.linear_level.bias.fill_(-12 * math.atanh(-math.log(power) / 24))
+        drawn.append(decoder.draw(decoder.expect(torch.zeros(1, 8, 400))).square().mean().item())
+    expected = [1e-6, 1e-9 * 1e-2, 1e-10 * 1e-4]
+    assert drawn == pytest.approx(expected, rel=0.2)
+
+
 @pytest.mark.parametrize("level", [0.0, 1e-38, 1e-20, 1e-7])
 def test_quiet_input_and_its_gradient_stay_finite(vae, level):
     audio = (level * torch.randn(1, 2, 640)).requires_grad_()

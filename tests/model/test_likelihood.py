@@ -76,7 +76,10 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
     """Gaussian music, quieter by 40 dB in one ear and partly alike in both: the texture and level
     that are found give back the covariance of both ears."""
     torch.manual_seed(1)
-    middle, side = 0.3 * torch.randn(1, 400, FEATURES // 2), 0.1 * torch.randn(1, 400, FEATURES // 2)
+    middle, side = (
+        0.3 * torch.randn(1, 400, FEATURES // 2),
+        0.1 * torch.randn(1, 400, FEATURES // 2),
+    )
     ears = mid_side(torch.cat([middle, side], -1), -1)
     ears = ears * torch.tensor([1.0, 0.01]).repeat_interleave(FEATURES // 2)
     frames = mid_side(ears, -1)

@@ -64,6 +64,8 @@ def test_powers_are_those_of_coefficients_on_average():
         coefficients = TONES(one(bin_, part, PERIOD)[None], 0)
         powers = TONES.power(one(bin_, part, 1)[0, 0])
         torch.testing.assert_close(coefficients.square().mean(dim=(0, 1, 2)), powers)
+        dense = one(bin_, part, 1)[0, 0].flatten() @ TONES.dense_power()
+        torch.testing.assert_close(dense, powers)
         assert powers[max(0, bin_ - 3) : bin_ + 4].sum() == powers.sum() > 0.6
 
 

@@ -28,7 +28,7 @@ from earvae.config import CompactConfig
 from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import QUIET, EarBands
 from earvae.model.layers import without_autocast
-from earvae.model.likelihood import Expected, FineSurprise, Surprise
+from earvae.model.likelihood import QUIET_POWER, Expected, FineSurprise, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
 from earvae.model.tones import PER_BIN, StoredTones
@@ -179,12 +179,18 @@ class CompactDecoder(nn.Module):
         """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
-            drawn = (expected.texture.exp() * noise).unflatten(-1, (2, -1))
             tones = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
-            drawn = drawn + F.pad(tones, (0, drawn.shape[-1] - tones.shape[-1]))
-            ears = mid_side(drawn.flatten(-2), -1) * expected.level.exp()
+            drawn = expected.texture.exp() * noise + self.transform.with_treble(tones.flatten(-2))
+            ears = mid_side(drawn, -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
             return audio.to(self.linear.weight.dtype)
+
+    def _audible(self, expected: Expected) -> Tensor:
+        """Gains of Left and Right for what is drawn, smaller the deeper it lies below the noise
+        that the likelihood takes to be in every recording: silence is drawn as silence."""
+        power = torch.cat(self.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1))
+        power = (2 * expected.level).exp() * power.mean(dim=-2).repeat(1, 1, 2)
+        return expected.level.exp() * power / (power.square() + QUIET_POWER**2).sqrt()
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""

@@ -11,6 +11,7 @@ from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
 from earvae.model.compact import LEVEL_RANGE, TEXTURE_RANGE, CompactDecoder, CompactEncoder
 from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
+from earvae.model.likelihood import QUIET_POWER
 from earvae.model.tones import PER_BIN, StoredTones
 
 
@@ -47,19 +48,33 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     nothing = noise_long.unsqueeze(4) * 0.0
     shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
     shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
-    noise = latents.graph.concat(
-        shares.slice(4, 0, 1).reshape(0, 0, 2, bins), noise_short.op("Exp"), axis=3
-    ).reshape(0, 0, decoder.transform.features)  # its strength
-    drawn = noise * _stored(decoder.noise.table, first_frame, count)
-    tones = _tones(decoder.tones, shares.slice(4, 1), first_frame, count)
+    noise_long = shares.slice(4, 0, 1).reshape(0, 0, 2, bins)
+    noise = latents.graph.concat(noise_long, noise_short.op("Exp"), axis=3)  # its strength
+    pitch = shares.slice(4, 1).reshape(0, 0, 2, decoder.tones.count)
+    drawn = noise.reshape(0, 0, decoder.transform.features)
+    drawn = drawn * _stored(decoder.noise.table, first_frame, count)
+    tones = _tones(decoder.tones, pitch, first_frame, count)
     long, short = sections(decoder.transform.sections, drawn)
     drawn = latents.graph.concat(long + tones, short, axis=3)
     drawn = drawn.reshape(0, 0, decoder.transform.features)
-    shape = _mid_side(_mid_side(linear(decoder.shape, x) + drawn) * level)
+    drawn = _mid_side(drawn) * _audible(decoder, noise, pitch, level)
+    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level + drawn * level)
     long, short = sections(decoder.transform.sections, shape)
     long = long + linear(decoder.linear, latents).reshape(0, 0, 2, bins)
     frames = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
     return from_two_resolutions(decoder.transform, frames)
+
+
+def _audible(decoder: CompactDecoder, noise: Value, pitch: Value, level: Value) -> Value:
+    """How much of what is drawn, of strengths ``noise`` and ``pitch`` and of the gain ``level``, is
+    above the noise that is taken to be in every recording, ``[batch, frames, features]``."""
+    bins = decoder.tones.bins
+    tones = (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
+    power = noise * noise
+    power = noise.graph.concat(power.slice(3, 0, bins) + tones, power.slice(3, bins), axis=3)
+    power = power.op("ReduceMean", axes=[2], keepdims=0)  # [batch, frames, features / 2]
+    power = noise.graph.concat(power, power, axis=2) * level * level
+    return power / (power * power + QUIET_POWER**2).op("Sqrt")
 
 
 def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
@@ -71,8 +86,8 @@ def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
 
 
 def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Value) -> Value:
-    """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2, bins,
-    PER_BIN]``."""
+    """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2,
+    tones]``."""
     table = _stored(tones.dense(), first_frame, frames)  # [frames, 2, tones, bins]
     strength = strength.reshape(0, 0, 2, 1, tones.count)
     return (strength @ table).reshape(0, 0, 2, tones.bins)
