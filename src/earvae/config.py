@@ -192,6 +192,12 @@ class SpectralConfig(_ModelConfig):
     latent_channels: Channels = Field(64, ge=2)
     hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
     mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    split_hz: float = Field(
+        2000.0, ge=0, le=1_000_000, description="below, the decoder has blocks of a hop; Hz"
+    )
+    short_length: Block = Field(
+        256, ge=8, description="samples per block of the decoder above; divides hop_length"
+    )
     linear_channels: Channels = Field(
         54, description="latents that hold the fixed linear code of the low band"
     )

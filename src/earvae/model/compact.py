@@ -19,12 +19,13 @@ has it in narrow bands, and the treble sounds no earlier than it did.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.config import CompactConfig
+from earvae.config import CompactConfig, SpectralConfig
 from earvae.model.convnext import convnext_blocks
 from earvae.model.envelope import QUIET, EarBands
 from earvae.model.layers import without_autocast
@@ -87,27 +88,39 @@ class CompactEncoder(nn.Module):
             return torch.cat([linear + mean, scale], dim=2).transpose(1, 2)
 
 
-class CompactDecoder(nn.Module):
-    """Latents to audio: a linear layer, plus what the blocks add.
+class Told(NamedTuple):
+    """What a frame's latents tell by themselves: ``seen [batch, frames, inputs]``, what the blocks
+    see; ``mean [batch, frames, features]``; log ``level`` in Left and Right, and log ``texture``
+    in Mid and Side, by bands, ``[batch, frames, levels]``."""
+
+    seen: Tensor
+    mean: Tensor
+    level: Tensor
+    texture: Tensor
+
+
+class FrameDecoder(nn.Module):
+    """Latents to audio: what is told of frames, plus what blocks add.
 
     ``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``, which may overshoot ±1. The noise
     goes by ``first_frame``, the place of the first latent frame in its file: one for all, or int64
-    ``[batch]``.
+    ``[batch]``. What is told comes from :meth:`told` of the architecture.
+
+    Args:
+        config: of the architecture.
+        inputs: values a frame that the blocks see.
     """
 
     tail_deficit = 0
     draws_noise = True
 
-    def __init__(self, config: CompactConfig) -> None:
+    def __init__(self, config: CompactConfig | SpectralConfig, inputs: int) -> None:
         super().__init__()
         self.config = config
         self.transform = transform(config)
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
-        self.linear = nn.Linear(config.latent_channels, 2 * self.transform.long.bins, bias=False)
-        self.linear_level = nn.Linear(config.latent_channels, levels)
-        self.linear_texture = nn.Linear(config.latent_channels, levels)
-        self.input = nn.Linear(2 * config.latent_channels, config.width)
+        self.input = nn.Linear(inputs, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
@@ -121,17 +134,15 @@ class CompactDecoder(nn.Module):
         self.surprise = Surprise(self.bands, frequencies, self.tones)
         self.fine_surprise = FineSurprise(self.transform, config.sample_rate)
         with torch.no_grad():
-            self.linear.weight.copy_(_lowest(self.transform, config).T)
-            self.linear_level.weight.zero_()
-            self.linear_level.bias.fill_(FIRST_LEVEL)
-            self.linear_texture.weight.zero_()
-            self.linear_texture.bias.zero_()
-            for layer in (self.level, self.texture, self.shape):
+            for layer in (self.level, self.texture, self.shape, self.pitch):
                 layer.weight.mul_(0.1)
             self.texture.bias.zero_()
             self.shape.bias.zero_()
-            self.pitch.weight.mul_(0.1)
             self.pitch.bias.fill_(FIRST_PITCH)
+
+    def told(self, latents: Tensor) -> Told:
+        """What ``[batch, frames, latent]`` tell without the blocks."""
+        raise NotImplementedError
 
     def forward(
         self, latents: Tensor, first_frame: int | Tensor = 0, music: Tensor | None = None
@@ -150,20 +161,19 @@ class CompactDecoder(nn.Module):
 
     def expect(self, latents: Tensor) -> Expected:
         """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
-        own = self.linear.weight.dtype
-        latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
-        x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
-        x = self.norm(self.blocks(x))  # [batch, frames, width]
+        own = self.input.weight.dtype
+        with without_autocast(latents):
+            told = self.told(latents.transpose(1, 2))
+        x = self.norm(self.blocks(self.input(told.seen.to(own))))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
-            level = self._wide(self.linear_level(latents) + self.level(x))
+            level = self._wide(told.level + self.level(x))
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
-            texture = self.bands.spread(self._wide(self.linear_texture(latents)))
+            texture = self.bands.spread(self._wide(told.texture))
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            linear = self.transform.with_treble(self._wide(self.linear(latents)))
-            return Expected(linear + shape, texture, pitch, level)
+            return Expected(self._wide(told.mean) + shape, texture, pitch, level)
 
     def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
         """The power of each long bin, shared among noise and the bin's tones: log strengths of
@@ -184,11 +194,34 @@ class CompactDecoder(nn.Module):
             drawn = drawn + F.pad(tones, (0, drawn.shape[-1] - tones.shape[-1]))
             ears = mid_side(drawn.flatten(-2), -1) * expected.level.exp()
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
-            return audio.to(self.linear.weight.dtype)
+            return audio.to(self.input.weight.dtype)
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""
         return x.to(self.transform.dtype)
+
+
+class CompactDecoder(FrameDecoder):
+    """Latents to audio: linear layers tell the bass, the levels and the shares of Mid and Side."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__(config, 2 * config.latent_channels)
+        latents, levels = config.latent_channels, self.bands.levels
+        self.linear = nn.Linear(latents, 2 * self.transform.long.bins, bias=False)
+        self.linear_level = nn.Linear(latents, levels)
+        self.linear_texture = nn.Linear(latents, levels)
+        with torch.no_grad():
+            self.linear.weight.copy_(_lowest(self.transform, config).T)
+            for layer in (self.linear_level, self.linear_texture):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            self.linear_level.bias.fill_(FIRST_LEVEL)
+
+    def told(self, latents: Tensor) -> Told:
+        latents = latents.to(self.input.weight.dtype)
+        seen = torch.cat([latents, compressed(latents, 0.1)], dim=2)
+        mean = self.transform.with_treble(self.linear(latents))
+        return Told(seen, mean, self.linear_level(latents), self.linear_texture(latents))
 
 
 def _bounded(logs: Tensor, most: float) -> Tensor:
@@ -201,8 +234,8 @@ def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:
     return torch.asinh(x / quiet) / 10
 
 
-def transform(config: CompactConfig) -> TwoResolutions:
-    """The transform that a compact model's encoder and decoder each have."""
+def transform(config: CompactConfig | SpectralConfig) -> TwoResolutions:
+    """The transform of a compact model, and of a spectral one's decoder."""
     return TwoResolutions(
         config.hop_length, config.short_length, config.split_hz, config.sample_rate
     )

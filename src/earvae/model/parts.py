@@ -78,5 +78,5 @@ def _spectral(config: SpectralConfig) -> Parts:
         channels=config.learned_channels,
     )
     return Parts(
-        SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code, envelope)
+        SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code)
     )

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from earvae.config import CLASS_LATENTS, SpectralConfig
 from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
 from earvae.model.convnext import convnext_blocks
-from earvae.model.envelope import EnvelopeCode, fit_envelope_code
+from earvae.model.compact import FIRST_LEVEL, FrameDecoder, Told, compressed, transform
+from earvae.model.envelope import QUIET, EarBands, EnvelopeCode, fit_envelope_code
 from earvae.model.layers import without_autocast
 from earvae.model.transform import FrameTransform
 
 LEVEL_FLOOR = 1e-4  # 80 dB below music, where linear latents have variance 1: silence is quiet
-PROTECTED_SHARE = 0.99  # a bin the linear code keeps this well belongs to it alone
-GAIN_RANGE = 12.0  # natural log units: the residual's gain stays within ±104 dB
+RIDGE = 1e-4  # of the linear laws that levels start from
 
 
 def signed_sqrt(x: Tensor) -> Tensor:
@@ -103,66 +103,59 @@ class SpectralEncoder(nn.Module):
         return (frames - self.code.decode(linear, chosen)) / unit, level
 
 
-class SpectralDecoder(nn.Module):
-    """Latents to audio: the linear code's reconstruction plus a learned, bounded residual."""
+class SpectralDecoder(FrameDecoder):
+    """Latents to audio: the linear code's reconstruction, and what the blocks add to it.
 
-    tail_deficit = 0
+    The blocks see that reconstruction, in frames of the decoder's own transform, and the learned
+    latents.
+    """
 
-    def __init__(self, config: SpectralConfig, code: AdaptiveCode, envelope: EnvelopeCode) -> None:
-        super().__init__()
-        self.config = config
-        self.transform = FrameTransform(config.hop_length, config.mdct_length)
+    def __init__(self, config: SpectralConfig, code: AdaptiveCode) -> None:
+        own = transform(config)
+        levels = EarBands(own, config.sample_rate).levels
+        told = levels + config.learned_channels
+        super().__init__(config, 2 * own.long.bins + told)
+        self.code_transform = FrameTransform(config.hop_length, config.mdct_length)
         self.code = code
-        self.envelope = envelope
-        self.input = nn.Linear(config.linear_channels + config.learned_channels, config.width)
-        self.class_input = nn.Linear(config.linear_classes, config.width, bias=False)
-        self.blocks = convnext_blocks(config, config.decoder_blocks)
-        self.context_frames = (
-            1 + config.level_frames // 2 + config.decoder_blocks * (config.kernel // 2)
-        )
-        self.norm = nn.LayerNorm(config.width)
-        self.shape = nn.Linear(config.width, self.transform.features)
-        self.gain = nn.Linear(config.width, envelope.levels)
-        self.register_buffer("makeup", torch.ones(()))
-        with torch.no_grad():  # start at what the envelope code says, nearly
-            self.shape.bias.zero_()
-            self.gain.weight.mul_(0.1)
-            self.gain.bias.zero_()
+        self.context_frames += 1 + self.transform.context_frames
+        self.linear_level = nn.Linear(told, levels)
+        self.linear_texture = nn.Linear(told, levels)
+        with torch.no_grad():
+            for layer in (self.linear_level, self.linear_texture):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            self.linear_level.bias.fill_(FIRST_LEVEL)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """``[batch, latent, frames]`` latents to ``[batch, 2, frames·hop]`` audio."""
-        latents = latents.transpose(1, 2).to(self.transform.dtype)  # [batch, frames, latent]
+    def told(self, latents: Tensor) -> Told:
+        mean, colour = self.read(latents)
+        own = self.input.weight.dtype
+        bass = compressed(self.transform.long_of(mean))
+        level, texture = self.linear_level(colour.to(own)), self.linear_texture(colour.to(own))
+        return Told(torch.cat([bass, colour], dim=2), mean, level, texture)
+
+    def read(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The linear code's frames ``[batch, frames, features]`` of ``[batch, frames, latent]``;
+        and their levels, with the learned latents, ``[batch, frames, levels + learned]``."""
+        latents = latents.to(self.transform.dtype)
         channels = [self.config.linear_channels, CLASS_LATENTS, self.config.learned_channels]
         linear, point, learned = latents.split(channels, dim=2)
-        chosen = self.code.nearest(point)  # [batch, frames, classes], one-hot
-        level = local_level(linear, self.config.level_frames)
-        own = self.shape.weight.dtype
-        x = self.input(torch.cat([signed_sqrt(linear / level), learned], dim=2).to(own))
-        x = self.norm(self.blocks(x + self.class_input(chosen.to(own))))  # [batch, frames, width]
-        with without_autocast(latents):
-            x = x.to(own)
-            shape, gain = self.shape(x).to(latents.dtype), self.gain(x).to(latents.dtype)
-            log_gain = gain + self.envelope.decode(learned) / 2  # of amplitude, not of power
-            log_gain = self.envelope.spread(GAIN_RANGE * torch.tanh(log_gain / GAIN_RANGE))
-            unit = self.code.residual_std * (self.code.explained < PROTECTED_SHARE)
-            residual = shape * log_gain.exp() * (chosen @ unit) * level  # [batch, frames, 2·hop]
-            frames = self.code.decode(linear, chosen) + residual
-            return self.transform.inverse(self.makeup * frames).to(own)
+        frames = self.code.decode(linear, self.code.nearest(point))
+        mean = self.transform(self.code_transform.inverse(frames))
+        return mean, torch.cat([self.bands.measure(mean), learned], dim=2)
 
 
 @torch.no_grad()
 def fit_codes(
     encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor], top_hz: float
 ) -> None:
-    """Fit both codes of a new model on training music, batches ``[batch, 2, frames·hop]``.
+    """Fit both codes of a new model on training music, batches ``[batch, 2, frames·hop]``, and
+    start the decoder's levels from them.
 
     The linear code is exactly zero above ``top_hz``. There it would keep nothing anyway, and what
     its vectors hold of loud bass would drown what is quiet: the decoder could never be silent.
-
-    Both are rounded to half precision, in which models ship. The decoder's residual starts as a
-    kind of noise at the right levels. In bins of which the linear code keeps much, noise would do
-    harm, so there it starts small.
+    Both are rounded to half precision, in which models ship.
     """
+    audio = list(audio)
     frames = [encoder.transform(batch) for batch in audio]
     covered = encoder.transform.frequencies(encoder.config.sample_rate) < top_hz
     fit_adaptive_code(encoder.code, frames, covered)
@@ -174,7 +167,31 @@ def fit_codes(
         levels.append(encoder.envelope.measure(residual[audible]))
     fit_envelope_code(encoder.envelope, torch.cat(levels))
     round_to_half(encoder.envelope)
-    decoder.shape.weight.mul_((1 - encoder.code.explained.mean(dim=0)).square()[:, None])
+    fit_levels(encoder, decoder, audio)
+
+
+@torch.no_grad()
+def fit_levels(
+    encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]
+) -> None:
+    """Start what the latents tell of the levels of what the linear code leaves, and of its shares
+    of Mid and Side, as the linear law that fits training music best."""
+    told, levels, shares = [], [], []
+    for batch in audio:
+        latents = encoder(batch).transpose(1, 2)[..., : encoder.config.latent_channels]
+        mean, colour = decoder.read(latents)
+        left = decoder.transform(batch) - mean
+        told.append(colour.flatten(0, 1))
+        levels.append(decoder.bands.power(left).clamp_min(QUIET**2).log().flatten(0, 1) / 2)
+        shares.append(decoder.bands.shares(left).flatten(0, 1))
+    told = torch.cat(told).double()
+    told = torch.cat([told, torch.ones_like(told[:, :1])], dim=1)
+    product = told.T @ told
+    product.diagonal().add_(RIDGE * product.diagonal().mean())
+    for linear, values in ((decoder.linear_level, levels), (decoder.linear_texture, shares)):
+        law = torch.linalg.solve(product, told.T @ torch.cat(values).double())
+        linear.weight.copy_(law[:-1].T)
+        linear.bias.copy_(law[-1])
 
 
 def round_to_half(code: nn.Module) -> None:
