@@ -922,7 +922,7 @@ class TrainConfig(Config):
 
     def _check_likelihood(self) -> None:
         """Refuse the likelihood of a model that has none."""
-        if not isinstance(self.model, CompactConfig):
+        if not isinstance(self.model, CompactConfig | SpectralConfig):
             wrong = {
                 ("stages", i, "objective", "weights", "nll"): f"{self.model.architecture}: this "
                 "architecture has no likelihood of music; leave it out"
