@@ -29,6 +29,8 @@ RATE = 44_100
 _FRAMES = {
     "latent_channels": 8,
     "hop_length": 64,
+    "short_length": 16,
+    "split_hz": 4000.0,
     "width": 8,
     "encoder_blocks": 1,
     "decoder_blocks": 1,
@@ -53,7 +55,7 @@ def spectral_config(**changes) -> SpectralConfig:
 
 def compact_config(**changes) -> CompactConfig:
     """The compact architecture, with a hop of 64 and eight latents."""
-    return CompactConfig(**_FRAMES | {"short_length": 16, "split_hz": 4000.0} | changes)
+    return CompactConfig(**_FRAMES | changes)
 
 
 def oobleck_config(**changes) -> OobleckConfig:

@@ -37,9 +37,7 @@ class Bands(Constants):
 
     weights: Tensor
 
-    def __init__(
-        self, bins: int, blocks: int, sample_rate: int, kept: slice = slice(None)
-    ) -> None:
+    def __init__(self, bins: int, blocks: int, sample_rate: int, kept: slice = slice(None)) -> None:
         super().__init__()
         there = range(bins)[kept]
         lowest, highest = ((bin_ + 0.5) * sample_rate / 2 / bins for bin_ in (there[0], there[-1]))

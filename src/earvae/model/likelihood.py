@@ -14,7 +14,6 @@ counts alike (Moore and Glasberg 1983).
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -93,7 +92,6 @@ class Surprise(Constants):
             ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
         )
         return ((determinant.log() + ratio) / 2 * self.share).sum(dim=-1).mean()
-
 
     def variances(self, expected: Expected) -> tuple[Tensor, Tensor]:
         """Of what is drawn in Mid and in Side, ``[batch, frames, features / 2]`` each."""

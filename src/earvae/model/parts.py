@@ -77,6 +77,4 @@ def _spectral(config: SpectralConfig) -> Parts:
         sample_rate=config.sample_rate,
         channels=config.learned_channels,
     )
-    return Parts(
-        SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code)
-    )
+    return Parts(SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code))

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from earvae.config import CLASS_LATENTS, SpectralConfig
 from earvae.model.adaptive import AdaptiveCode, fit_adaptive_code
 from earvae.model.convnext import convnext_blocks
-from earvae.model.compact import FIRST_LEVEL, FrameDecoder, Told, compressed, transform
 from earvae.model.envelope import QUIET, EarBands, EnvelopeCode, fit_envelope_code
+from earvae.model.frame_decoder import FIRST_LEVEL, FrameDecoder, Told, compressed, transform
 from earvae.model.layers import without_autocast
 from earvae.model.transform import FrameTransform
 
@@ -171,9 +171,7 @@ def fit_codes(
 
 
 @torch.no_grad()
-def fit_levels(
-    encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]
-) -> None:
+def fit_levels(encoder: SpectralEncoder, decoder: SpectralDecoder, audio: Iterable[Tensor]) -> None:
     """Start what the latents tell of the levels of what the linear code leaves, and of its shares
     of Mid and Side, as the linear law that fits training music best."""
     told, levels, shares = [], [], []

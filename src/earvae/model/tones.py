@@ -68,6 +68,11 @@ class StoredTones(Constants):
         tables = self.table.flatten(0, 1)
         return torch.stack([_gathered(each, one) for one in tables]).unflatten(0, (PERIOD, 2))
 
+    def dense_power(self) -> Tensor:
+        """The same of :meth:`power`, ``[bins · PER_BIN, bins]``."""
+        each = torch.eye(self.count, device=self.table.device).unflatten(1, (self.bins, PER_BIN))
+        return self.power(each)
+
     def power(self, powers: Tensor) -> Tensor:
         """Variances ``[…, bins]`` of coefficients where tones have ``powers […, bins, PER_BIN]``
         and any phase."""

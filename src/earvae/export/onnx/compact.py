@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
-from torch import Tensor
-
-from earvae.export.onnx.frames import from_two_resolutions, sections, to_two_resolutions
+from earvae.export.onnx.frame_decoder import compressed, draw, mid_side, powers, shares
+from earvae.export.onnx.frames import sections, to_two_resolutions, with_treble
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
-from earvae.model.compact import LEVEL_RANGE, TEXTURE_RANGE, CompactDecoder, CompactEncoder
-from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
-from earvae.model.tones import PER_BIN, StoredTones
+from earvae.model.compact import CompactDecoder, CompactEncoder
+from earvae.model.envelope import QUIET
 
 
 def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
     """``[batch, 2, frames·hop]`` to the posterior's mean and scale, ``[batch, latent, frames]``."""
     graph = audio.graph
     frames = to_two_resolutions(encoder.transform, audio)  # [batch, frames, features]
-    ears = _powers(encoder.bands, _mid_side(frames))
+    ears = powers(encoder.bands, mid_side(frames))
     levels = (ears / QUIET**2 + 1.0).op("Log") / 10.0 - 1.0
-    x = linear(encoder.input, graph.concat(_compressed(frames), levels, axis=2))
+    x = linear(encoder.input, graph.concat(compressed(frames), levels, axis=2))
     x = layer_norm(encoder.norm, convnext_blocks(encoder.blocks, x))
     mean, scale = linear(encoder.output, x).split(2, axis=2)
     long, _ = sections(encoder.transform.sections, frames)
     long = long.reshape(0, 0, 2 * encoder.transform.long.bins)
-    colour = graph.concat(levels, _shares(encoder.bands, frames) / 10.0, axis=2)
+    colour = graph.concat(levels, shares(encoder.bands, frames) / 10.0, axis=2)
     mean = linear(encoder.linear, long) + linear(encoder.linear_level, colour) + mean
     return mean.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
@@ -33,93 +29,8 @@ def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
 def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value:
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
-    latents, bins = latents.transpose(0, 2, 1), decoder.tones.bins  # [batch, frames, latent]
-    x = latents.graph.concat(latents, _compressed(latents, 0.1), axis=2)
-    x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, linear(decoder.input, x)))
-    count = latents.op("Shape", start=1, end=2)
-    level = _bounded(linear(decoder.linear_level, latents) + linear(decoder.level, x), LEVEL_RANGE)
-    level = _spread(decoder.bands, level).op("Exp")
-    texture = _spread(decoder.bands, linear(decoder.linear_texture, latents))
-    texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
-    # Noise and tones share the power of each long bin.
-    noise_long, noise_short = sections(decoder.transform.sections, texture)
-    pitch = linear(decoder.pitch, x).reshape(0, 0, 2, bins, PER_BIN)
-    nothing = noise_long.unsqueeze(4) * 0.0
-    shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
-    shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
-    noise = latents.graph.concat(
-        shares.slice(4, 0, 1).reshape(0, 0, 2, bins), noise_short.op("Exp"), axis=3
-    ).reshape(0, 0, decoder.transform.features)  # its strength
-    drawn = noise * _stored(decoder.noise.table, first_frame, count)
-    tones = _tones(decoder.tones, shares.slice(4, 1), first_frame, count)
-    long, short = sections(decoder.transform.sections, drawn)
-    drawn = latents.graph.concat(long + tones, short, axis=3)
-    drawn = drawn.reshape(0, 0, decoder.transform.features)
-    shape = _mid_side(_mid_side(linear(decoder.shape, x) + drawn) * level)
-    long, short = sections(decoder.transform.sections, shape)
-    long = long + linear(decoder.linear, latents).reshape(0, 0, 2, bins)
-    frames = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
-    return from_two_resolutions(decoder.transform, frames)
-
-
-def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
-    """``frames`` rows of ``table``, which comes again, from ``first_frame`` on; both int64
-    ``[1]``."""
-    graph = first_frame.graph
-    index = graph.op("Range", first_frame.op("Squeeze"), (first_frame + frames).op("Squeeze"), 1)
-    return graph.op("Gather", table, index.op("Mod", len(table)))
-
-
-def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Value) -> Value:
-    """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2, bins,
-    PER_BIN]``."""
-    table = _stored(tones.dense(), first_frame, frames)  # [frames, 2, tones, bins]
-    strength = strength.reshape(0, 0, 2, 1, tones.count)
-    return (strength @ table).reshape(0, 0, 2, tones.bins)
-
-
-def _bounded(logs: Value, most: float) -> Value:
-    """Natural logs kept within ±``most``."""
-    return (logs / most).op("Tanh") * most
-
-
-def _powers(bands: EarBands, frames: Value) -> Value:
-    """Mean power in each band of what ``frames`` are of, ``[batch, frames, levels]``."""
-    low, high = sections(bands.sections, frames * frames)
-    low, high = (
-        _per_block(band, part, (band.weights / band.weights.sum(dim=1, keepdim=True)).T)
-        for band, part in ((bands.low, low), (bands.high, high))
-    )
-    return frames.graph.concat(low, high, axis=3).reshape(0, 0, bands.levels)
-
-
-def _shares(bands: EarBands, frames: Value) -> Value:
-    """Log amplitudes of Mid and Side, 1 on average, ``[batch, frames, levels]``."""
-    middle, side = (_powers(bands, frames) + QUIET**2).split(2, axis=2)
-    both = (middle + side) * 0.5
-    share = frames.graph.concat(middle / both, side / both, axis=2)
-    return share.op("Max", LEAST_SHARE).op("Log") * 0.5
-
-
-def _spread(bands: EarBands, levels: Value) -> Value:
-    """Values of bands ``[batch, frames, levels]`` at every coefficient."""
-    low, high = sections([bands.low.levels, bands.high.levels], levels)
-    low = _per_block(bands.low, low, bands.low.weights)
-    high = _per_block(bands.high, high, bands.high.weights)
-    return levels.graph.concat(low, high, axis=3).reshape(0, 0, 2 * sum(bands.sections))
-
-
-def _per_block(bands: Bands, x: Value, matrix: Tensor) -> Value:
-    """``[batch, frames, 2, blocks·n]`` times ``[n, m]``, block by block: ``[…, blocks·m]``."""
-    n, m = matrix.shape
-    return (x.reshape(0, 0, 2, bands.blocks, n) @ matrix).reshape(0, 0, 2, bands.blocks * m)
-
-
-def _mid_side(frames: Value) -> Value:
-    """M/S to L/R and back, the two halves of ``[batch, frames, features]``."""
-    one, other = frames.split(2, axis=2)
-    return frames.graph.concat(one + other, one - other, axis=2) * math.sqrt(0.5)
-
-
-def _compressed(x: Value, quiet: float = QUIET) -> Value:
-    return (x / quiet).op("Asinh") / 10.0
+    latents = latents.transpose(0, 2, 1)  # [batch, frames, latent]
+    seen = latents.graph.concat(latents, compressed(latents, 0.1), axis=2)
+    mean = with_treble(decoder.transform, linear(decoder.linear, latents))
+    level, texture = linear(decoder.linear_level, latents), linear(decoder.linear_texture, latents)
+    return draw(decoder, seen, mean, level, texture, first_frame)

@@ -56,6 +56,14 @@ def sections(sizes: list[int], frames: Value) -> tuple[Value, Value]:
     return both.slice(3, 0, sizes[0]), both.slice(3, sizes[0])
 
 
+def with_treble(transform: TwoResolutions, long: Value) -> Value:
+    """Frames ``[batch, frames, features]`` of the long blocks' bins ``[…, 2·bins]`` alone."""
+    zeros = transform.sections[1]
+    pads = [0, 0, 0, 0, 0, 0, 0, zeros]
+    long = long.reshape(0, 0, 2, transform.sections[0])
+    return long.op("Pad", pads).reshape(0, 0, transform.features)
+
+
 def _blocks(mdct: MDCT, audio: Value) -> Value:
     """``[batch, 2, samples]`` to coefficients ``[batch, 2, blocks, bins]``."""
     return _rotate(mdct, audio.reshape(0, 2, -1, mdct.block), 1.0) @ mdct.dct

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from earvae.config import CLASS_LATENTS
-from earvae.export.onnx.frames import per_block, to_audio, to_frames
+from earvae.export.onnx.frame_decoder import compressed, draw, mid_side, powers
+from earvae.export.onnx.frames import (
+    per_block,
+    sections,
+    to_audio,
+    to_frames,
+    to_two_resolutions,
+)
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
 from earvae.model.adaptive import AdaptiveCode
-from earvae.model.envelope import POWER_FLOOR, EnvelopeCode
-from earvae.model.spectral import (
-    GAIN_RANGE,
-    LEVEL_FLOOR,
-    PROTECTED_SHARE,
-    SpectralDecoder,
-    SpectralEncoder,
-)
+from earvae.model.envelope import POWER_FLOOR, QUIET, EnvelopeCode
+from earvae.model.spectral import LEVEL_FLOOR, SpectralDecoder, SpectralEncoder
 
 
 def encode(encoder: SpectralEncoder, audio: Value) -> tuple[Value, Value]:
@@ -41,25 +42,23 @@ def encode(encoder: SpectralEncoder, audio: Value) -> tuple[Value, Value]:
     )
 
 
-def decode(decoder: SpectralDecoder, latents: Value) -> Value:
-    """``[batch, latent, frames]`` to ``[batch, 2, frames·hop]``."""
-    graph, code, envelope, config = latents.graph, decoder.code, decoder.envelope, decoder.config
+def decode(decoder: SpectralDecoder, latents: Value, first_frame: Value) -> Value:
+    """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
+    ``[batch, 2, frames·hop]``."""
+    graph, code, config = latents.graph, decoder.code, decoder.config
     latents = latents.transpose(0, 2, 1)  # [batch, frames, latent]
     fixed = config.linear_channels + CLASS_LATENTS
     linear_latents = latents.slice(2, 0, config.linear_channels)
     chosen = _nearest_class(code, latents.slice(2, config.linear_channels, fixed))
-    learned = latents.slice(2, fixed)
-    level = _level(linear_latents, config.level_frames)
-    x = graph.concat(_signed_sqrt(linear_latents / level), learned, axis=2)
-    x = linear(decoder.input, x) + linear(decoder.class_input, chosen)
-    x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, x))
-    coarse = learned @ ((envelope.basis * envelope.std).T / 2) + envelope.mean / 2
-    gain = ((linear(decoder.gain, x) + coarse) / GAIN_RANGE).op("Tanh") * GAIN_RANGE
-    gain = per_block(envelope, gain, envelope.weights).op("Exp")
-    unit = chosen @ (code.residual_std * (code.explained < PROTECTED_SHARE))
-    residual = linear(decoder.shape, x) * gain * (level * unit)
-    frames = (_code_decode(code, linear_latents, chosen) + residual) * decoder.makeup
-    return to_audio(decoder.transform, frames)
+    frames = _code_decode(code, linear_latents, chosen)
+    mean = to_two_resolutions(decoder.transform, to_audio(decoder.code_transform, frames))
+    levels = (powers(decoder.bands, mid_side(mean)) / QUIET**2 + 1.0).op("Log") / 10.0 - 1.0
+    colour = graph.concat(levels, latents.slice(2, fixed), axis=2)
+    long, _ = sections(decoder.transform.sections, mean)
+    long = long.reshape(0, 0, 2 * decoder.transform.long.bins)
+    seen = graph.concat(compressed(long), colour, axis=2)
+    level, texture = linear(decoder.linear_level, colour), linear(decoder.linear_texture, colour)
+    return draw(decoder, seen, mean, level, texture, first_frame)
 
 
 # ------------------------------------------------------------------------------------- the codes
