@@ -148,6 +148,16 @@ def test_text_that_is_no_yaml_is_one_line_with_its_place(tmp_path):
 # --------------------------------------------------------------------------- whole frames
 
 
+def test_a_key_that_stands_twice_in_a_block_is_refused_where_it_stands_again(folder):
+    """The first of its values would be lost in silence."""
+    lines = problem_of(folder, "extends: base.yaml\nseed: 1\ndata: {workers: 0}\nseed: 2\n")
+    assert lines == ["r.yaml:4: not valid YAML: seed stands there twice"]
+    lines = problem_of(folder, "extends: base.yaml\ndata:\n  workers: 0\n  workers: 0\n")
+    assert lines == ["r.yaml:4: not valid YAML: workers stands there twice"]
+    merge = "extends: base.yaml\nstages:\n- &a {name: a, steps: 3}\n- {<<: *a, name: b}\n"
+    assert [stage.name for stage in extending(folder, merge).stages] == ["a", "b"]
+
+
 def test_a_crop_that_is_not_whole_frames_is_refused_with_the_sizes_next_to_it(tmp_path):
     layout = "model: {architecture: oobleck, strides: [2, 2, 4, 6, 10]}"
     text = RECIPE.replace("model: {architecture: spectral}", layout)

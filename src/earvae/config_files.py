@@ -101,13 +101,28 @@ def merged(base: Any, changes: Any) -> Any:
     return base | {key: merged(base[key], v) if key in base else v for key, v in changes.items()}
 
 
+MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+
+
 class _Loader(yaml.SafeLoader):
-    """Text alone, no code; brackets within brackets, which take time by their square, end early."""
+    """Text alone, no code; no key twice, of which one would be lost in silence; brackets within
+    brackets, which take time by their square, end early."""
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
         if self.flow_level >= DEEPEST:
             raise RecursionError
         super().fetch_flow_collection_start(token)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else []:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"{key.value} stands there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
