@@ -50,6 +50,9 @@ def test_every_number_of_a_model_has_bounds(architecture, key, value):
         {"architecture": "spectral", "width": 65_535},
         {"architecture": "compact", "width": 65_535},
         {"architecture": "compact", "hop_length": 32_768, "short_length": 32_768},
+        {"architecture": "compact", "hop_length": 32_768},
+        {"architecture": "spectral", "hop_length": 32_768},
+        {"architecture": "spectral", "width": 7},
     ],
 )
 def test_what_no_machine_holds_is_refused_in_short(values):

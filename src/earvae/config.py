@@ -56,8 +56,11 @@ Blocks = Annotated[int, Field(ge=0, le=256)]
 Depth = Annotated[int, Field(ge=1, le=256)]
 Frames = Annotated[int, Field(ge=1, le=4_095)]
 LONGEST_HOP = 32_768  # samples
-Hop = Annotated[int, Field(ge=2, le=LONGEST_HOP)]
-Block = Annotated[int, Field(le=4_096)]  # samples; the transform has its square in numbers
+# A transform has the square of its block in numbers. A field cannot narrow the bounds of its type:
+# of two on one side pydantic takes the type's. So each has a type of its own.
+LappedHop = Annotated[int, Field(ge=16, le=4_096)]  # samples
+Block = Annotated[int, Field(ge=8, le=4_096)]  # samples
+Width = Annotated[int, Field(ge=8, le=65_536)]  # channels
 HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
 Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
@@ -190,8 +193,8 @@ class SpectralConfig(_ModelConfig):
     sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: Channels = Field(64, ge=2)
-    hop_length: Hop = Field(1024, ge=16, description="samples per latent frame")
-    mdct_length: Block = Field(512, ge=8, description="samples per MDCT block; divides hop_length")
+    hop_length: LappedHop = Field(1024, description="samples per latent frame; even")
+    mdct_length: Block = Field(512, description="samples per MDCT block; divides hop_length")
     linear_channels: Channels = Field(
         54, description="latents that hold the fixed linear code of the low band"
     )
@@ -203,7 +206,7 @@ class SpectralConfig(_ModelConfig):
         description="principal components of a frame that all bases lie in; at most all there are",
     )
     class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
-    width: Channels = Field(384, ge=8, description="channels of the blocks")
+    width: Width = Field(384, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
     encoder_blocks: Blocks = 3
@@ -250,14 +253,14 @@ class CompactConfig(_ModelConfig):
     sample_rate: SampleRate = Field(44_100, description="Hz")
     audio_channels: Literal[2] = 2
     latent_channels: Channels = 64
-    hop_length: Hop = Field(1024, ge=16, le=4_096, description="samples per latent frame; even")
+    hop_length: LappedHop = Field(1024, description="samples per latent frame; even")
     split_hz: float = Field(
         2000.0, ge=0, le=1_000_000, description="below, blocks of a hop: finer in frequency; Hz"
     )
     short_length: Block = Field(
-        256, ge=8, description="samples per block above split_hz: finer in time; divides hop_length"
+        256, description="samples per block above split_hz: finer in time; divides hop_length"
     )
-    width: Channels = Field(496, ge=8, description="channels of the blocks")
+    width: Width = Field(496, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
     encoder_blocks: Blocks = 3

@@ -229,7 +229,7 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     decoder.texture.bias.chunk(2)[1].fill_(-1e4)
     left, right = decoder.linear_level.bias.chunk(2)
     left.zero_()
-    right.fill_(-12 * math.atanh(0.5))  # 12·tanh(−atanh(1/2)) = −6
+    right.fill_(-6)
     audio = decoder(torch.randn(2, 8, 10))
     assert audio[:, 0].std() > 1e-3
     torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=1e-4)
@@ -244,7 +244,9 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
     decoder.texture.weight.zero_()
     decoder.pitch.weight.zero_()
     for power in (1e-6, 1e-9, 1e-10):
-        decoder.linear_level.bias.fill_(-12 * math.atanh(-math.log(power) / 24))
+        level = math.log(power) / 2
+        beyond = 3 * math.atanh(min(0.0, level + 9) / 3)  # past three quarters of the range of 12
+        decoder.linear_level.bias.fill_(max(level, -9) + beyond)
         drawn.append(decoder.draw(decoder.expect(torch.zeros(1, 8, 400))).square().mean().item())
     expected = [1e-6, 1e-9 * 1e-2, 1e-10 * 1e-4]
     assert drawn == pytest.approx(expected, rel=0.2)
@@ -258,6 +260,16 @@ def test_quiet_input_and_its_gradient_stay_finite(vae, level):
     assert fake.isfinite().all() and posterior.parameters.isfinite().all()
     assert audio.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize("split_hz", [0.0, 700.0, 1e6])  # one long bin, two, all
+def test_a_split_at_either_end_leaves_a_model_that_learns(split_hz):
+    vae = build(compact_config(split_hz=split_hz))
+    audio = 0.1 * torch.randn(1, 2, 1280)
+    drawn, posterior, nll = vae(audio, torch.zeros(1, 8, 20), 0, True)
+    (drawn.square().sum() + posterior.kl() + nll).backward()
+    assert nll.isfinite()
+    assert all(p.grad.isfinite().all() for p in vae.parameters() if p.grad is not None)
 
 
 def test_one_backward_reaches_every_parameter(vae):

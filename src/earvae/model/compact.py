@@ -198,8 +198,10 @@ class CompactDecoder(nn.Module):
 
 
 def _bounded(logs: Tensor, most: float) -> Tensor:
-    """Natural logs kept within ±``most``, smoothly."""
-    return most * torch.tanh(logs / most)
+    """Natural logs kept within ±``most``, smoothly; as they are up to three quarters of it."""
+    as_they_are = 0.75 * most
+    kept, room = logs.clamp(-as_they_are, as_they_are), most - as_they_are
+    return kept + room * torch.tanh((logs - kept) / room)
 
 
 def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:

@@ -120,7 +120,7 @@ class FineSurprise(Constants):
         hop, bins = transform.long.block, transform.long.bins
         window = torch.hann_window(FINE * hop, dtype=torch.float64)
         # Half a bin more than the long blocks have would already hold some of the short ones.
-        fine = torch.arange(FINE // 2, (bins - 1) * FINE // 2)  # FINE / 2 to a long bin
+        fine = torch.arange(FINE // 2, max(1, bins - 1) * FINE // 2)  # FINE / 2 to a long bin
         apart = fine - tone_frequencies(bins).double()[:, None] * FINE / 2
         tones = FINE / 2 * torch.special.sinc(apart) / (1 - apart**2)  # of a Hann window
         self.register_buffer("of_tones", (tones.square() * hop / 2).float(), persistent=False)
@@ -138,9 +138,9 @@ class FineSurprise(Constants):
 
     def forward(self, expected: Expected, left_over: Tensor, music: Tensor) -> Tensor:
         """A scalar, for ``left_over [batch, 2, frames·hop]``, the music less the mean, and the
-        ``music``, Left and Right. Nothing, 0, where there are fewer than FINE frames."""
-        hop = len(self.window) // FINE
-        if music.shape[-1] < FINE * hop:
+        ``music``, Left and Right. Nothing, 0, where there are fewer than FINE frames, or all is
+        above the split."""
+        if music.shape[-1] < len(self.window) or not len(self.fine):
             return expected.mean.new_zeros(())
         power = self.powers(expected)
         spectrum, whole = self._spectra(left_over), self._spectra(music)

@@ -95,7 +95,9 @@ def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Valu
 
 def _bounded(logs: Value, most: float) -> Value:
     """Natural logs kept within ±``most``."""
-    return (logs / most).op("Tanh") * most
+    as_they_are = 0.75 * most
+    kept, room = logs.op("Clip", -as_they_are, as_they_are), most - as_they_are
+    return kept + ((logs - kept) / room).op("Tanh") * room
 
 
 def _powers(bands: EarBands, frames: Value) -> Value:
