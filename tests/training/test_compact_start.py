@@ -26,7 +26,9 @@ def test_its_linear_layers_start_from_music_and_the_rest_as_without_it(compact):
     )
     changed = {name for name in fitted if not torch.equal(fitted[name], unfitted[name])}
     names = ("linear.weight", "linear_level.weight", "linear_level.bias")
-    assert changed == {f"{side}.{name}" for side in ("encoder", "decoder") for name in names}
+    fitted_layers = {f"{side}.{name}" for side in ("encoder", "decoder") for name in names}
+    texture = {"decoder.linear_texture.weight", "decoder.linear_texture.bias"}
+    assert changed == fitted_layers | texture
     # the principal components are orthogonal, and one side undoes the other
     product = fitted["encoder.linear.weight"] @ fitted["decoder.linear.weight"]
     by_frame = torch.tensor([1.0] * 6 + [0.0] * 2)  # the last two latents tell levels
