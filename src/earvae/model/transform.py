@@ -109,7 +109,8 @@ class TwoResolutions(nn.Module):
     treble, where it matters more when something sounds; it has blocks of ``short_length``. A frame
     holds first Mid, then Side; within a channel the bins of the long block from low to high, then
     the short blocks one after the other. At the split the short bins overlap the long ones by
-    OVERLAP bins, and what little the treble has below them is lost (60 dB below it; a test says).
+    OVERLAP bins, and what little the treble has below them is lost (of music as a whole, 50 dB
+    below it at least).
     """
 
     def __init__(
