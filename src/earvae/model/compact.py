@@ -37,7 +37,7 @@ from earvae.model.transform import TwoResolutions, mid_side
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit into float32
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
-LEVEL_LATENTS = 0.3  # of all, that start as components of levels
+LEVEL_LATENTS = 0.19  # of all, that start as components of levels: 12 of 64
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
@@ -107,7 +107,8 @@ class CompactDecoder(nn.Module):
         self.linear = nn.Linear(config.latent_channels, 2 * self.transform.long.bins, bias=False)
         self.linear_level = nn.Linear(config.latent_channels, levels)
         self.linear_texture = nn.Linear(config.latent_channels, levels)
-        self.input = nn.Linear(2 * config.latent_channels, config.width)
+        seen = config.latent_channels + 2 * self.transform.long.bins
+        self.input = nn.Linear(seen, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
@@ -152,8 +153,11 @@ class CompactDecoder(nn.Module):
         """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
         own = self.linear.weight.dtype
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
-        x = self.input(torch.cat([latents, compressed(latents, 0.1)], dim=2))
-        x = self.norm(self.blocks(x))  # [batch, frames, width]
+        with without_autocast(latents):
+            linear = self.linear(latents)  # [batch, frames, 2·bins]
+        # Where the spectrum that the linear layer knows is strong, the rest of it is as well.
+        seen = torch.cat([latents, compressed(linear)], dim=2)
+        x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
             level = self._wide(self.linear_level(latents) + self.level(x))
@@ -162,7 +166,7 @@ class CompactDecoder(nn.Module):
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            linear = self.transform.with_treble(self._wide(self.linear(latents)))
+            linear = self.transform.with_treble(self._wide(linear))
             return Expected(linear + shape, texture, pitch, level)
 
     def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,9 +208,9 @@ def _bounded(logs: Tensor, most: float) -> Tensor:
     return kept + room * torch.tanh((logs - kept) / room)
 
 
-def compressed(x: Tensor, quiet: float = QUIET) -> Tensor:
-    """asinh(x / quiet) / 10: linear below ``quiet``, a signed logarithm above."""
-    return torch.asinh(x / quiet) / 10
+def compressed(x: Tensor) -> Tensor:
+    """asinh(x / QUIET) / 10: linear below QUIET, a signed logarithm above."""
+    return torch.asinh(x / QUIET) / 10
 
 
 def transform(config: CompactConfig) -> TwoResolutions:

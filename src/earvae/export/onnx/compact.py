@@ -35,7 +35,8 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
     latents, bins = latents.transpose(0, 2, 1), decoder.tones.bins  # [batch, frames, latent]
-    x = latents.graph.concat(latents, _compressed(latents, 0.1), axis=2)
+    bass = linear(decoder.linear, latents)  # [batch, frames, 2·bins]
+    x = latents.graph.concat(latents, _compressed(bass), axis=2)
     x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, linear(decoder.input, x)))
     count = latents.op("Shape", start=1, end=2)
     level = _bounded(linear(decoder.linear_level, latents) + linear(decoder.level, x), LEVEL_RANGE)
@@ -60,7 +61,7 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     drawn = _mid_side(drawn) * _audible(decoder, noise, pitch, level)
     shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level + drawn * level)
     long, short = sections(decoder.transform.sections, shape)
-    long = long + linear(decoder.linear, latents).reshape(0, 0, 2, bins)
+    long = long + bass.reshape(0, 0, 2, bins)
     frames = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
     return from_two_resolutions(decoder.transform, frames)
 
@@ -138,5 +139,5 @@ def _mid_side(frames: Value) -> Value:
     return frames.graph.concat(one + other, one - other, axis=2) * math.sqrt(0.5)
 
 
-def _compressed(x: Value, quiet: float = QUIET) -> Value:
-    return (x / quiet).op("Asinh") / 10.0
+def _compressed(x: Value) -> Value:
+    return (x / QUIET).op("Asinh") / 10.0
