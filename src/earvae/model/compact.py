@@ -37,7 +37,8 @@ from earvae.model.transform import TwoResolutions, mid_side
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit into float32
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
-LEVEL_LATENTS = 0.19  # of all, that start as components of levels: 12 of 64
+LEVEL_LATENTS = 0.25  # of all, that start as components of levels
+SIDE_HZ, SIDE_WEIGHT = 300.0, 0.4  # above it an error in Side counts so much less at the start
 LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
@@ -246,10 +247,11 @@ def fit_linear_start(
         linear.weight.zero_()
     latents = encoder.config.latent_channels
     long = encoder.transform.long_of(frames)
-    basis, std = _components(long, latents - round(LEVEL_LATENTS * latents))
+    weight = _weight(encoder.transform, encoder.config.sample_rate)
+    basis, std = _components(long * weight, latents - round(LEVEL_LATENTS * latents))
     by_frame = len(std)
-    encoder.linear.weight[:by_frame] = (basis / std).T
-    decoder.linear.weight[:, :by_frame] = basis * std
+    encoder.linear.weight[:by_frame] = (weight[:, None] * basis / std).T
+    decoder.linear.weight[:, :by_frame] = basis * std / weight[:, None]
 
     bands = encoder.bands
     levels = torch.cat([
@@ -268,6 +270,16 @@ def fit_linear_start(
     for linear, log in ((decoder.linear_level, power.log() / 2), (decoder.linear_texture, shares)):
         linear.weight[:, by_level] = (log - log.mean(dim=0)).T @ told / len(told)
         linear.bias.copy_(log.mean(dim=0))
+
+
+def _weight(transform: TwoResolutions, sample_rate: int) -> Tensor:
+    """``[2·bins]``: what an error in each coefficient of the long blocks counts in the linear start.
+    Latents go further up in Mid, where most music stands, than in Side."""
+    frequencies = transform.long_of(transform.frequencies(sample_rate))
+    weight = torch.ones_like(frequencies)
+    side = weight.chunk(2)[1]
+    side[frequencies.chunk(2)[1] > SIDE_HZ] = SIDE_WEIGHT
+    return weight
 
 
 def _components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

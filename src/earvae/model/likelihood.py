@@ -7,6 +7,12 @@ expected there; and the variance becomes the power of what is left, so that mean
 have the music's level in every band and in each ear. No distance of magnitudes tells these two
 apart: it takes a smooth pattern for better than any noise, and too little for better than enough.
 
+How much is not known is itself not known well. A normal law would take the mean of all powers that
+are possible, which the loudest make: noise would fill what lies between two lines, and the time
+before an attack. So errors far beyond the variance count as their logarithm only (as in robust
+statistics, Huber 1964), and the variance becomes about the power in the middle, which the ear, with
+its decibels, finds right; noise that is normal keeps its power (SEEN).
+
 Errors that one does not hear bring nothing. Noise of MASKING times the music's own band power, in
 each ear, is therefore part of both sides (as if the recording had it), and every critical band
 counts alike (Moore and Glasberg 1983).
@@ -14,6 +20,7 @@ counts alike (Moore and Glasberg 1983).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,7 +36,8 @@ MASKING = 0.01  # of a band's power: -20 dB, about what a tone masks of noise in
 FINE, FINE_HOP = 8, 2  # frames of a fine spectrum, and from one to the next
 MASKED_FINE = 4  # long bins to both sides over which a fine spectrum's masking is measured
 QUIET_POWER = 1e-8  # of a coefficient: -80 dB of full scale
-UNHEARD_OF = 50.0  # squared error over its variance above which it counts as its logarithm only
+SURPRISING = 3.0  # squared error over its variance above which it counts as its logarithm only
+SEEN = 1 - math.exp(-SURPRISING)  # share of the power of normal noise that still counts then
 
 
 class Expected(NamedTuple):
@@ -87,11 +95,8 @@ class Surprise(Constants):
         form = form + masked_right * error_left + masked_left * error_right
         # The music's own masked noise, as it is on average.
         form = form + common + masked_left * masked_right
-        ratio = form / determinant
-        ratio = torch.where(
-            ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
-        )
-        return ((determinant.log() + ratio) / 2 * self.share).sum(dim=-1).mean()
+        ratio = _milder(form / determinant / 2)  # a mean over two coefficients
+        return ((SEEN * determinant.log() / 2 + ratio) * self.share).sum(dim=-1).mean()
 
     def variances(self, expected: Expected) -> tuple[Tensor, Tensor]:
         """Of what is drawn in Mid and in Side, ``[batch, frames, features / 2]`` each."""
@@ -149,11 +154,8 @@ class FineSurprise(Constants):
             whole.flatten(0, 1), 2 * around + 1, 1, around, count_include_pad=False
         ).view_as(whole)
         masked = MASKING * bands + QUIET_POWER
-        ratio = (spectrum + masked) / (power + masked)
-        ratio = torch.where(
-            ratio > UNHEARD_OF, UNHEARD_OF * (1 + (ratio / UNHEARD_OF).log()), ratio
-        )
-        return ((((power + masked).log() + ratio) * self.share).sum(dim=-1)).mean()
+        ratio = _milder((spectrum + masked) / (power + masked))
+        return ((SEEN * (power + masked).log() + ratio) * self.share).sum(dim=-1).mean()
 
     def powers(self, expected: Expected) -> Tensor:
         """Fine spectra of what is drawn, on average, ``[batch, windows, 2, fine]``."""
@@ -174,6 +176,13 @@ class FineSurprise(Constants):
         size = len(self.window)
         parts = audio.unfold(-1, size, FINE_HOP * size // FINE) * self.window
         return torch.fft.rfft(parts)[..., self.fine].abs().square().transpose(1, 2)
+
+
+def _milder(ratio: Tensor) -> Tensor:
+    """The same up to SURPRISING, and from there on its logarithm."""
+    return torch.where(
+        ratio > SURPRISING, SURPRISING * (1 + (ratio / SURPRISING).log()), ratio
+    )
 
 
 def critical_bandwidth(frequency: Tensor) -> Tensor:
