@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal
 from earvae.config import CompactConfig
 from earvae.model.compact import transform
 from earvae.model.envelope import EarBands
-from earvae.model.likelihood import MASKING, QUIET_POWER, SURPRISING, Expected, Surprise
+from earvae.model.likelihood import MASKING, QUIET_POWER, SEEN, SURPRISING, Expected, Surprise
 from earvae.model.tones import PER_BIN, StoredTones
 from earvae.model.transform import mid_side
 from tests.small import build, compact_config
@@ -51,8 +51,8 @@ def test_it_is_the_mean_negative_log_density_of_a_bivariate_normal(surprise, tex
     """Music with what it masks, averaged over the masked noise: the density's logarithm at the
     music, plus half the trace of the masked noise against the covariance."""
     torch.manual_seed(0)
-    frames = 0.03 * torch.randn(2, 3, FEATURES)
-    guess = expected(0.01, texture, level)
+    frames = 0.01 * torch.randn(2, 3, FEATURES)
+    guess = expected(0.003, texture, level)
     ears = mid_side(frames - guess.mean, -1)
     masked = MASKING * surprise.bands.spread(surprise.bands.power(frames)) + QUIET_POWER
     turn = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() * math.sqrt(0.5)
@@ -64,8 +64,9 @@ def test_it_is_the_mean_negative_log_density_of_a_bivariate_normal(surprise, tex
     law = MultivariateNormal(torch.zeros(2).double(), covariance)
     trace = torch.linalg.solve(covariance, own).diagonal(dim1=-2, dim2=-1).sum(-1)
     each = -law.log_prob(points) - math.log(2 * math.pi) + trace / 2
-    ratio = 2 * (each - covariance.logdet() / 2)
+    ratio = each - covariance.logdet() / 2
     assert ratio.max() < SURPRISING  # where nothing is made milder
+    each = SEEN * covariance.logdet() / 2 + ratio
     torch.testing.assert_close(
         surprise(guess, frames).double(), (each * surprise.share).sum(-1).mean(),
         atol=1e-4, rtol=1e-4,
@@ -101,6 +102,24 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
         assert right.std() == pytest.approx(0.01 * math.sqrt(0.05), rel=0.05)
         alike = (left * right).mean() / (left.std() * right.std())
         assert alike.item() == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("spread_db, most_db", [(0.0, 0.3), (5.0, 1.3), (7.0, 2.0)])
+def test_noise_of_unknown_level_is_drawn_near_the_level_in_the_middle(surprise, spread_db, most_db):
+    """Levels spread normally in decibels: the mean power is 2.9 dB above the middle of 5 dB, 5.6 dB
+    above that of 7 dB. All bands of a frame have the same level."""
+    torch.manual_seed(3)
+    loudness = 10 ** (spread_db / 20 * torch.randn(1, 6000, 1))
+    frames = 0.1 * loudness * torch.randn(1, 6000, FEATURES)
+    none, tones = torch.zeros_like(frames), NO_TONES.expand(1, 6000, -1, -1, -1)
+    candidates = torch.arange(-24.0, -14.0, 0.2)
+
+    def surprise_at(level_db: float) -> float:
+        level = none + level_db * math.log(10) / 20
+        return surprise(Expected(none, none, tones, level), frames).item()
+
+    best = min(candidates.tolist(), key=surprise_at)
+    assert abs(best + 20) < most_db  # 0.1 in each coefficient of either ear
 
 
 def test_a_mean_within_what_is_masked_brings_no_more_than_that():
