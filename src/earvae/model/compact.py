@@ -273,8 +273,8 @@ def fit_linear_start(
 
 
 def _weight(transform: TwoResolutions, sample_rate: int) -> Tensor:
-    """``[2·bins]``: what an error in each coefficient of the long blocks counts in the linear start.
-    Latents go further up in Mid, where most music stands, than in Side."""
+    """``[2·bins]``: what an error in each of the long blocks' coefficients counts in the linear
+    start. Latents go further up in Mid, where most music stands, than in Side."""
     frequencies = transform.long_of(transform.frequencies(sample_rate))
     weight = torch.ones_like(frequencies)
     side = weight.chunk(2)[1]

@@ -180,9 +180,7 @@ class FineSurprise(Constants):
 
 def _milder(ratio: Tensor) -> Tensor:
     """The same up to SURPRISING, and from there on its logarithm."""
-    return torch.where(
-        ratio > SURPRISING, SURPRISING * (1 + (ratio / SURPRISING).log()), ratio
-    )
+    return torch.where(ratio > SURPRISING, SURPRISING * (1 + (ratio / SURPRISING).log()), ratio)
 
 
 def critical_bandwidth(frequency: Tensor) -> Tensor:
