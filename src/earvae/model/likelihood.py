@@ -36,7 +36,7 @@ MASKING = 0.01  # of a band's power: -20 dB, about what a tone masks of noise in
 FINE, FINE_HOP = 8, 2  # frames of a fine spectrum, and from one to the next
 MASKED_FINE = 4  # long bins to both sides over which a fine spectrum's masking is measured
 QUIET_POWER = 1e-8  # of a coefficient: -80 dB of full scale
-SURPRISING = 3.0  # squared error over its variance above which it counts as its logarithm only
+SURPRISING = 5.0  # squared error over its variance above which it counts as its logarithm only
 SEEN = 1 - math.exp(-SURPRISING)  # share of the power of normal noise that still counts then
 
 
