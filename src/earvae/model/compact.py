@@ -37,9 +37,8 @@ from earvae.model.transform import TwoResolutions, mid_side
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
 TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit into float32
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
-LEVEL_LATENTS = 0.25  # of all, that start as components of levels
-SIDE_HZ, SIDE_WEIGHT = 300.0, 0.4  # above it an error in Side counts so much less at the start
-LEAST_POWER = 1e-8  # share of the strongest component's that any is taken to have at the start
+MID_LATENTS, SIDE_LATENTS = 0.53, 0.22  # of all, that the linear layers hold the bass in
+LEAST_POWER = 1e-8  # share of the whole that any component is taken to have at the start
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
@@ -57,8 +56,10 @@ class CompactEncoder(nn.Module):
         self.transform = transform(config)
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
-        self.linear = nn.Linear(2 * self.transform.long.bins, config.latent_channels, bias=False)
-        self.linear_level = nn.Linear(2 * levels, config.latent_channels)
+        bins, (of_mid, of_side, of_levels) = self.transform.long.bins, latents_by_kind(config)
+        self.linear_mid = nn.Linear(bins, of_mid, bias=False)
+        self.linear_side = nn.Linear(bins, of_side, bias=False)
+        self.linear_level = nn.Linear(2 * levels, of_levels)
         self.input = nn.Linear(features + levels, config.width)
         self.blocks = convnext_blocks(config, config.encoder_blocks)
         reach = config.encoder_blocks * (config.kernel // 2)
@@ -66,7 +67,8 @@ class CompactEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.output = nn.Linear(config.width, 2 * config.latent_channels)
         with torch.no_grad():
-            self.linear.weight.copy_(_lowest(self.transform, config))
+            for linear in (self.linear_mid, self.linear_side):
+                nn.init.eye_(linear.weight)  # the lowest bins, where there is no music to fit on
             self.linear_level.weight.zero_()
             self.linear_level.bias.zero_()
             self.output.weight.mul_(0.1)
@@ -77,15 +79,16 @@ class CompactEncoder(nn.Module):
         with without_autocast(audio):
             frames = self.transform(audio.to(self.transform.dtype))  # [batch, frames, features]
             levels = self.bands.measure(frames)
-            own = self.linear.weight.dtype
-            linear = self.linear(self.transform.long_of(frames).to(own))
-            colour = torch.cat([levels, self.bands.shares(frames) / 10], dim=2)
-            linear = linear + self.linear_level(colour.to(own))
+            own = self.output.weight.dtype
+            mid, side = self.transform.long_of(frames).to(own).chunk(2, dim=2)
+            colour = torch.cat([levels, self.bands.shares(frames) / 10], dim=2).to(own)
+            linear = [self.linear_mid(mid), self.linear_side(side), self.linear_level(colour)]
             seen = torch.cat([compressed(frames), levels], dim=2)
         x = self.norm(self.blocks(self.input(seen.to(own))))  # [batch, frames, width]
         with without_autocast(audio):
             mean, scale = self.output(x.to(own)).chunk(2, dim=2)
-            return torch.cat([linear + mean, scale], dim=2).transpose(1, 2)
+            mean = torch.cat(linear, dim=2) + mean
+            return torch.cat([mean, scale], dim=2).transpose(1, 2)
 
 
 class CompactDecoder(nn.Module):
@@ -105,11 +108,13 @@ class CompactDecoder(nn.Module):
         self.transform = transform(config)
         self.bands = EarBands(self.transform, config.sample_rate)
         features, levels = self.transform.features, self.bands.levels
-        self.linear = nn.Linear(config.latent_channels, 2 * self.transform.long.bins, bias=False)
-        self.linear_level = nn.Linear(config.latent_channels, levels)
-        self.linear_texture = nn.Linear(config.latent_channels, levels)
-        seen = config.latent_channels + 2 * self.transform.long.bins
-        self.input = nn.Linear(seen, config.width)
+        bins, self.kinds = self.transform.long.bins, latents_by_kind(config)
+        of_mid, of_side, of_levels = self.kinds
+        self.linear_mid = nn.Linear(of_mid, bins, bias=False)
+        self.linear_side = nn.Linear(of_side, bins, bias=False)
+        self.linear_level = nn.Linear(of_levels, levels)
+        self.linear_texture = nn.Linear(of_levels, levels)
+        self.input = nn.Linear(config.latent_channels + 2 * bins, config.width)
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
@@ -123,7 +128,8 @@ class CompactDecoder(nn.Module):
         self.surprise = Surprise(self.bands, frequencies, self.tones)
         self.fine_surprise = FineSurprise(self.transform, config.sample_rate)
         with torch.no_grad():
-            self.linear.weight.copy_(_lowest(self.transform, config).T)
+            for linear in (self.linear_mid, self.linear_side):
+                nn.init.eye_(linear.weight)
             self.linear_level.weight.zero_()
             self.linear_level.bias.fill_(FIRST_LEVEL)
             self.linear_texture.weight.zero_()
@@ -152,18 +158,19 @@ class CompactDecoder(nn.Module):
 
     def expect(self, latents: Tensor) -> Expected:
         """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
-        own = self.linear.weight.dtype
+        own = self.shape.weight.dtype
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
+        mid, side, of_levels = latents.split(self.kinds, dim=2)
         with without_autocast(latents):
-            linear = self.linear(latents)  # [batch, frames, 2·bins]
+            linear = torch.cat([self.linear_mid(mid), self.linear_side(side)], dim=2)
         # Where the spectrum that the linear layer knows is strong, the rest of it is as well.
         seen = torch.cat([latents, compressed(linear)], dim=2)
         x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
-            level = self._wide(self.linear_level(latents) + self.level(x))
+            level = self._wide(self.linear_level(of_levels) + self.level(x))
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
-            texture = self.bands.spread(self._wide(self.linear_texture(latents)))
+            texture = self.bands.spread(self._wide(self.linear_texture(of_levels)))
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
@@ -188,7 +195,7 @@ class CompactDecoder(nn.Module):
             drawn = expected.texture.exp() * noise + self.transform.with_treble(tones.flatten(-2))
             ears = mid_side(drawn, -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
-            return audio.to(self.linear.weight.dtype)
+            return audio.to(self.shape.weight.dtype)
 
     def _audible(self, expected: Expected) -> Tensor:
         """Gains of Left and Right for what is drawn, smaller the deeper it lies below the noise
@@ -221,12 +228,12 @@ def transform(config: CompactConfig) -> TwoResolutions:
     )
 
 
-def _lowest(transform: TwoResolutions, config: CompactConfig) -> Tensor:
-    """``[latent, 2·bins]``: a latent for each of the lowest coefficients, as a linear layer starts
-    where there is no music to fit it on."""
-    order = torch.arange(transform.long.bins).repeat(2).argsort(stable=True)
-    chosen = F.one_hot(order[: config.latent_channels], len(order)).float()
-    return F.pad(chosen, (0, 0, 0, max(0, config.latent_channels - len(order))))
+def latents_by_kind(config: CompactConfig) -> tuple[int, int, int]:
+    """How many latents the linear layers give to Mid's bass, to Side's, and to levels, in this
+    order. Mid and Side each have their own, so that both ears stay alike: layers that are free to
+    mix them learn to hold one ear well and the other badly, which costs the likelihood nothing."""
+    mid, side = (round(share * config.latent_channels) for share in (MID_LATENTS, SIDE_LATENTS))
+    return mid, side, config.latent_channels - mid - side
 
 
 @torch.no_grad()
@@ -242,16 +249,19 @@ def fit_linear_start(
     frames = torch.cat([encoder.transform(batch).flatten(0, 1) for batch in audio])
     if not frames.any():
         raise ValueError("no audible frame to start the linear layers from")
-    for linear in (encoder.linear, encoder.linear_level, decoder.linear, decoder.linear_level,
-                   decoder.linear_texture):  # fmt: skip
-        linear.weight.zero_()
-    latents = encoder.config.latent_channels
     long = encoder.transform.long_of(frames)
-    weight = _weight(encoder.transform, encoder.config.sample_rate)
-    basis, std = _components(long * weight, latents - round(LEVEL_LATENTS * latents))
-    by_frame = len(std)
-    encoder.linear.weight[:by_frame] = (weight[:, None] * basis / std).T
-    decoder.linear.weight[:, :by_frame] = basis * std / weight[:, None]
+    least = LEAST_POWER * float(long.square().sum(dim=1).mean())
+    bass = []
+    for values, write, read in zip(
+        long.chunk(2, dim=1),
+        (encoder.linear_mid, encoder.linear_side),
+        (decoder.linear_mid, decoder.linear_side),
+        strict=True,
+    ):
+        basis, std = _components(values, write.out_features, least)
+        write.weight.zero_()[: len(std)] = (basis / std).T
+        read.weight.zero_()[:, : len(std)] = basis * std
+        bass.append(read(write(values)))
 
     bands = encoder.bands
     levels = torch.cat([
@@ -259,36 +269,27 @@ def fit_linear_start(
         for some in frames.split(4096)
     ])  # fmt: skip
     mean = levels.mean(dim=0)
-    basis, std = _components(levels - mean, latents - by_frame)
-    by_level = slice(by_frame, by_frame + len(std))
-    encoder.linear_level.weight[by_level] = (basis / std).T
-    encoder.linear_level.bias[by_level] = -mean @ (basis / std)
+    least = LEAST_POWER * float((levels - mean).square().sum(dim=1).mean())
+    basis, std = _components(levels - mean, encoder.linear_level.out_features, least)
+    encoder.linear_level.weight.zero_()[: len(std)] = (basis / std).T
+    encoder.linear_level.bias.zero_()[: len(std)] = -mean @ (basis / std)
     told = (levels - mean) @ (basis / std)  # [frames, latents], uncorrelated
-    left = frames - encoder.transform.with_treble(decoder.linear(encoder.linear(long)))
+    left = frames - encoder.transform.with_treble(torch.cat(bass, dim=1))
     power = torch.cat([bands.power(some) for some in left.split(4096)]).clamp_min(QUIET**2)
     shares = torch.cat([bands.shares(some) for some in left.split(4096)])
     for linear, log in ((decoder.linear_level, power.log() / 2), (decoder.linear_texture, shares)):
-        linear.weight[:, by_level] = (log - log.mean(dim=0)).T @ told / len(told)
+        linear.weight.zero_()[:, : len(std)] = (log - log.mean(dim=0)).T @ told / len(told)
         linear.bias.copy_(log.mean(dim=0))
 
 
-def _weight(transform: TwoResolutions, sample_rate: int) -> Tensor:
-    """``[2·bins]``: what an error in each of the long blocks' coefficients counts in the linear
-    start. Latents go further up in Mid, where most music stands, than in Side."""
-    frequencies = transform.long_of(transform.frequencies(sample_rate))
-    weight = torch.ones_like(frequencies)
-    side = weight.chunk(2)[1]
-    side[frequencies.chunk(2)[1] > SIDE_HZ] = SIDE_WEIGHT
-    return weight
-
-
-def _components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _components(values: Tensor, count: int, least: float) -> tuple[Tensor, Tensor]:
     """Orthonormal principal components of ``[n, features]``, ``[features, count]``, and their
-    standard deviations, ``[count]``; all there are, where features are fewer."""
+    standard deviations, ``[count]``, of variances of at ``least`` so much; all there are, where
+    features are fewer."""
     covariance = torch.zeros((), dtype=torch.float64)
     for some in values.split(4096):
         covariance = covariance + some.double().T @ some.double() / len(values)
     basis, power = principal_components(covariance, count)
     # Music of fewer dimensions than latents leaves some without power: they must not be amplified.
-    std = power.clamp_min(float(power[0]) * LEAST_POWER).sqrt()
+    std = power.clamp_min(max(least, 1e-30)).sqrt()
     return basis.to(values.dtype), std.to(values.dtype)

@@ -32,7 +32,7 @@ from earvae.model.layers import Constants
 from earvae.model.tones import StoredTones, tone_frequencies
 from earvae.model.transform import TwoResolutions, mid_side
 
-MASKING = 0.01  # of a band's power: -20 dB, about what a tone masks of noise in its own band
+MASKING = 0.03  # of a band's power: -15 dB, about what music masks of noise in its own band
 FINE, FINE_HOP = 8, 2  # frames of a fine spectrum, and from one to the next
 MASKED_FINE = 4  # long bins to both sides over which a fine spectrum's masking is measured
 QUIET_POWER = 1e-8  # of a coefficient: -80 dB of full scale

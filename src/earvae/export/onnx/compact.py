@@ -25,9 +25,11 @@ def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
     x = layer_norm(encoder.norm, convnext_blocks(encoder.blocks, x))
     mean, scale = linear(encoder.output, x).split(2, axis=2)
     long, _ = sections(encoder.transform.sections, frames)
-    long = long.reshape(0, 0, 2 * encoder.transform.long.bins)
+    bins = encoder.transform.long.bins
+    mid, side = (part.reshape(0, 0, bins) for part in long.split(2, axis=2))
     colour = graph.concat(levels, _shares(encoder.bands, frames) / 10.0, axis=2)
-    mean = linear(encoder.linear, long) + linear(encoder.linear_level, colour) + mean
+    mid, side = linear(encoder.linear_mid, mid), linear(encoder.linear_side, side)
+    mean = graph.concat(mid, side, linear(encoder.linear_level, colour), axis=2) + mean
     return mean.transpose(0, 2, 1), scale.transpose(0, 2, 1)
 
 
@@ -35,13 +37,18 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
     latents, bins = latents.transpose(0, 2, 1), decoder.tones.bins  # [batch, frames, latent]
-    bass = linear(decoder.linear, latents)  # [batch, frames, 2·bins]
+    of_mid, of_side, _ = decoder.kinds
+    mid, side = latents.slice(2, 0, of_mid), latents.slice(2, of_mid, of_mid + of_side)
+    of_levels = latents.slice(2, of_mid + of_side)
+    mid, side = linear(decoder.linear_mid, mid), linear(decoder.linear_side, side)
+    bass = latents.graph.concat(mid, side, axis=2)  # [batch, frames, 2·bins]
     x = latents.graph.concat(latents, _compressed(bass), axis=2)
     x = layer_norm(decoder.norm, convnext_blocks(decoder.blocks, linear(decoder.input, x)))
     count = latents.op("Shape", start=1, end=2)
-    level = _bounded(linear(decoder.linear_level, latents) + linear(decoder.level, x), LEVEL_RANGE)
+    level = linear(decoder.linear_level, of_levels) + linear(decoder.level, x)
+    level = _bounded(level, LEVEL_RANGE)
     level = _spread(decoder.bands, level).op("Exp")
-    texture = _spread(decoder.bands, linear(decoder.linear_texture, latents))
+    texture = _spread(decoder.bands, linear(decoder.linear_texture, of_levels))
     texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
     # Noise and tones share the power of each long bin.
     noise_long, noise_short = sections(decoder.transform.sections, texture)
