@@ -8,11 +8,10 @@ import torch
 
 from earvae.config import CompactConfig
 from earvae.model.compact import (
-    SIDE_HZ,
-    SIDE_WEIGHT,
     CompactDecoder,
     CompactEncoder,
     fit_linear_start,
+    latents_by_kind,
     transform,
 )
 from earvae.model.envelope import QUIET, EarBands, band_weights
@@ -23,7 +22,6 @@ from tests.small import build, compact_config, spectral_config
 SMALL = compact_config(width=16)
 TRANSFORM = transform(SMALL)
 LONG = TRANSFORM.long.bins
-HERTZ = np.tile((np.arange(LONG) + 0.5) * 44_100 / 2 / 64, 2)  # of long blocks' coefficients
 
 
 @pytest.fixture
@@ -32,13 +30,21 @@ def vae() -> EarVAE:
 
 
 def music_of_rank(rank: int, frames: int = 400) -> torch.Tensor:
-    """Two signals whose frames lie in ``rank`` dimensions of falling strength,
-    ``[2, 2, frames·hop]``."""
+    """Two signals whose frames lie in ``rank`` dimensions of falling strength, two of Mid and one
+    of Side in turn, ``[2, 2, frames·hop]``."""
     random = torch.Generator().manual_seed(rank)
     strengths = 0.8 ** torch.arange(rank)
-    shapes = TRANSFORM.with_treble(torch.randn(rank, 2 * LONG, generator=random))
+    of_mid = (torch.arange(rank) % 3 < 2)[:, None]
+    mid, side = torch.randn(rank, 2 * LONG, generator=random).chunk(2, dim=1)
+    shapes = TRANSFORM.with_treble(torch.cat([mid * of_mid, side * ~of_mid], dim=1))
     values = strengths * torch.randn(2, frames, rank, generator=random)
     return 0.1 * TRANSFORM.inverse(values @ shapes)
+
+
+def beyond_rank(values: np.ndarray, rank: int) -> np.ndarray:
+    left, strengths, right = np.linalg.svd(values, full_matrices=False)
+    strengths[:rank] = 0
+    return (left * strengths) @ right
 
 
 def linear_alone(vae: EarVAE) -> EarVAE:
@@ -91,7 +97,7 @@ def test_context_frames_is_exactly_how_far_one_frame_reaches(blocks, kernel, sho
 # --------------------------------------------------------------------------- the linear start
 
 
-BY_LEVEL = 2  # of eight latents, that start as components of levels
+OF_MID, OF_SIDE, OF_LEVELS = latents_by_kind(SMALL)
 
 
 @pytest.mark.parametrize("rank", [3, 6])
@@ -105,40 +111,36 @@ def test_after_the_start_the_linear_path_alone_keeps_music_of_few_dimensions(vae
 
 @torch.no_grad()
 def test_after_the_start_the_latents_have_unit_variance_and_do_not_go_together(vae):
-    """Those of frames and those of levels, each among themselves; the latter without a mean."""
+    """Those of Mid, of Side and of levels, each among themselves; the latter without a mean."""
     audio = music_of_rank(20)
     fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
     latents = linear_alone(vae).encode(audio).mode().transpose(1, 2).flatten(0, 1)
-    for part in latents.split([8 - BY_LEVEL, BY_LEVEL], dim=1):
+    for part in latents.split([OF_MID, OF_SIDE, OF_LEVELS], dim=1):
         torch.testing.assert_close(
             part.T @ part / len(part), torch.eye(part.shape[1]), atol=1e-3, rtol=0
         )
-    assert latents[:, -BY_LEVEL:].mean(dim=0).abs().max() < 1e-3
+    assert latents[:, -OF_LEVELS:].mean(dim=0).abs().max() < 1e-3
 
 
 @torch.no_grad()
 def test_the_first_levels_are_those_of_what_the_linear_path_leaves(vae):
-    """On average over all frames, against the best approximation of rank 6 by a singular value
-    decomposition."""
+    """On average over all frames, against the best approximations of Mid and of Side of so many
+    dimensions as each has latents, by singular value decompositions."""
     audio = music_of_rank(20)
     fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
-    frames = TRANSFORM(audio).flatten(0, 1).double()
-    long = TRANSFORM.long_of(frames).numpy()
-    side = np.arange(2 * LONG) >= LONG
-    counts = np.where(side & (HERTZ > SIDE_HZ), SIDE_WEIGHT, 1.0)
-    left, strengths, right = np.linalg.svd(long * counts, full_matrices=False)
-    strengths[: 8 - BY_LEVEL] = 0
-    kept = long - (left * strengths) @ right / counts
-    frames = frames - TRANSFORM.with_treble(torch.from_numpy(kept))
-    mid, side = frames.numpy().reshape(len(frames), 2, -1)[..., :LONG].swapaxes(0, 1)
+    long = TRANSFORM.long_of(TRANSFORM(audio).flatten(0, 1)).double().numpy()
+    mid, side = (
+        beyond_rank(part, kept)
+        for part, kept in zip(np.split(long, 2, axis=1), (OF_MID, OF_SIDE), strict=True)
+    )
     ears = np.stack([mid + side, mid - side], axis=1) / np.sqrt(2)
     weights = band_weights(64, 44_100).double().numpy()[:, :LONG]
     weights = weights[weights.any(axis=1)]
     by_band = ears**2 @ weights.T / weights.sum(axis=1)  # [frames, 2, bands]
     assert by_band.min() > QUIET**2
-    levels = vae.decoder.linear_level(torch.randn(500, 8))  # a mean that no latent moves
-    levels = levels - levels + vae.decoder.linear_level.bias
-    found = levels[0].view(2, -1)[:, : len(weights)]
+    found = vae.decoder.linear_level.bias.view(2, -1)[
+        :, : len(weights)
+    ]  # a mean that no latent moves
     expected = torch.from_numpy(np.log(by_band).mean(axis=0) / 2).float()
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
@@ -152,12 +154,16 @@ def test_after_the_start_the_latents_tell_how_loud_the_treble_is(vae):
     treble = TRANSFORM.inverse(treble - TRANSFORM.with_treble(TRANSFORM.long_of(treble))) * swell
     fit_linear_start(vae.encoder, vae.decoder, treble.split(1))
     alone = linear_alone(build(SMALL))
-    for name in ("linear", "linear_level"):
+    for name in ("linear_mid", "linear_side", "linear_level"):
         for side in ("encoder", "decoder"):
             ours, fitted = (getattr(getattr(of, side), name) for of in (alone, vae))
             ours.load_state_dict(fitted.state_dict())
     latents = alone.encode(treble).mode().transpose(1, 2)
-    levels = alone.decoder.linear_level(latents).view(2, 400, 2, -1)[..., -4:].mean(dim=(0, 2, 3))
+    levels = (
+        alone.decoder.linear_level(latents[..., -OF_LEVELS:])
+        .view(2, 400, 2, -1)[..., -4:]
+        .mean(dim=(0, 2, 3))
+    )
     assert (levels - torch.linspace(-6, -2, 400))[20:-20].std() < 0.3
 
 
@@ -168,6 +174,16 @@ def test_levels_where_nothing_is_left_start_at_the_quiet_one(vae):
     torch.testing.assert_close(top.detach(), torch.full((2,), math.log(QUIET)), atol=0.1, rtol=0)
 
 
+@torch.no_grad()
+def test_a_start_from_mono_music_holds_mid_and_keeps_a_later_side_small(vae):
+    audio = music_of_rank(3).mean(dim=1, keepdim=True).expand(-1, 2, -1)
+    fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
+    alone = linear_alone(vae)
+    assert (alone.decode(alone.encode(audio).mode()) - audio).abs().max() < 1e-3 * audio.abs().max()
+    latents = alone.encode(music_of_rank(3)).mode()
+    assert latents.isfinite().all()
+
+
 def test_a_start_from_silence_is_refused(vae):
     with pytest.raises(ValueError, match="no audible frame"):
         fit_linear_start(vae.encoder, vae.decoder, [torch.zeros(2, 2, 640)])
@@ -175,12 +191,12 @@ def test_a_start_from_silence_is_refused(vae):
 
 @torch.no_grad()
 def test_without_a_start_the_linear_path_keeps_the_lowest_frequencies(vae):
-    """Eight latents: the four lowest bins of Mid and of Side."""
+    """As many of Mid and of Side as each has latents."""
     audio = torch.randn(1, 2, 64 * 10)
     frames = vae.encoder.transform(audio)
     found = vae.encoder.transform(linear_alone(vae).decode(vae.encode(audio).mode()))
     kept = torch.zeros(2, LONG)
-    kept[:, :4] = 1
+    kept[0, :OF_MID] = kept[1, :OF_SIDE] = 1
     kept = TRANSFORM.with_treble(kept.flatten())
     torch.testing.assert_close(found, frames * kept, atol=1e-4, rtol=0)
 
@@ -233,9 +249,9 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     6 natural units (52 dB) below Left's."""
     decoder = vae.decoder
     half = TRANSFORM.features // 2
-    for parameter in (decoder.linear.weight, decoder.level.weight, decoder.shape.weight[half:],
-                      decoder.linear_level.weight, decoder.shape.bias[half:],
-                      decoder.texture.weight):  # fmt: skip
+    for parameter in (decoder.linear_mid.weight, decoder.linear_side.weight, decoder.level.weight,
+                      decoder.linear_level.weight, decoder.shape.weight[half:],
+                      decoder.shape.bias[half:], decoder.texture.weight):  # fmt: skip
         parameter.zero_()
     decoder.texture.bias.chunk(2)[1].fill_(-1e4)
     left, right = decoder.linear_level.bias.chunk(2)

@@ -25,14 +25,15 @@ def test_its_linear_layers_start_from_music_and_the_rest_as_without_it(compact):
         for crops in (8, 0)
     )
     changed = {name for name in fitted if not torch.equal(fitted[name], unfitted[name])}
-    names = ("linear.weight", "linear_level.weight", "linear_level.bias")
+    names = ("linear_mid.weight", "linear_side.weight", "linear_level.weight", "linear_level.bias")
     fitted_layers = {f"{side}.{name}" for side in ("encoder", "decoder") for name in names}
     texture = {"decoder.linear_texture.weight", "decoder.linear_texture.bias"}
     assert changed == fitted_layers | texture
     # the principal components are orthogonal, and one side undoes the other
-    product = fitted["encoder.linear.weight"] @ fitted["decoder.linear.weight"]
-    by_frame = torch.tensor([1.0] * 6 + [0.0] * 2)  # the last two latents tell levels
-    torch.testing.assert_close(product, by_frame.diag(), atol=1e-4, rtol=0)
+    for kind in ("mid", "side"):
+        weights = (fitted[f"{part}.linear_{kind}.weight"] for part in ("encoder", "decoder"))
+        product = torch.linalg.multi_dot(list(weights))
+        torch.testing.assert_close(product, torch.eye(len(product)), atol=1e-4, rtol=0)
 
 
 def test_everything_is_trained_and_a_resumed_run_equals_the_whole_one(
