@@ -162,9 +162,9 @@ class CompactDecoder(nn.Module):
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
         mid, side, of_levels = latents.split(self.kinds, dim=2)
         with without_autocast(latents):
-            linear = torch.cat([self.linear_mid(mid), self.linear_side(side)], dim=2)
+            linear = self._wide(torch.cat([self.linear_mid(mid), self.linear_side(side)], dim=2))
         # Where the spectrum that the linear layer knows is strong, the rest of it is as well.
-        seen = torch.cat([latents, compressed(linear)], dim=2)
+        seen = torch.cat([latents, compressed(linear).to(own)], dim=2)
         x = self.norm(self.blocks(self.input(seen)))  # [batch, frames, width]
         with without_autocast(latents):
             x = x.to(own)
@@ -174,8 +174,8 @@ class CompactDecoder(nn.Module):
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            linear = self.transform.with_treble(self._wide(linear))
-            return Expected(linear + shape, texture, pitch, level)
+            mean = self.transform.with_treble(linear) + shape
+            return Expected(mean, texture, pitch, level)
 
     def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
         """The power of each long bin, shared among noise and the bin's tones: log strengths of
