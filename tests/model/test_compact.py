@@ -175,7 +175,7 @@ def test_levels_where_nothing_is_left_start_at_the_quiet_one(vae):
 
 
 @torch.no_grad()
-def test_a_start_from_mono_music_holds_mid_and_keeps_a_later_side_small(vae):
+def test_a_start_from_mono_music_holds_it_and_stereo_stays_finite(vae):
     audio = music_of_rank(3).mean(dim=1, keepdim=True).expand(-1, 2, -1)
     fit_linear_start(vae.encoder, vae.decoder, audio.split(1))
     alone = linear_alone(vae)
