@@ -16,7 +16,6 @@ from earvae.config import (
     ModelConfig,
     OobleckConfig,
     RefinerConfig,
-    SpectralConfig,
 )
 
 TESTS = Path(__file__).parent
@@ -33,7 +32,6 @@ _FRAMES = {
     "encoder_blocks": 1,
     "decoder_blocks": 1,
 }
-_CODE = {"linear_channels": 5, "linear_classes": 4, "level_frames": 3}
 _CONVOLUTIONS = {"latent_channels": 4, "channels": 4, "multiples": (1, 2), "strides": (2, 3)}
 TWO_SNAKES = {
     "channels": 8,
@@ -44,11 +42,6 @@ TWO_SNAKES = {
     "shared_snake": False,
     "std_floor": 1e-4,
 }  # Stable Audio's layout, in small
-
-
-def spectral_config(**changes) -> SpectralConfig:
-    """The shipped model's architecture, with a hop of 64 and eight latents."""
-    return SpectralConfig(**_FRAMES | {"mdct_length": 32} | _CODE | changes)
 
 
 def compact_config(**changes) -> CompactConfig:
@@ -68,29 +61,10 @@ def earvae2_config(**changes) -> EarVAE2Config:
     return EarVAE2Config(**least | changes)
 
 
-CODED = spectral_config(
-    hop_length=128, mdct_length=64, latent_channels=16, linear_channels=10, linear_classes=6,
-    linear_subspace=40, width=16, expansion=2, encoder_blocks=2, decoder_blocks=2, level_frames=5,
-)  # fmt: skip
-"""Large enough for a linear code that is fitted to ``coloured_noise``."""
-
-
-def build(config: ModelConfig, seed: int = 0, residual_std: float | None = None) -> EarVAE:
-    """A model with random weights, for inference; the same for the same seed.
-
-    ``residual_std`` is the spread of what the spectral architecture's linear code leaves; as it
-    is built, that is zero, and the learned latents count for nothing.
-    """
+def build(config: ModelConfig, seed: int = 0) -> EarVAE:
+    """A model with random weights, for inference; the same for the same seed."""
     torch.manual_seed(seed)
-    vae = EarVAE(config).eval()
-    if residual_std is not None:
-        vae.encoder.code.residual_std.fill_(residual_std)
-    return vae
-
-
-def spectral(seed: int = 0, residual_std: float | None = None, **changes) -> EarVAE:
-    """A model of ``spectral_config(**changes)``."""
-    return build(spectral_config(**changes), seed, residual_std)
+    return EarVAE(config).eval()
 
 
 def compact(seed: int = 0, **changes) -> EarVAE:
@@ -139,13 +113,6 @@ def noise(samples: int, batch: int = 1, seed: int | None = None) -> Tensor:
     """White noise of RMS 0.2, ``[batch, 2, samples]``, the same for the same length (or seed)."""
     generator = torch.Generator().manual_seed(samples if seed is None else seed)
     return 0.2 * torch.randn(batch, 2, samples, generator=generator)
-
-
-def coloured_noise(batch: int, frames: int, seed: int = 0) -> Tensor:
-    """Stereo noise that falls off towards the treble, as music does, ``[batch, 2, 128·frames]``."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch, 2, frames * 128 + 63, generator=generator)
-    return torch.nn.functional.avg_pool1d(noise, 64, stride=1) * 0.5 + 0.01 * noise[..., 63:]
 
 
 def clip(name: str, samples: int = -1, start: int = 0) -> Tensor:

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from earvae.config import (
+    CompactConfig,
     ConfigError,
     ModelConfig,
     OobleckConfig,
-    SpectralConfig,
     TrainConfig,
     parse,
     read,
@@ -63,7 +63,7 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
 
 
 def test_configurations_survive_their_own_json():
-    for config in (OobleckConfig(), SpectralConfig(width=16)):
+    for config in (OobleckConfig(), CompactConfig(width=16)):
         assert parse(ModelConfig, config.model_dump(mode="json"), "test") == config
 
 
@@ -78,9 +78,9 @@ def test_a_configuration_cannot_be_changed():
         ({"strides": [2, 4], "multiples": [1]}, "differ in length"),
         ({"strides": [1], "multiples": [1]}, "at least 2"),
         ({"latent_channels": 60}, "head_channels must divide"),
-        ({"architecture": "spectral", "mdct_length": 500}, "must divide hop_length"),
-        ({"architecture": "spectral", "linear_channels": 64}, "at least 3 smaller"),
-        ({"architecture": "spectral", "kernel": 4}, "must be odd"),
+        ({"architecture": "compact", "short_length": 500}, "must divide hop_length"),
+        ({"architecture": "compact", "latent_channels": 2049}, "must not exceed"),
+        ({"architecture": "compact", "kernel": 4}, "must be odd"),
     ],
 )
 def test_what_cannot_fit_together_is_refused(values, message):

@@ -9,7 +9,6 @@ from earvae.config import (
     ConfigError,
     ModelConfig,
     OobleckConfig,
-    SpectralConfig,
     TrainConfig,
     TransformerConfig,
     parse,
@@ -17,16 +16,16 @@ from earvae.config import (
 )
 from earvae.config_files import LONGEST_YAML, read_yaml
 from earvae.model.card import essentials
-from tests.small import build, compact_config, oobleck_config, spectral_config, two_snakes
+from tests.small import build, compact_config, oobleck_config, two_snakes
 
 
 @pytest.mark.parametrize("value", [10**5 + 1, 10**9, 10**400, -1])
 @pytest.mark.parametrize(
     ("architecture", "key"),
     [
-        ("spectral", key)
-        for key in SpectralConfig.model_fields
-        if SpectralConfig.model_fields[key].annotation is int and key != "sample_rate"
+        ("compact", key)
+        for key in CompactConfig.model_fields
+        if CompactConfig.model_fields[key].annotation is int and key != "sample_rate"
     ]
     + [("oobleck", key) for key in ("channels", "latent_channels", "audio_channels")],
 )
@@ -47,12 +46,10 @@ def test_every_number_of_a_model_has_bounds(architecture, key, value):
         {"transformer": {"depth": 10**9}},
         {"transformer": {"head_channels": 3}},
         {"channels": 65_536},
-        {"architecture": "spectral", "width": 65_535},
         {"architecture": "compact", "width": 65_535},
         {"architecture": "compact", "hop_length": 32_768, "short_length": 32_768},
         {"architecture": "compact", "hop_length": 32_768},
-        {"architecture": "spectral", "hop_length": 32_768},
-        {"architecture": "spectral", "width": 7},
+        {"architecture": "compact", "width": 7},
     ],
 )
 def test_what_no_machine_holds_is_refused_in_short(values):
@@ -67,8 +64,6 @@ def test_what_no_machine_holds_is_refused_in_short(values):
     [
         oobleck_config(),
         oobleck_config(channels=16, transformer=TransformerConfig(depth=3, head_channels=4)),
-        spectral_config(),
-        spectral_config(width=64, linear_classes=50, decoder_blocks=4),
         compact_config(),
         compact_config(width=64, hop_length=512, short_length=8, decoder_blocks=0),
         two_snakes().config,
@@ -82,7 +77,6 @@ def test_the_size_of_a_model_is_known_before_it_is_built(config):
 
 def test_the_papers_size_is_known_to_a_hundredth():
     assert abs(OobleckConfig().numbers / 147.83e6 - 1) < 0.01
-    assert CompactConfig().numbers < SpectralConfig().numbers * 2
 
 
 # --------------------------------------------------------------------------- texts

@@ -6,7 +6,7 @@ from earvae import recipes
 from earvae.config import ConfigError, ModelConfig, ObjectiveConfig, TrainConfig, parse, read
 
 RECIPE = """
-model: {architecture: spectral}
+model: {architecture: compact}
 data:
   sources: [{tracks: music}]
   batch_size: 4
@@ -100,11 +100,11 @@ def test_null_takes_the_weights_of_what_is_extended_away(tmp_path):
 
 
 def test_the_choice_of_a_model_is_no_key(tmp_path):
-    lines = told(tmp_path, RECIPE.replace("spectral}", "spectral, widht: 8}"))
+    lines = told(tmp_path, RECIPE.replace("compact}", "compact, widht: 8}"))
     assert lines == ["r.yaml:2: model.widht: no such key; did you mean width?"]
     with pytest.raises(ConfigError, match="^m.json: width: "):
-        parse(ModelConfig, {"architecture": "spectral", "width": 0}, "m.json")
-    lines = told(tmp_path, RECIPE.replace("architecture: spectral", "width: 8"))
+        parse(ModelConfig, {"architecture": "compact", "width": 0}, "m.json")
+    lines = told(tmp_path, RECIPE.replace("architecture: compact", "width: 8"))
     assert lines == ["r.yaml:2: model: needs the key 'architecture'"]
 
 
@@ -160,7 +160,7 @@ def test_a_key_that_stands_twice_in_a_block_is_refused_where_it_stands_again(fol
 
 def test_a_crop_that_is_not_whole_frames_is_refused_with_the_sizes_next_to_it(tmp_path):
     layout = "model: {architecture: oobleck, strides: [2, 2, 4, 6, 10]}"
-    text = RECIPE.replace("model: {architecture: spectral}", layout)
+    text = RECIPE.replace("model: {architecture: compact}", layout)
     text = text.replace("batch_size: 4", "crop_samples: 72_000")
     text = text.replace("batch_size: 2", "crop_samples: 65_536")
     text += "validation: {sources: [{tracks: music}], crop_samples: 262_144}\n"
@@ -174,7 +174,7 @@ def test_a_crop_that_is_not_whole_frames_is_refused_with_the_sizes_next_to_it(tm
 
 def test_a_crop_size_that_is_a_default_is_told_of_the_block_it_belongs_to(tmp_path):
     layout = "model: {architecture: oobleck, strides: [2, 2, 4, 6, 10]}"
-    lines = told(tmp_path, RECIPE.replace("model: {architecture: spectral}", layout))
+    lines = told(tmp_path, RECIPE.replace("model: {architecture: compact}", layout))
     assert [line.split(": ")[1] for line in lines] == ["data.crop_samples"]
 
 
@@ -209,7 +209,7 @@ def test_mappings_are_merged_at_every_depth_and_all_else_replaces(folder):
         "extends: base.yaml\nmodel: {width: 16}\ndata: {batch_size: 3, augmentation: {mono: 0.5}}\n"
         "stages: [{name: only, steps: 7}]\n",
     )
-    assert (config.model.architecture, config.model.width) == ("spectral", 16)
+    assert (config.model.architecture, config.model.width) == ("compact", 16)
     assert [(s.name, s.steps, s.data.batch_size) for s in config.stages] == [("only", 7, 3)]
     assert config.stages[0].data.sources[0].tracks == "music"
     assert config.stages[0].data.augmentation.mono == 0.5
@@ -279,7 +279,7 @@ def test_a_misspelt_key_of_a_block_at_the_top_is_told_with_its_block(tmp_path):
 
 
 def test_an_architecture_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    [line] = told(tmp_path, RECIPE.replace("spectral", "spectrall"))
+    [line] = told(tmp_path, RECIPE.replace("compact", "compactt"))
     assert line.startswith(
-        "r.yaml:2: model: no architecture 'spectrall'; did you mean spectral? there are oobleck, "
+        "r.yaml:2: model: no architecture 'compactt'; did you mean compact? there are oobleck, "
     )

@@ -31,7 +31,6 @@ def test_the_recipes_that_the_documents_promise_are_there():
         "paper_48k",
         "smoke",
         "smoke_earvae2",
-        "spectral",
     }
     assert promised <= set(recipes.names())
 

@@ -16,20 +16,12 @@ from tests.small import golden
 TOLERANCE = 1e-5  # of the peak
 
 
-# a hop of 16; the compact one sees 7 and 4 frames around its own, the spectral one 9 and 6
+# a hop of 16; the compact one sees 8 and 4 frames around its own
 SIZES = {"hop_length": 16, "latent_channels": 16, "width": 16}
 COMPACT = small.compact(encoder_blocks=2, short_length=8, **SIZES)
 MODELS = {
     "compact": COMPACT,
     "compact accelerated": accelerate(COMPACT),
-    "spectral": small.spectral(
-        residual_std=0.3,
-        linear_channels=12,
-        encoder_blocks=2,
-        level_frames=5,
-        mdct_length=8,
-        **SIZES,
-    ),
     "convolutional": small.oobleck(strides=(2, 4), std_floor=0.1),
     "convolutional accelerated": accelerate(small.oobleck(strides=(2, 4)), "exact"),
     "odd strides": small.oobleck(strides=(3, 5)),

@@ -14,7 +14,9 @@ import matplotlib
 import numpy as np
 from model import NOTHING_LEARNED
 
+from earvae.config import CompactConfig
 from earvae.latents import file
+from earvae.model.compact import latents_by_kind
 
 matplotlib.use("agg")
 from matplotlib import pyplot  # noqa: E402
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("latents", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--pair", type=int, nargs=2, default=(54, 55), help="channels to cross")
+    parser.add_argument("--pair", type=int, nargs=2, default=(0, 1), help="channels to cross")
     given = parser.parse_args(arguments)
     sets = {
         kind: np.stack(
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         lines[1].plot(neighbours(values), color=colour, label=name)
         x, y = (values[:, channel, ::3].ravel()[:6000] for channel in (one, two))
         pairs[axis].scatter(x, y, s=1, color=colour, alpha=0.4)
-        pairs[axis].set(title=f"{name}: which basis",
+        pairs[axis].set(title=f"{name}: two channels",
                         xlabel=f"channel {one}", ylabel=f"channel {two}",
                         xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))  # fmt: skip
     lines[2].plot(unknown, color="C3")
@@ -86,8 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
     figure.savefig(given.output, dpi=70)
     print("| channels | kurtosis, real | generated | next frame, real | generated | error |\n"
           "| --- | ---: | ---: | ---: | ---: | ---: |")  # fmt: skip
-    for name, group in {"linear code": slice(0, one), "basis": slice(one, two + 1),
-                        "learned": slice(two + 1, None)}.items():  # fmt: skip
+    kinds = latents_by_kind(CompactConfig(latent_channels=len(unknown)))
+    groups = np.split(np.arange(len(unknown)), np.cumsum(kinds)[:-1])
+    for name, group in zip(("bass of Mid", "bass of Side", "levels"), groups, strict=True):
         figures = [of(sets[kind])[group].mean() for of in (kurtosis, neighbours)
                    for kind in ("decoded", "generated")]  # fmt: skip
         print(

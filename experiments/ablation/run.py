@@ -108,7 +108,7 @@ def variants_of(claims: list[Claim]) -> dict[str, dict]:
 
 def recipe_of(base: dict, changes: dict, seed: int, steps: int, start: Path) -> dict:
     """A variant's recipe. The seed sets the crops and all other draws, and the initial network:
-    that in ``start``, or the same network before any code was fitted."""
+    that in ``start``, or the same network before its linear start was fitted."""
     values = merged(merged(base, changes), {"seed": seed, "data": {"seed": seed}})
     if values["linear_code_crops"]:
         values["initial_weights"] = str(start.resolve())
@@ -135,8 +135,8 @@ def start_folder(out: Path, seed: int) -> Path:
 
 
 def make_start(base: dict, seed: int, folder: Path) -> None:
-    """The initial network of a seed, with codes fitted on crops that are the same for all seeds:
-    made once for all variants, complete or not there."""
+    """The initial network of a seed, its linear start fitted on crops that are the same for all
+    seeds: made once for all variants, complete or not there."""
     if folder.is_dir():
         return
     config = parse(TrainConfig, merged(base, {"seed": seed}), "base.yaml")

@@ -25,9 +25,10 @@ from earvae.evaluation.metrics import Signal
 from earvae.evaluation.metrics.judges import zimtohrli_figure
 from earvae.evaluation.metrics.octaves import octave_figures
 from earvae.evaluation.metrics.published import published_figures
+from earvae.evaluation.systems.linear import FrameTransform
 from earvae.model.envelope import QUIET, Bands
 from earvae.model.pca import principal_components
-from earvae.model.transform import FrameTransform, mid_side
+from earvae.model.transform import mid_side
 
 RATE, HOP, SHORT = 44_100, 1024, 256
 SHOWN = ("zimtohrli", "si_sdr", "mel", "stft", "sdr_0.2-1", "level_1-2", "level_2-4", "level_4-8")
@@ -92,7 +93,7 @@ class Noise:
 def joined(low: Tensor, high: Tensor, hertz: float) -> Tensor:
     """``low`` below and ``high`` above, ``[2, samples]``."""
     transform = FrameTransform(HOP, HOP)
-    below = transform.frequencies(RATE) < hertz
+    below = (torch.arange(HOP) + 0.5).repeat(2) * RATE / (2 * HOP) < hertz  # Mid, then Side
     frames = torch.where(below, transform(low[None]), transform(high[None]))
     return transform.inverse(frames)[0]
 

@@ -25,8 +25,8 @@ from earvae.audio import read_audio
 from earvae.evaluation.metrics.lines import line_figures
 from earvae.evaluation.metrics.octaves import octave_figures
 from earvae.evaluation.metrics.signal import Signal
+from earvae.evaluation.systems.linear import FrameTransform
 from earvae.model.pca import principal_components
-from earvae.model.transform import FrameTransform
 
 RATE, HOP, LATENTS = 44_100, 1024, 64
 BANDS = ((0, 1000, 36), (1000, 2000, 14), (2000, 4000, 14))  # Hz, Hz, sums
@@ -45,7 +45,7 @@ def main() -> None:
     weight = spectrum**-0.25
     weighted = (train * weight).double()
     basis, _ = principal_components(weighted.T @ weighted / len(weighted), LATENTS)
-    rows = random_sums(transform)
+    rows = random_sums()
     found: dict[str, list[dict[str, float]]] = {"components": [], "measured": [], "found": []}
     for music in excerpts(options.masters):
         frames = transform(music[None])[0] * weight
@@ -73,10 +73,10 @@ def excerpts(folder: Path, seconds: int = 10) -> list[Tensor]:
     return [x[:, : x.shape[1] // HOP * HOP] for x in found if x.shape[1] >= HOP]
 
 
-def random_sums(transform: FrameTransform) -> Tensor:
+def random_sums() -> Tensor:
     """``[64, 2·hop]``: in each band its own number of random sums."""
     random = torch.Generator().manual_seed(3)
-    frequency = transform.frequencies(RATE)
+    frequency = (torch.arange(HOP) + 0.5).repeat(2) * RATE / (2 * HOP)  # Mid, then Side
     rows = []
     for low, high, count in BANDS:
         inside = (frequency >= low) & (frequency < high)

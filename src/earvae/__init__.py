@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from earvae import adapters, codec, engine, latents
-    from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig, SpectralConfig
+    from earvae.config import CompactConfig, ObjectiveConfig, OobleckConfig
     from earvae.engine import accelerate
     from earvae.errors import EarvaeError, WeightsError
     from earvae.evaluation import metrics
@@ -36,11 +36,11 @@ __version__ = "0.1.0"
 __all__ = [
     "AWeighting", "CompactConfig", "CorrelationLoss", "EarVAE", "EarvaeError", "KWeighting",
     "LatentDataset", "MultiScaleMagnitude", "ObjectiveConfig", "OobleckConfig", "PerceptualLoss",
-    "PhaseLoss", "Posterior", "SpectralConfig", "StreamingDecoder", "StreamingEncoder",
+    "PhaseLoss", "Posterior", "StreamingDecoder", "StreamingEncoder",
     "WeightsError", "accelerate", "adapters", "codec", "engine", "latents", "metrics",
 ]  # fmt: skip
 _HOMES = {
-    "earvae.config": ("CompactConfig", "ObjectiveConfig", "OobleckConfig", "SpectralConfig"),
+    "earvae.config": ("CompactConfig", "ObjectiveConfig", "OobleckConfig"),
     "earvae.engine": ("accelerate",),
     "earvae.latents": ("LatentDataset",),
     "earvae.errors": ("EarvaeError", "WeightsError"),

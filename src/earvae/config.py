@@ -65,7 +65,6 @@ HeadChannels = Annotated[int, Field(ge=2, le=4_096, multiple_of=2)]
 Multiples = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Strides = Annotated[tuple[Annotated[int, Field(ge=1, le=4_096)], ...], Field(max_length=16)]
 Expansion = Annotated[int, Field(ge=1, le=256)]
-Classes = Annotated[int, Field(ge=1, le=4_096)]
 LatentsMean = Annotated[tuple[float, ...], Field(max_length=65_536)]
 LatentsStd = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=65_536)]
 MOST_NUMBERS = 2**32  # of a model: 17 GB; the paper's has 2**27
@@ -178,70 +177,6 @@ class OobleckConfig(_ModelConfig):
         return math.prod(self.strides)
 
 
-CLASS_LATENTS = 2
-"""Latents of the spectral architecture that say which basis a frame uses: a point on a grid."""
-
-
-class SpectralConfig(_ModelConfig):
-    """The shipped model's architecture: MDCT frames, a fixed linear code, ConvNeXt blocks.
-
-    docs/spectral.md has the reasons.
-    """
-
-    architecture: Literal["spectral"] = "spectral"
-    std_floor: ClassVar[float] = 0.0
-    sample_rate: SampleRate = Field(44_100, description="Hz")
-    audio_channels: Literal[2] = 2
-    latent_channels: Channels = Field(64, ge=2)
-    hop_length: LappedHop = Field(1024, description="samples per latent frame; even")
-    mdct_length: Block = Field(512, description="samples per MDCT block; divides hop_length")
-    linear_channels: Channels = Field(
-        54, description="latents that hold the fixed linear code of the low band"
-    )
-    linear_classes: Classes = Field(
-        144, description="bases that the linear code chooses from; two latents say which"
-    )
-    linear_subspace: Channels = Field(
-        330,
-        description="principal components of a frame that all bases lie in; at most all there are",
-    )
-    class_frames: Literal[1] = 1  # no other is built; kept for the identities of models
-    width: Width = Field(384, description="channels of the blocks")
-    expansion: Expansion = Field(3, description="hidden width of a block over its width")
-    kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
-    encoder_blocks: Blocks = 3
-    decoder_blocks: Blocks = 7
-    level_frames: Frames = Field(
-        9, description="latent frames the local level is averaged over; odd"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> SpectralConfig:
-        if self.hop_length % self.mdct_length or self.mdct_length % 2:
-            raise ValueError("mdct_length must divide hop_length and be even")
-        if self.learned_channels < 1:
-            raise ValueError(
-                f"linear_channels must be at least {CLASS_LATENTS + 1} smaller than "
-                f"latent_channels: {CLASS_LATENTS} tell the class, and one must be left to learn"
-            )
-        if self.linear_channels > min(self.linear_subspace, 2 * self.hop_length):
-            raise ValueError("linear_channels must not exceed linear_subspace or 2·hop_length")
-        if not self.kernel % 2 == self.level_frames % 2 == 1:
-            raise ValueError("kernel and level_frames must be odd")
-        _refuse_giant(self.numbers)
-        return self
-
-    @property
-    def numbers(self) -> int:
-        """About how many numbers a model saves: no fewer than it does, at most three times that."""
-        return config_sizes.spectral(self)
-
-    @property
-    def learned_channels(self) -> int:
-        """Latents that neither hold the linear code nor tell its class."""
-        return self.latent_channels - self.linear_channels - CLASS_LATENTS
-
-
 class CompactConfig(_ModelConfig):
     """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
 
@@ -327,7 +262,7 @@ class EarVAE2Config(_ModelConfig):
 
 
 ModelConfig = Annotated[
-    OobleckConfig | SpectralConfig | CompactConfig | EarVAE2Config,
+    OobleckConfig | CompactConfig | EarVAE2Config,
     Field(discriminator="architecture"),
 ]
 
@@ -602,14 +537,6 @@ class DiscriminatorConfig(Config):
         le=1,
         description="exponent of the magnitudes; below 1, quiet treble weighs more (ours)",
     )
-    tile: tuple[int, int] | None = Field(
-        None,
-        description="frames and bins over which power is averaged: it then sees the logarithm of "
-        "that in place of complex spectra, so envelopes and no fine structure (ours)",
-    )
-    lowest: float = Field(
-        0.0, ge=0, lt=1, description="bins below this share of half the rate are not looked at"
-    )
     resolutions_per_step: int | None = Field(
         None, ge=1, description="this many drawn at random each step; none = all"
     )
@@ -623,10 +550,6 @@ class DiscriminatorConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> DiscriminatorConfig:
         _check_resolutions(self.resolutions, self.resolutions_per_step)
-        if self.tile and not 1 <= min(self.tile) <= max(self.tile) <= LONGEST_WINDOW:
-            raise ValueError(f"tile: frames and bins must be at least 1, at most {LONGEST_WINDOW}")
-        if self.tile and self.compression != 1:
-            raise ValueError("tile and compression exclude each other: a tile is logarithmic")
         return self
 
 
@@ -848,13 +771,8 @@ class TrainConfig(Config):
         1_500,
         ge=0,
         le=10**7,
-        description="training crops that a small model's linear start, or the spectral one's code, "
-        "is fitted on; 0 = not fitted, the lowest bins stand in",
-    )
-    linear_code_top_hz: Hertz = Field(
-        4_000,
-        description="the spectral model's linear code is exactly zero above this. It loses no "
-        "SI-SDR by it, and what is quiet up there can be quiet (docs/spectral.md)",
+        description="training crops that a compact model's linear start is fitted on; 0 = not "
+        "fitted, the lowest bins stand in",
     )
     validation_items: int = Field(32, ge=1, le=10**7, description="validation crops to measure on")
     log_every: Steps = Field(10, description="steps")

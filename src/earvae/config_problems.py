@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from earvae import former
 from earvae.config_files import EXTENDS, Document
 
 Path = tuple[str | int, ...]
@@ -121,6 +122,8 @@ def _message(problem: Any, kind: Any, path: Path, values: Any, shared: Sequence[
         return f"needs the key {problem['ctx']['discriminator']}"
     if problem["type"] == "union_tag_invalid":
         context = problem["ctx"]
+        if context["tag"] == former.SPECTRAL:
+            return former.GONE
         known = re.findall(r"'([^']+)'", context["expected_tags"])
         given = f"no {context['discriminator'].strip(chr(39))} {context['tag']!r}"
         near = difflib.get_close_matches(context["tag"], known, n=1)

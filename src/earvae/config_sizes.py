@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from earvae.config import CompactConfig, EarVAE2Config, OobleckConfig, SpectralConfig
+    from earvae.config import CompactConfig, EarVAE2Config, OobleckConfig
 
 
 def oobleck(config: OobleckConfig) -> int:
@@ -30,30 +30,15 @@ def oobleck(config: OobleckConfig) -> int:
 
 def compact(config: CompactConfig) -> int:
     """About how many numbers a compact model saves."""
-    long_bins = 2 * config.split_hz / config.sample_rate * config.hop_length + 1
-    tones = 8 * min(round(long_bins), config.hop_length)  # four to a bin of Mid and of Side
-    overlap = 8 * config.hop_length // config.short_length  # four bins of every short block
-    more = (tones + 5 * overlap) * (config.width + 1)
-    return _blocks_and_ends(config) + more + 4 * config.hop_length * config.latent_channels
-
-
-def spectral(config: SpectralConfig) -> int:
-    """About how many numbers a spectral model saves, its fixed codes with it."""
-    features, classes = 2 * config.hop_length, config.linear_classes
-    linear = config.linear_channels
-    subspace = min(config.linear_subspace, features)
-    code = subspace * (features + classes * linear) + classes * (linear + 2 * features)
-    envelope = features * (config.learned_channels + 1)
-    rest = 2 * classes * config.width + config.latent_channels
-    return _blocks_and_ends(config) + code + envelope + rest
-
-
-def _blocks_and_ends(config: CompactConfig | SpectralConfig) -> int:
     features, latent, width = 2 * config.hop_length, config.latent_channels, config.width
     block = 2 * config.expansion * width**2 + (config.kernel + config.expansion + 6) * width
     # As if a frame had as many levels as features; it has fewer, in up to three layers.
     ends = 5 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
-    return (config.encoder_blocks + config.decoder_blocks) * block + ends
+    long_bins = 2 * config.split_hz / config.sample_rate * config.hop_length + 1
+    tones = 8 * min(round(long_bins), config.hop_length)  # four to a bin of Mid and of Side
+    overlap = 8 * config.hop_length // config.short_length  # four bins of every short block
+    more = (tones + 5 * overlap) * (width + 1) + 2 * features * latent
+    return (config.encoder_blocks + config.decoder_blocks) * block + ends + more
 
 
 def earvae2(config: EarVAE2Config) -> int:

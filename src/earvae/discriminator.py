@@ -3,9 +3,6 @@
 One convolution stack per STFT resolution looks at the complex spectra of both channels at once,
 so it sees magnitudes, phases and the stereo image. The paper (section 3) uses this discriminator
 alone: its ablation found that a CQT discriminator hurts high harmonics.
-
-With ``tile`` the discriminator sees levels only, as one hears a treble whose fine structure no
-decoder can know (ours, docs/training.md).
 """
 
 from __future__ import annotations
@@ -49,9 +46,7 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         self.config = config
         self.stft = STFT(length)
-        planes = 4 if config.signals == "mslr" else 2
-        planes = planes if config.tile else 2 * planes  # real and imaginary
-        self.first_bin = round(config.lowest * length / 2)
+        planes = 8 if config.signals == "mslr" else 4  # real and imaginary
         width = config.channels
         self.layers = nn.ModuleList([_convolution(planes, width, (3, 9))])
         for dilation in config.dilations:  # every one halves the bins
@@ -72,17 +67,13 @@ class ScaleDiscriminator(nn.Module):
 
     def spectra(self, audio: Tensor) -> Tensor:
         """The planes ``[batch, planes, frames, bins]`` that the layers see: the real and imaginary
-        parts of the signals' spectra, or the log power of tiles of them, in bels over FLOOR."""
+        parts of the signals' spectra."""
         with torch.autocast(audio.device.type, enabled=False):
-            left_right = self.stft(audio.float())[..., self.first_bin :]  # [batch, 2, frames, bins]
+            left_right = self.stft(audio.float())  # [batch, 2, frames, bins]
             left, right = left_right.unbind(1)
             mid_side = torch.stack([left + right, left - right], dim=1) / 2**0.5
             pairs = {"lr": [left_right], "ms": [mid_side], "mslr": [left_right, mid_side]}
             spectra = torch.cat(pairs[self.config.signals], dim=1)
-            if self.config.tile:
-                power = spectra.real.square() + spectra.imag.square()
-                power = F.avg_pool2d(power, self.config.tile, ceil_mode=True)
-                return torch.log10(power / FLOOR**2 + 1)
             if self.config.compression < 1:
                 power = spectra.real.square() + spectra.imag.square() + FLOOR**2
                 spectra = spectra * power ** ((self.config.compression - 1) / 2)

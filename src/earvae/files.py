@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earvae import audio, codec
+from earvae import audio, codec, former
 from earvae.audio import AudioSource, OutputFormat
 from earvae.latents import bare, file
 from earvae.latents.file import Latents, LatentsError, Metadata, Place
@@ -205,6 +205,8 @@ def decode_file(
             f"at {vae.sample_rate} Hz; give the model that made it with --weights"
         )
     if metadata.model != vae.identity and not force:
+        if metadata.model == former.SHIPPED:
+            raise LatentsError(f"{source}: was encoded by the former shipped model: {former.GONE}")
         raise LatentsError(
             f"{source}: was encoded by model {metadata.model}, this is model {vae.identity}; give "
             "the right one with --weights, or decode anyway with --force"

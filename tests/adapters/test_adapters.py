@@ -11,11 +11,10 @@ from torch import nn
 from earvae import EarVAE
 from earvae.adapters import stable_audio, whole_frames
 from earvae.adapters.diffusers import DiffusersVAE
-from tests.small import compact, earvae2, golden, noise, spectral
+from tests.small import compact, earvae2, golden, noise
 
 MODELS = {
     "compact": compact(),
-    "spectral": spectral(residual_std=0.3),
     "48k": golden("tiny48k"),
     "earvae2": earvae2(),
 }

@@ -15,7 +15,7 @@ import soundfile
 from earvae import codec
 from earvae.audio import read_audio
 from earvae.signals import heed
-from tests.small import GOLDEN, load, spectral
+from tests.small import GOLDEN, compact, load
 
 
 @pytest.fixture(autouse=True)
@@ -354,7 +354,7 @@ def test_commands_that_cannot_be_meant_have_status_2(
 
 def test_the_command_is_the_library(tmp_path, monkeypatch, earvae, music):
     monkeypatch.undo()
-    vae = spectral(residual_std=0.3)
+    vae = compact()
     vae.save_pretrained(tmp_path / "model")
     source = music(tmp_path / "a.wav", subtype="FLOAT")
     run = ["reconstruct", source, "-o", tmp_path / "o.wav", "--weights", tmp_path / "model"]

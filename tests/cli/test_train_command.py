@@ -12,9 +12,8 @@ from tests.small import CLIPS
 
 TINY = {
     "model": {
-        "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
-        "linear_channels": 5, "linear_classes": 4, "linear_subspace": 24, "width": 16,
-        "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
+        "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
+        "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
     },
     "objective": {"resolutions": [256, 128, 64], "resolutions_per_step": 1},
     "data": {
@@ -92,7 +91,7 @@ def test_what_is_not_there_is_named(earvae, started, arguments):
     assert result.output.splitlines()[-1].startswith("error: nowhere")
 
 
-def test_a_run_of_a_minute_does_not_spend_it_on_the_linear_code(earvae, started, tmp_path):
+def test_a_run_of_a_minute_does_not_spend_it_on_the_linear_start(earvae, started, tmp_path):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(TINY | {"linear_code_crops": 6000}))
     earvae("train", tmp_path / "r.yaml")
     earvae("train", tmp_path / "r.yaml", "--minutes", "1")

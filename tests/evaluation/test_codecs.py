@@ -29,10 +29,11 @@ from earvae.evaluation.systems.checks import Check
 from earvae.evaluation.systems.ffmpeg import FfmpegCodec
 from earvae.evaluation.systems.folder import Folder
 from earvae.evaluation.systems.function import Function
-from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.linear import LinearBaseline
+from earvae.evaluation.systems.models import EarVAESystem, Oobleck
 from earvae.evaluation.systems.registry import SpecError, make, make_all
 from earvae.tracks import find
-from tests.small import CLIPS, clip, spectral
+from tests.small import CLIPS, clip, compact
 
 CLIP = CLIPS / "automat.flac"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
@@ -59,7 +60,7 @@ def test_sanity_codecs_do_what_they_say(music):
 
 
 def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
-    vae = spectral()
+    vae = compact()
     codec = EarVAESystem(vae)
     assert torch.equal(codec.round_trip(music), chunked.reconstruct(vae, music[None])[0])
     assert codec.settings == {"codec": "earvae", "weights": vae.identity}
@@ -68,7 +69,7 @@ def test_model_is_run_as_reconstruct_runs_it_and_known_by_its_weights(music):
 
 
 def test_model_of_another_rate_returns_our_rate_and_length(music):
-    returned = EarVAESystem(spectral(sample_rate=48_000)).round_trip(music)
+    returned = EarVAESystem(compact(sample_rate=48_000)).round_trip(music)
     assert returned.shape == music.shape and torch.isfinite(returned).all()
 
 
@@ -84,7 +85,7 @@ def test_linear_baseline_improves_with_components_and_keeps_the_best_ones_first(
 def test_linear_baseline_in_chunks_equals_the_whole(music, monkeypatch):
     code = LinearBaseline(20)
     whole = code.round_trip(music)
-    monkeypatch.setattr("earvae.evaluation.systems.models.CHUNK_FRAMES", 7)
+    monkeypatch.setattr("earvae.evaluation.systems.linear.CHUNK_FRAMES", 7)
     torch.testing.assert_close(code.round_trip(music), whole, atol=1e-5, rtol=0)
 
 
@@ -432,7 +433,7 @@ def test_specs_name_their_rows(tmp_path):
     assert make("linear:32").name == "linear-32"
     (tmp_path / "my run").mkdir()
     assert make(f"folder:{tmp_path / 'my run'}").name == "my-run"
-    spectral().save_pretrained(tmp_path / "best=1")
+    compact().save_pretrained(tmp_path / "best=1")
     assert make(f"earvae:{tmp_path / 'best=1'}").name == "earvae-best-1"
     assert make(f"ours=earvae:{tmp_path / 'best=1'}").name == "ours"
 

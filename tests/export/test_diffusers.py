@@ -81,7 +81,6 @@ def test_a_config_that_contradicts_our_note_is_refused(tmp_path):
     ("name", "reason"),
     [
         ("tiny44k", "transformer of 2 blocks"),
-        ("shipped", "architecture is 'spectral'"),
         ("compact", "architecture is 'compact'.*adapters.diffusers.DiffusersVAE"),
         ("tiny44k_no_transformer", "channels = 4 and latent_channels = 64"),
     ],

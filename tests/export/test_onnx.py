@@ -11,7 +11,7 @@ from torch import nn
 
 from earvae import codec
 from earvae.model.posterior import Posterior
-from tests.small import GOLDEN, deviation, model, noise, spectral
+from tests.small import GOLDEN, compact, deviation, model, noise
 
 onnx = pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
 pytest.importorskip("onnxruntime", reason="the runner needs the package onnxruntime")
@@ -108,9 +108,7 @@ def test_stored_noise_goes_by_the_place_in_the_file(exported):
 
 
 def test_one_block_per_frame_and_no_decoder_blocks(tmp_path):
-    vae = spectral(
-        mdct_length=64, linear_channels=8, latent_channels=12, width=16, decoder_blocks=0
-    )
+    vae = compact(short_length=64, latent_channels=12, width=16, decoder_blocks=0)
     export_onnx(vae, tmp_path)
     runner = Runner(tmp_path, threads=1)
     for samples in (1, 64, 1000):

@@ -46,7 +46,7 @@ from earvae.training import sources
 from earvae.training.crops import CropDataset
 from tests.fuzz import damage
 from tests.library import small as small_library
-from tests.small import GOLDEN, compact, spectral
+from tests.small import GOLDEN, compact
 
 SECONDS = 20.0  # for one file
 MEMORY = 4 << 30  # of addresses beyond those in use at the start
@@ -426,7 +426,7 @@ def _bytes_of(folder: Path) -> Files:
 def _models() -> list[tuple[dict, bytes]]:
     """``config.json`` and ``model.safetensors`` of small models."""
     found = []
-    for vae in (compact(), spectral()):
+    for vae in (compact(), compact(short_length=64)):
         with tempfile.TemporaryDirectory() as name:
             vae.save_pretrained(name)
             files = _bytes_of(Path(name))
@@ -528,7 +528,7 @@ def _read_weights(path: Path) -> None:
 
 
 def _configs() -> SearchStrategy[Files]:
-    texts = [recipes.path_of(name).read_text("utf-8") for name in ("smoke", "compact", "spectral")]
+    texts = [recipes.path_of(name).read_text("utf-8") for name in ("smoke", "compact", "finetune")]
     values = TrainConfig(stages=[{"name": "a", "steps": 1, "data": {"sources": [{"tracks": "x"}]}}])
     whole = json.loads(values.model_dump_json())
     return st.one_of(

@@ -12,14 +12,14 @@ import torch
 from earvae.library.plan import Geometry
 from earvae.library.settings import Settings
 from earvae.model.vae import EarVAE
-from tests.small import RATE, spectral
+from tests.small import RATE, compact
 
 HOP = 64
 
 
 def small_model(seed: int = 0) -> EarVAE:
     """4 ms frames, 8 latents, a context of 5 frames, random weights."""
-    vae = spectral(seed, linear_channels=4, expansion=2, kernel=3, encoder_blocks=2, level_frames=5)
+    vae = compact(seed, expansion=2, kernel=3, encoder_blocks=3)
     for parameter in vae.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape)
     return vae

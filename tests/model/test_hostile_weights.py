@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from earvae.errors import WeightsError, WriteError
 from earvae.model.vae import EarVAE
-from tests.small import GOLDEN, oobleck, spectral
+from tests.small import GOLDEN, compact, oobleck
 
 NAME = "decoder.shape.weight"
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    spectral().save_pretrained(tmp_path / "model")
+    compact().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -44,11 +44,11 @@ def refused(source: Path, **options) -> str:
     "change",
     [
         {"width": 4_000},
-        {"hop_length": 16_384, "mdct_length": 32},
-        {"linear_classes": 4_096, "linear_subspace": 4_096, "hop_length": 2_048},
+        {"hop_length": 16_384, "short_length": 32},
+        {"hop_length": 4_096, "split_hz": 20_000.0, "width": 1_000},
         {"decoder_blocks": 256, "width": 500},
         {"width": 10**9},
-        {"linear_classes": 10**9},
+        {"latent_channels": 10**9},
     ],
 )
 def test_a_configuration_beyond_its_weights_is_not_built(folder, change, nothing_is_built):

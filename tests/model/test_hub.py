@@ -23,7 +23,7 @@ from earvae.evaluation.systems.registry import make
 from earvae.export.diffusers import export_diffusers
 from earvae.model import hub as hub_module
 from earvae.model.vae import EarVAE
-from tests.small import GOLDEN, oobleck, spectral
+from tests.small import GOLDEN, compact, oobleck
 
 TOOL = Path(__file__).parents[2] / "tools" / "stand_in_hub.py"
 spec = importlib.util.spec_from_file_location("stand_in_hub", TOOL)
@@ -36,7 +36,7 @@ SUCCESSOR = "earlab/EAR_VAE2"
 
 @pytest.fixture
 def small() -> EarVAE:
-    return spectral()
+    return compact()
 
 
 @pytest.fixture

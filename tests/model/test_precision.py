@@ -12,7 +12,6 @@ from earvae.config import (
     ObjectiveConfig,
     OobleckConfig,
     RefinerConfig,
-    SpectralConfig,
 )
 from earvae.engine import EngineError, accelerate
 from earvae.model.posterior import Posterior
@@ -24,7 +23,6 @@ from tests.small import CLIPS, clip
 MODELS = [
     OobleckConfig(channels=8),
     CompactConfig(width=32, encoder_blocks=1, decoder_blocks=1),
-    SpectralConfig(width=32, encoder_blocks=1, decoder_blocks=1, linear_classes=4),
     EarVAE2Config(
         latent_channels=8, channels=4, refiner=RefinerConfig(width=8, hidden=8, blocks=1)
     ),

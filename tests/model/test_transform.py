@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earvae.model.transform import MDCT, FrameTransform, TwoResolutions, mid_side
+from earvae.model.transform import MDCT, TwoResolutions, mid_side
 
 
 def textbook_mdct(audio: np.ndarray, block: int, index: int) -> np.ndarray:
@@ -40,24 +40,6 @@ def test_inverse_returns_the_samples_and_energy_is_kept(blocks, half):
     assert coefficients.shape == (2, blocks, 2 * half)
     torch.testing.assert_close(mdct.inverse(coefficients), audio, atol=1e-5, rtol=0)
     torch.testing.assert_close(coefficients.square().sum(), audio.square().sum())
-
-
-def test_a_sine_lands_in_the_bin_of_its_frequency():
-    rate, transform = 44_100, FrameTransform(1024, 512)
-    frequency = float(transform.frequencies(rate)[100])
-    sine = torch.sin(2 * torch.pi * frequency * torch.arange(8 * 1024) / rate)
-    frames = transform(torch.stack([sine, sine])[None])[0, 2:6]
-    energy = frames.square().sum(dim=0)
-    mid = energy[:512] + energy[512:1024]
-    assert mid[98:103].sum() > 0.99 * energy.sum()  # and so nearly nothing is in Side
-
-
-def test_frames_invert_and_keep_stereo():
-    transform = FrameTransform(128, 64)
-    audio = torch.randn(3, 2, 128 * 5, generator=torch.Generator().manual_seed(0))
-    frames = transform(audio)
-    assert frames.shape == (3, 5, 256)
-    torch.testing.assert_close(transform.inverse(frames), audio, atol=1e-5, rtol=0)
 
 
 def test_mono_has_no_side_and_mid_side_is_its_own_inverse():

@@ -16,12 +16,12 @@ from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
 from earvae.model.pretrained import SHIPPED
 from earvae.model.transformer import LatentTransformer
 from earvae.model.vae import EarVAE
-from tests.small import GOLDEN, spectral
+from tests.small import GOLDEN, compact
 
 
 @pytest.fixture
 def small() -> EarVAE:
-    return spectral()
+    return compact()
 
 
 @pytest.mark.parametrize("name", ["tiny44k", "tiny44k_no_transformer", "tiny48k", "tiny48k_v2"])

@@ -11,9 +11,8 @@ from earvae.training.checkpoint import CHECKPOINT
 from earvae.training.set_up import initial_model
 
 MODEL = {
-    "architecture": "spectral", "hop_length": 128, "mdct_length": 64, "latent_channels": 8,
-    "linear_channels": 5, "linear_classes": 4, "linear_subspace": 24, "width": 16,
-    "encoder_blocks": 1, "decoder_blocks": 1, "level_frames": 3,
+    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
+    "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
 }  # fmt: skip
 ADVERSARIAL = {
     "discriminator_only_steps": 2,
@@ -22,8 +21,8 @@ ADVERSARIAL = {
 
 
 def from_a_saved_start(recipe: dict, folder) -> dict:
-    """The recipe, starting from a saved model. Without one, every run fits the codes itself, and
-    another number of threads can round a value of them to the other neighbour in half precision."""
+    """The recipe, starting from a saved model. Without one, every run fits the linear start itself,
+    and another number of threads can round its values differently."""
     initial_model(TrainConfig(**recipe)).save_pretrained(folder)
     return recipe | {"initial_weights": str(folder)}
 

@@ -4,19 +4,15 @@ import pytest
 import torch
 
 from earvae.config import TrainConfig
+from earvae.training import set_up
 from earvae.training import train as training
 from earvae.training.set_up import initial_model
 from tests.training.recipes import assert_identical, interrupt_at, start, state_of
 
-COMPACT = {
-    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
-    "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
-}  # fmt: skip
-
 
 @pytest.fixture
 def compact(recipe):
-    return recipe | {"model": COMPACT, "validation": None}
+    return recipe | {"validation": None}
 
 
 def test_its_linear_layers_start_from_music_and_the_rest_as_without_it(compact):
@@ -58,3 +54,21 @@ def test_a_frozen_encoder_stays_as_it_was(compact, tmp_path):
     before = initial_model(TrainConfig(**compact)).state_dict()
     for name, tensor in state_of(tmp_path)["vae"].items():
         assert torch.equal(tensor, before[name]) == name.startswith("encoder."), name
+
+
+def test_a_start_is_fitted_on_no_more_crops_than_the_music_holds(compact, monkeypatch):
+    crops = []
+    original = set_up.fit_linear_start
+
+    def counted(encoder, decoder, audio):
+        batches = list(audio)
+        crops.append(sum(len(batch) for batch in batches))
+        original(encoder, decoder, batches)
+
+    monkeypatch.setattr(set_up, "fit_linear_start", counted)
+    initial_model(TrainConfig(**compact | {"linear_code_crops": 6000}))
+    assert crops == [2 * 2 * 44_100 // (128 * 24)]  # two pieces of two seconds
+
+
+def test_a_run_without_a_fitted_start_trains(compact, tmp_path):
+    assert start(compact | {"linear_code_crops": 0}, tmp_path) == 0

@@ -5,12 +5,8 @@ import json
 import pytest
 
 from earvae.config import ConfigError, TrainConfig, parse
-from tests.training.recipes import ADVERSARIAL, MODEL, start, state_of
+from tests.training.recipes import ADVERSARIAL, start, state_of
 
-COMPACT = {
-    "architecture": "compact", "hop_length": 128, "short_length": 32, "latent_channels": 8,
-    "width": 16, "encoder_blocks": 1, "decoder_blocks": 1,
-}  # fmt: skip
 ALONE = {
     "magnitude_linear": 0, "magnitude_log": 0, "correlation_intra": 0, "correlation_inter": 0,
     "instantaneous_frequency": 0, "group_delay": 0, "kl": 1e-4, "nll": 1,
@@ -19,7 +15,7 @@ ALONE = {
 
 @pytest.fixture
 def compact(whole_recipe) -> dict:
-    return whole_recipe | {"model": COMPACT, "validation": None, "linear_code_crops": 16}
+    return whole_recipe | {"validation": None, "linear_code_crops": 16}
 
 
 def logged(folder) -> list[dict]:
@@ -53,5 +49,9 @@ def test_it_stands_beside_shares_of_the_gradient_and_a_discriminator(compact, tm
 
 def test_a_model_without_a_likelihood_is_told_before_it_trains(compact):
     stage = {"name": "likelihood", "steps": 1, "objective": {"weights": {"nll": 1}}}
-    with pytest.raises(ConfigError, match="nll: spectral: this architecture has no likelihood"):
-        parse(TrainConfig, compact | {"model": MODEL, "stages": [stage]}, "recipe")
+    with pytest.raises(ConfigError, match="nll: oobleck: this architecture has no likelihood"):
+        parse(
+            TrainConfig,
+            compact | {"model": {"architecture": "oobleck"}, "stages": [stage]},
+            "recipe",
+        )

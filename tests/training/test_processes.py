@@ -181,20 +181,20 @@ def first_fits(fabric, config, folder):
     seen = []
     original = starting.initial_model
 
-    def initial_model(config, fit_code=True):
-        seen.append(fit_code)
-        return original(config, fit_code=fit_code)
+    def initial_model(config, fit_start=True):
+        seen.append(fit_start)
+        return original(config, fit_start=fit_start)
 
     starting.initial_model = initial_model
     state = starting.set_up(fabric, config, folder)
     torch.save((seen, state.vae.state_dict()), folder / f"rank{fabric.global_rank}.pt")
 
 
-def test_the_linear_code_is_fitted_on_the_first_rank_and_the_same_on_all(recipe, tmp_path):
+def test_the_linear_start_is_fitted_on_the_first_rank_and_the_same_on_all(recipe, tmp_path):
     config = TrainConfig(**recipe)
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
     fabric.launch(first_fits, config, tmp_path)
     (first, one), (second, two) = (torch.load(tmp_path / f"rank{n}.pt") for n in (0, 1))
     assert (first, second) == ([True], [False])
     assert_identical(dict(one), dict(two))
-    assert one["encoder.code.explained"].any()  # zeros until it is fitted
+    assert one["encoder.linear_level.weight"].any()  # zeros until it is fitted

@@ -57,14 +57,6 @@ def test_a_signal_during_the_run_leaves_the_handlers_as_they_were(recipe, tmp_pa
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_training_moves_the_network_and_leaves_the_linear_code(recipe, tmp_path):
-    start(recipe, tmp_path)
-    before = initial_model(TrainConfig(**recipe)).state_dict()
-    after = state_of(tmp_path)["vae"]
-    assert torch.equal(after["encoder.code.basis"], before["encoder.code.basis"])
-    assert not torch.equal(after["decoder.shape.weight"], before["decoder.shape.weight"])
-
-
 def test_a_run_leaves_weights_figures_audio_and_pictures(recipe, tmp_path):
     start(recipe, tmp_path)
     vae = EarVAE.from_pretrained(tmp_path / "ema")

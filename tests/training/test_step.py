@@ -11,7 +11,7 @@ from earvae.objective import PerceptualLoss
 from earvae.training.fsdp import load_optimiser
 from earvae.training.state import State
 from earvae.training.step import apply, posterior_noise, read_figures, schedule
-from tests.small import spectral
+from tests.small import compact
 
 
 def test_the_learning_rate_warms_up_linearly_and_follows_half_a_cosine():
@@ -85,7 +85,7 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_average(bad):
 
 def test_one_backward_reaches_every_trained_parameter():
     torch.manual_seed(0)
-    vae = spectral(hop_length=128, mdct_length=64, width=16).train()
+    vae = compact(hop_length=128, width=16).train()
     config = ObjectiveConfig(resolutions=(256, 128), weights={"waveform": 0.1})
     objective = PerceptualLoss(config, 44_100)
     audio = 0.1 * torch.randn(2, 2, 128 * 20)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_RECIPE = "compact"
 PRECISIONS = ("fp32", "tf32", "bf16")
 SPELLINGS = {"32-true": "fp32", "bf16-mixed": "bf16"}  # Lightning's
-CODE_CROPS_A_MINUTE = 150  # to fit a linear code on in a fifth of --minutes, at 0.08 s a crop
+CROPS_A_MINUTE = 150  # to fit a linear start on in a fifth of --minutes, at 0.08 s a crop
 
 
 def train(
@@ -102,7 +102,7 @@ def train(
     \b
     earvae train --data my_music                          a new small model
     earvae train --recipe finetune --data my_music        the shipped model goes on learning
-    earvae train --recipe finetune --data my_music --weights FILE     or another model
+    earvae train --recipe finetune_published --data my_music          the authors' model does
     earvae train my_recipe.yaml --run runs/mine           your own recipe
 
     Starts the recipe in the run folder; if a checkpoint of the same recipe is there, goes on
@@ -185,8 +185,8 @@ def _chosen(
     if weights is not None:
         values = config.model_dump(exclude_unset=True)
         config = parse(TrainConfig, values | {"initial_weights": weights, "model": None}, str(path))
-    if minutes is not None:  # or the fit of the linear code alone would take longer
-        crops = min(config.linear_code_crops, max(1, int(CODE_CROPS_A_MINUTE * minutes)))
+    if minutes is not None:  # or the fit of the linear start alone would take longer
+        crops = min(config.linear_code_crops, max(1, int(CROPS_A_MINUTE * minutes)))
         config = config.model_copy(update={"linear_code_crops": crops})
     if data:
         config, line = with_data(config, data)

@@ -9,9 +9,9 @@ Engines, by what they promise against the plain model in float32:
 - ``auto``: the fastest that is equal in float32.
 
 ``exact`` is for the paper's architecture and εar-VAE2 on CPUs, ``fast`` for these two where the
-device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The small architectures
-compute too little to gain, and bfloat16 costs their fixed codes 40 dB. An engine that is not there
-is refused. A model in another precision than float32 has ``plain`` alone, in that precision.
+device multiplies in bfloat16; on a GPU it is ``plain`` under autocast. The compact architecture
+computes too little to gain. An engine that is not there is refused. A model in another precision
+than float32 has ``plain`` alone, in that precision.
 docs/inference.md has the measurements.
 """
 

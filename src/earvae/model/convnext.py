@@ -1,4 +1,4 @@
-"""ConvNeXt blocks (Liu et al. 2022) over latent frames, for the spectral and compact models."""
+"""ConvNeXt blocks (Liu et al. 2022) over latent frames, for the compact model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earvae.config import CompactConfig, SpectralConfig
+from earvae.config import CompactConfig
 
 FIRST_LAYER_SCALE = 0.3
 
@@ -33,7 +33,7 @@ class ConvNeXtBlock(nn.Module):
         return x + self.scale * y
 
 
-def convnext_blocks(config: SpectralConfig | CompactConfig, count: int) -> nn.Sequential:
+def convnext_blocks(config: CompactConfig, count: int) -> nn.Sequential:
     """``count`` blocks of the configured width, one after another."""
     hidden = config.width * config.expansion
     return nn.Sequential(

@@ -1,8 +1,7 @@
-"""Spectral envelopes: levels of a frame by band, and a linear code of them.
+"""Spectral envelopes: levels of a frame by band.
 
 Where a waveform cannot be kept, its level by band and block still can. The levels of
-neighbouring bands and blocks go together, so a few principal components of their logarithms
-tell most of what ~200 bands hold (docs/spectral.md has the figures).
+neighbouring bands and blocks go together, so a few numbers tell most of what ~200 bands hold.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from earvae.model.layers import Constants
-from earvae.model.pca import principal_components
 from earvae.model.transform import TwoResolutions, mid_side
 
 QUIET = 1e-4  # coefficient below which levels are told no further: about -80 dB of music
 LEAST_SHARE = 0.02  # of the mean power of Mid and Side
-POWER_FLOOR = 1e-6  # 60 dB below ordinary music, in the units that the envelope is taken in
 NARROWEST, WIDEST = 150.0, 600.0  # Hz between centres of bands
 RELATIVE = 0.12  # share of its frequency that a centre is apart, between these
 
@@ -96,36 +93,6 @@ class EarBands(nn.Module):
         return share.clamp_min(LEAST_SHARE).log().flatten(-2) / 2
 
 
-class EnvelopeCode(Bands):
-    """``channels`` whitened principal components of a frame's log band powers.
-
-    Buffers, fitted once by :func:`fit_envelope_code` and never trained: ``mean [blocks·bands]``,
-    ``basis [blocks·bands, channels]`` (orthonormal columns), ``std [channels]``.
-    """
-
-    mean: Tensor
-    basis: Tensor
-    std: Tensor
-
-    def __init__(self, bins: int, blocks: int, sample_rate: int, channels: int) -> None:
-        super().__init__(bins, blocks, sample_rate)
-        self.register_buffer("mean", torch.zeros(self.levels))
-        self.register_buffer("basis", torch.eye(self.levels, channels))
-        self.register_buffer("std", torch.ones(channels))
-
-    def measure(self, frames: Tensor) -> Tensor:
-        """Natural log of the power in each band, at least that of POWER_FLOOR."""
-        return (self.power(frames) + POWER_FLOOR).log()
-
-    def encode(self, levels: Tensor) -> Tensor:
-        """Log powers ``[..., blocks·bands]`` to unit-variance latents ``[..., channels]``."""
-        return (levels - self.mean) @ (self.basis / self.std)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """``[..., channels]`` to the nearest log powers ``[..., blocks·bands]``."""
-        return self.mean + latents @ (self.basis * self.std).T
-
-
 def band_weights(bins: int, sample_rate: int) -> Tensor:
     """Triangular weights that interpolate between band centres, ``[bands, bins]``, columns
     summing to 1.
@@ -152,16 +119,3 @@ def band_centres(bins: int, sample_rate: int) -> list[float]:
         step = min(WIDEST, max(NARROWEST, RELATIVE * centres[-1]))
         centres.append(centres[-1] + max(step, 2 * top / bins))  # two bins at least
     return centres
-
-
-def fit_envelope_code(code: EnvelopeCode, levels: Tensor) -> None:
-    """Set ``code`` to the PCA of log powers, ``[frames, blocks·bands]``, of training music."""
-    if levels.shape[0] < 2:
-        raise ValueError("no audible frame to fit the envelope code on")
-    levels = levels.double()
-    mean = levels.mean(dim=0)
-    covariance = (levels - mean).T @ (levels - mean) / len(levels)
-    basis, variances = principal_components(covariance, len(code.std))
-    code.mean.copy_(mean)
-    code.basis.copy_(basis)
-    code.std.copy_(variances.clamp_min(1e-12).sqrt())

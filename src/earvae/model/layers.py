@@ -39,7 +39,7 @@ class Constants(nn.Module):
     """A module whose buffers and parameters are float32 at least.
 
     ``half()``, ``bfloat16()`` and ``to(dtype)`` leave them as they are, since eleven bits of a
-    transform, of a fixed code or of a frequency would be heard; ``double()`` takes them along.
+    transform or of a frequency would be heard; ``double()`` takes them along.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

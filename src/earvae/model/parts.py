@@ -6,19 +6,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from earvae.config import (
-    CompactConfig,
-    EarVAE2Config,
-    ModelConfig,
-    OobleckConfig,
-    SpectralConfig,
-)
-from earvae.model.adaptive import AdaptiveCode
+from earvae.config import CompactConfig, EarVAE2Config, ModelConfig, OobleckConfig
 from earvae.model.compact import CompactDecoder, CompactEncoder
 from earvae.model.earvae2 import EarVAE2Decoder, EarVAE2Encoder
-from earvae.model.envelope import EnvelopeCode
 from earvae.model.oobleck import OobleckDecoder, OobleckEncoder
-from earvae.model.spectral import SpectralDecoder, SpectralEncoder
 from earvae.model.transformer import LatentTransformer
 
 
@@ -54,29 +45,8 @@ def build(config: ModelConfig) -> Parts:
         encoder = OobleckEncoder(config)
         transformers = None if config.transformer is None else LatentTransformer(config)
         return Parts(encoder, transformers, OobleckDecoder(config))
-    if isinstance(config, SpectralConfig):
-        return _spectral(config)
     if isinstance(config, CompactConfig):
         return Parts(CompactEncoder(config), None, CompactDecoder(config))
     if isinstance(config, EarVAE2Config):
         return Parts(EarVAE2Encoder(config), None, EarVAE2Decoder(config))
     raise TypeError(f"no architecture is known for a {type(config).__name__}")
-
-
-def _spectral(config: SpectralConfig) -> Parts:
-    """Encoder and decoder around the same two fixed codes."""
-    code = AdaptiveCode(
-        features=2 * config.hop_length,
-        channels=config.linear_channels,
-        classes=config.linear_classes,
-        subspace=min(config.linear_subspace, 2 * config.hop_length),
-    )
-    envelope = EnvelopeCode(
-        bins=config.mdct_length,
-        blocks=2 * config.hop_length // config.mdct_length,
-        sample_rate=config.sample_rate,
-        channels=config.learned_channels,
-    )
-    return Parts(
-        SpectralEncoder(config, code, envelope), None, SpectralDecoder(config, code, envelope)
-    )

@@ -1,11 +1,9 @@
-"""Principal components, as every fitted start of a model takes them."""
+"""Principal components."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-AUDIBLE = 1e-12  # mean square; digital silence has no shape to learn from
 
 
 def principal_components(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -18,10 +16,3 @@ def principal_components(covariance: Tensor, count: int) -> tuple[Tensor, Tensor
     vectors = vectors.flip(1)[:, :count]
     largest = vectors.abs().argmax(dim=0, keepdim=True)
     return vectors * vectors.gather(0, largest).sign(), variances.flip(0)[:count]
-
-
-def at_unit_level(frames: Tensor) -> Tensor:
-    """Audible excerpts of ``[batch, frames, n]``, each scaled to a mean square of 1."""
-    energies = frames.square().mean(dim=(1, 2))
-    audible = energies > AUDIBLE
-    return frames[audible] / energies[audible].sqrt()[:, None, None]

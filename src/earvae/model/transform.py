@@ -1,4 +1,4 @@
-"""The fixed transforms of the spectral and compact architectures: MDCTs in M/S.
+"""The fixed transform of the compact architecture: MDCTs in M/S.
 
 The MDCT (Princen, Johnson, Bradley 1987; sine window) is written as what it is: an orthogonal
 rotation of the samples around every block boundary, then a DCT-IV of every block. At the two
@@ -64,41 +64,6 @@ class MDCT(Constants):
     def inverse(self, coefficients: Tensor) -> Tensor:
         """``[..., n, bins]`` coefficients to ``[..., n·block]`` samples."""
         return self._rotate(coefficients @ self.dct.T, -1.0).flatten(-2)
-
-
-class FrameTransform(nn.Module):
-    """Stereo audio to frames of M/S MDCT coefficients and back, losslessly.
-
-    A frame holds ``hop_length`` samples of both channels: first Mid, then Side; within a channel
-    the hop's MDCT blocks one after the other; within a block ``mdct_length`` bins from low to
-    high. Since the transform is orthonormal, squared errors of frames are those of audio.
-    """
-
-    def __init__(self, hop_length: int, mdct_length: int) -> None:
-        super().__init__()
-        self.blocks_per_frame = hop_length // mdct_length
-        self.features = 2 * hop_length
-        self.mdct = MDCT(mdct_length)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision that it computes in: float32, or float64 in a model of that."""
-        return self.mdct.dct.dtype
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """``[batch, 2, frames·hop]`` audio to ``[batch, frames, 2·hop]`` frames."""
-        blocks = self.mdct(mid_side(audio))  # [batch, 2, frames·per_frame, bins]
-        blocks = blocks.unflatten(2, (-1, self.blocks_per_frame))
-        return blocks.transpose(1, 2).flatten(2)  # [batch, frames, 2·per_frame·bins]
-
-    def inverse(self, frames: Tensor) -> Tensor:
-        """``[batch, frames, 2·hop]`` frames to ``[batch, 2, frames·hop]`` audio."""
-        blocks = frames.unflatten(2, (2, self.blocks_per_frame, self.mdct.block))
-        return mid_side(self.mdct.inverse(blocks.transpose(1, 2).flatten(2, 3)))
-
-    def frequencies(self, sample_rate: int) -> Tensor:
-        """Centre frequency in Hz of every feature of a frame, ``[2·hop]``."""
-        return _centres(self.mdct.block, sample_rate).repeat(2 * self.blocks_per_frame)
 
 
 class TwoResolutions(nn.Module):

@@ -60,7 +60,7 @@ class EarVAE(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What latents and audio come out in, after ``half()`` or ``double()`` another one than
-        float32. Transforms, fixed codes and activations are float32 at least in any case."""
+        float32. Transforms, levels and activations are float32 at least in any case."""
         return next(self.parameters()).dtype
 
     def encode(self, audio: Tensor) -> Posterior:

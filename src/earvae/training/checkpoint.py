@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from earvae import json_files
+from earvae import former, json_files
 from earvae.config import ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.errors import WeightsError, about
@@ -95,8 +95,8 @@ def read(run_dir: Path) -> Checkpoint | None:
         values = unpickled(path)
     if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
         raise ConfigError(f"{path}: is not the checkpoint of a run; use another run folder")
-    text = json_files.parse(values["config"], f"{path}: its configuration")
-    config = parse(TrainConfig, text, f"{path}: its configuration")
+    given = json_files.parse(values["config"], f"{path}: its configuration")
+    config = parse(TrainConfig, former.without_options(given), f"{path}: its configuration")
     try:
         saved = json_files.typed(Checkpoint, {**values, "config": config}, str(path))
         _check(saved, path)

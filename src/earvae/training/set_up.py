@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import track
 
 from earvae import atomic
-from earvae.config import CompactConfig, ConfigError, SpectralConfig, TrainConfig, parse
+from earvae.config import CompactConfig, ConfigError, TrainConfig, parse
 from earvae.discriminator import Discriminator
 from earvae.model.compact import fit_linear_start
 from earvae.model.oobleck import Stack
 from earvae.model.spec_layers import Stream
-from earvae.model.spectral import fit_codes
 from earvae.model.vae import EarVAE
 from earvae.training import checkpoint
 from earvae.training.checkpoint import CHECKPOINT
@@ -49,10 +48,10 @@ def set_up(fabric: Fabric, config: TrainConfig, run_dir: Path) -> State:
     run_dir.mkdir(parents=True, exist_ok=True)
     saved = checkpoint.read(run_dir)
     if saved is None:
-        vae = from_first_rank(fabric, lambda first: initial_model(config, fit_code=first)).train()
+        vae = from_first_rank(fabric, lambda first: initial_model(config, fit_start=first)).train()
     else:
         refuse_other_config(saved, config, run_dir / CHECKPOINT)
-        vae = initial_model(config, fit_code=False).train()
+        vae = initial_model(config, fit_start=False).train()
     for stage in config.stages:
         trained(vae, stage)  # a name that the model has not is told now, not after days
     discriminator = initial_discriminator(config).train() if config.adversarial else None
@@ -98,11 +97,11 @@ def compile_networks(vae: EarVAE, discriminator: Discriminator | None) -> None:
         discriminator.compile_scales()
 
 
-def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
+def initial_model(config: TrainConfig, fit_start: bool = True) -> EarVAE:
     """The model a run starts from.
 
     A compact model from scratch first gets its start, fitted on training crops, unless
-    ``config.linear_code_crops`` is 0 (``fit_code=False`` skips that where a checkpoint will bring
+    ``config.linear_code_crops`` is 0 (``fit_start=False`` skips that where a checkpoint will bring
     it). It takes no more crops than the music holds side by side: more would be the same again.
     """
     torch.manual_seed(config.seed)
@@ -114,8 +113,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
             )
         return vae
     vae = EarVAE(config.model)
-    fitted = isinstance(config.model, CompactConfig | SpectralConfig)
-    if fitted and fit_code and config.linear_code_crops:
+    if isinstance(config.model, CompactConfig) and fit_start and config.linear_code_crops:
         dataset = CropDataset(config.stages[0].data, config.model.sample_rate)
         held = sum(track.duration for track in dataset.tracks) * config.model.sample_rate
         crops = min(config.linear_code_crops, max(1, int(held / dataset.config.crop_samples)))
@@ -124,11 +122,7 @@ def initial_model(config: TrainConfig, fit_code: bool = True) -> EarVAE:
         total = -(-crops // dataset.config.batch_size)
         console = Console(stderr=True)
         shown = track(batches, "reading crops", total, console=console, transient=True)
-        audio = (batch["audio"] for batch in shown)
-        if isinstance(config.model, CompactConfig):
-            fit_linear_start(vae.encoder, vae.decoder, audio)
-        else:
-            fit_codes(vae.encoder, vae.decoder, audio, config.linear_code_top_hz)
+        fit_linear_start(vae.encoder, vae.decoder, (batch["audio"] for batch in shown))
     return vae
 
 

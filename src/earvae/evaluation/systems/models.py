@@ -1,4 +1,4 @@
-"""Models and the linear baseline as systems."""
+"""Models as systems."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from earvae.audio import sha256_of
 from earvae.evaluation.excerpts import SAMPLE_RATE
 from earvae.evaluation.systems.system import System, UnusableSystem, resampled
 from earvae.model.vae import EarVAE
-
-LINEAR_CODE = Path(__file__).parent / "linear_code.safetensors"
-CHUNK_FRAMES = 430  # about ten seconds of transform frames
-CONTEXT_FRAMES = 2  # what a frame's samples depend on beyond their own frame
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -59,52 +53,6 @@ class EarVAESystem(System):
         ours = resampled(audio, SAMPLE_RATE, self.vae.sample_rate, None)
         decoded = codec.reconstruct(self._prepared, ours[None])[0]
         return resampled(decoded, self.vae.sample_rate, SAMPLE_RATE, audio.shape[1])
-
-
-class LinearBaseline(System):
-    """The optimal fixed linear code of music: PCA of MDCT frames, ``components`` numbers each.
-
-    The code was fitted on training music (tools/fit_linear_code.py) and comes with the package;
-    of its components, sorted by variance, any first ones are the best code of that size.
-
-    Raises UnusableSystem for more components than it has.
-    """
-
-    def __init__(self, components: int, name: str | None = None, path: Path = LINEAR_CODE) -> None:
-        from earvae.model.transform import FrameTransform
-
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        basis = load_file(path)["basis"].float()  # [features, components]
-        if not 1 <= components <= basis.shape[1]:
-            raise UnusableSystem(
-                f"linear:{components}: this code has 1 to {basis.shape[1]} components"
-            )
-        self.basis = basis[:, :components]
-        self.hop = int(metadata["hop_length"])
-        self.transform = FrameTransform(self.hop, int(metadata["mdct_length"]))
-        self.name = name or f"linear-{components}"
-        self.floats_per_second = components * SAMPLE_RATE / self.hop
-        self.description = f"best fixed linear code, {components} components of MDCT frames"
-        fit = sha256_of(path)
-        self.settings = {"codec": "linear", "components": components, "fit": fit}
-
-    @torch.no_grad()
-    def round_trip(self, audio: Tensor) -> Tensor:
-        samples, hop = audio.shape[1], self.hop
-        frames = math.ceil(samples / hop)
-        result = torch.empty_like(audio)
-        for start in range(0, frames, CHUNK_FRAMES):
-            stop = min(start + CHUNK_FRAMES, frames)
-            low, high = max(0, start - CONTEXT_FRAMES), min(frames, stop + CONTEXT_FRAMES)
-            piece = audio[:, low * hop : high * hop]
-            piece = nn.functional.pad(piece, (0, (high - low) * hop - piece.shape[1]))
-            coefficients = self.transform(piece[None])  # [1, frames, features]
-            coded = coefficients @ self.basis @ self.basis.T
-            decoded = self.transform.inverse(coded)[0]
-            end = min(stop * hop, samples)
-            result[:, start * hop : end] = decoded[:, (start - low) * hop : end - low * hop]
-        return result
 
 
 class Oobleck(System):

@@ -11,7 +11,8 @@ from earvae.evaluation.systems.checks import CHECKS, Check
 from earvae.evaluation.systems.ffmpeg import FORMATS, FfmpegCodec
 from earvae.evaluation.systems.folder import Beside, Folder, Offered
 from earvae.evaluation.systems.function import Function, RoundTrip, function_of
-from earvae.evaluation.systems.models import EarVAESystem, LinearBaseline, Oobleck
+from earvae.evaluation.systems.linear import LinearBaseline
+from earvae.evaluation.systems.models import EarVAESystem, Oobleck
 from earvae.evaluation.systems.neural import Dac, Encodec
 from earvae.evaluation.systems.system import System
 

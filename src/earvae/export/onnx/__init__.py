@@ -29,7 +29,7 @@ import onnx
 
 from earvae import atomic
 from earvae.export import runner
-from earvae.export.onnx import compact, earvae2, oobleck, spectral
+from earvae.export.onnx import compact, earvae2, oobleck
 from earvae.export.onnx.graph import Graph
 from earvae.export.onnx.oobleck import UnsupportedLayerError
 from earvae.export.standalone import standalone
@@ -41,12 +41,7 @@ from earvae.regular import ReadError, read_regular
 __all__ = ["UnsupportedLayerError", "encoder_graph", "export_onnx", "graphs"]
 
 RUNNER, TRANSFORMER = "runner.py", "transformer.onnx"
-ARCHITECTURES = {
-    "oobleck": oobleck,
-    "spectral": spectral,
-    "compact": compact,
-    "earvae2": earvae2,
-}
+ARCHITECTURES = {"oobleck": oobleck, "compact": compact, "earvae2": earvae2}
 
 
 def export_onnx(vae: EarVAE, folder: str | Path, half: bool = False) -> list[Path]:

@@ -1,34 +1,13 @@
-"""Frames of the spectral and compact architectures as ONNX nodes: the MDCT, bands."""
+"""Frames of the compact architecture as ONNX nodes: MDCTs."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from torch import Tensor
 
 from earvae.export.onnx.graph import Value
-from earvae.model.envelope import Bands
-from earvae.model.transform import MDCT, FrameTransform, TwoResolutions
-
-
-def per_block(bands: Bands, x: Value, matrix: Tensor) -> Value:
-    """``[batch, frames, blocks·n]`` times ``[n, m]``, block by block: ``[…, blocks·m]``."""
-    return (x.reshape(0, 0, bands.blocks, -1) @ matrix).reshape(0, 0, -1)
-
-
-def to_frames(transform: FrameTransform, audio: Value) -> Value:
-    """``[batch, 2, frames·hop]`` audio to ``[batch, frames, 2·hop]`` MDCT frames."""
-    hop = transform.features // 2
-    x = _blocks(transform.mdct, _mid_side(audio)).reshape(0, 2, -1, hop)
-    return x.transpose(0, 2, 1, 3).reshape(0, 0, 2 * hop)
-
-
-def to_audio(transform: FrameTransform, frames: Value) -> Value:
-    """``[batch, frames, 2·hop]`` MDCT frames to ``[batch, 2, frames·hop]`` audio."""
-    hop = transform.features // 2
-    x = frames.reshape(0, 0, 2, hop).transpose(0, 2, 1, 3)  # [batch, 2, frames, hop]
-    return _mid_side(_samples(transform.mdct, x.reshape(0, 2, -1, transform.mdct.block)))
+from earvae.model.transform import MDCT, TwoResolutions
 
 
 def to_two_resolutions(transform: TwoResolutions, audio: Value) -> Value:
