@@ -14,7 +14,7 @@ from earvae.evaluation.figures import FIGURES
 
 SOURCE = Path(earvae.__file__).parent
 FLOORS = [
-    {"errors", "atomic", "json_files", "owned", "regular", "remote", "signals", "tar"},
+    {"errors", "atomic", "former", "json_files", "owned", "regular", "remote", "signals", "tar"},
     {
         "config",
         "config_files",

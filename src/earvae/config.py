@@ -840,7 +840,8 @@ class TrainConfig(Config):
         if not isinstance(self.model, CompactConfig):
             wrong = {
                 ("stages", i, "objective", "weights", "nll"): f"{self.model.architecture}: this "
-                "architecture has no likelihood of music; leave it out"
+                "architecture has no likelihood of music; leave it out, or take --recipe "
+                "finetune_published"
                 for i, stage in enumerate(self.stages)
                 if stage.objective.weights.nll
             }

@@ -113,14 +113,20 @@ def test_every_packaged_recipe_takes_a_folder(tmp_path, name):
     assert {s.tracks for stage in config.stages for s in stage.data.sources} == {str(folder)}
 
 
-@pytest.mark.parametrize("recipe", ["finetune", "finetune_published"])
 @pytest.mark.parametrize("weights", ["tiny44k", "tiny48k_v2"])
-def test_recipes_for_fine_tuning_take_the_model_of_any_weights(recipe, weights):
-    config = read(TrainConfig, recipes.path_of(recipe))
+def test_the_recipe_for_published_weights_takes_the_model_of_any(weights):
+    config = read(TrainConfig, recipes.path_of("finetune_published"))
     assert config.model is None
     path = str(GOLDEN / f"{weights}_state_dict.safetensors")
     config = with_model(config.model_copy(update={"initial_weights": path}))
     assert config.model == EarVAE.from_pretrained(path).config
+
+
+def test_weights_without_a_likelihood_are_sent_to_another_recipe():
+    path = str(GOLDEN / "tiny44k_state_dict.safetensors")
+    config = read(TrainConfig, recipes.path_of("finetune"))
+    with pytest.raises(ConfigError, match="oobleck: .* --recipe finetune_published"):
+        with_model(config.model_copy(update={"initial_weights": path}))
 
 
 def test_the_shipped_weights_tell_the_shipped_model():

@@ -102,7 +102,7 @@ def train(
     \b
     earvae train --data my_music                          a new small model
     earvae train --recipe finetune --data my_music        the shipped model goes on learning
-    earvae train --recipe finetune_published --data my_music          the authors' model does
+    earvae train --recipe finetune_published --data my_music     the published model does
     earvae train my_recipe.yaml --run runs/mine           your own recipe
 
     Starts the recipe in the run folder; if a checkpoint of the same recipe is there, goes on
