@@ -33,7 +33,7 @@ from earvae.errors import EarvaeError
 from earvae.model.posterior import Posterior
 from earvae.model.vae import EarVAE
 
-BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz, a third of the delay that the shipped decoder's context has
+BLOCK_FRAMES = 8  # 0.19 s at 44.1 kHz, half of the delay that the shipped decoder's context has
 
 
 class StreamingError(EarvaeError, ValueError):
