@@ -180,7 +180,7 @@ class OobleckConfig(_ModelConfig):
 class CompactConfig(_ModelConfig):
     """The plain small architecture: MDCT frames, ConvNeXt blocks, all trained (docs/compact.md).
 
-    15 M parameters with these defaults.
+    16 M parameters with these defaults.
     """
 
     architecture: Literal["compact"] = "compact"

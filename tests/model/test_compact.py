@@ -36,7 +36,7 @@ def music_of_rank(rank: int, frames: int = 400) -> torch.Tensor:
     strengths = 0.8 ** torch.arange(rank)
     of_mid = (torch.arange(rank) % 3 < 2)[:, None]
     mid, side = torch.randn(rank, 2 * LONG, generator=random).chunk(2, dim=1)
-    shapes = TRANSFORM.with_treble(torch.cat([mid * of_mid, side * ~of_mid], dim=1))
+    shapes = TRANSFORM.frames_of_long(torch.cat([mid * of_mid, side * ~of_mid], dim=1))
     values = strengths * torch.randn(2, frames, rank, generator=random)
     return 0.1 * TRANSFORM.inverse(values @ shapes)
 
@@ -151,7 +151,7 @@ def test_after_the_start_the_latents_tell_how_loud_the_treble_is(vae):
     torch.manual_seed(0)
     swell = torch.linspace(-6, -2, 400).exp().repeat_interleave(64)
     treble = TRANSFORM(torch.randn(2, 2, 400 * 64))
-    treble = TRANSFORM.inverse(treble - TRANSFORM.with_treble(TRANSFORM.long_of(treble))) * swell
+    treble = TRANSFORM.inverse(treble - TRANSFORM.frames_of_long(TRANSFORM.long_of(treble))) * swell
     fit_linear_start(vae.encoder, vae.decoder, treble.split(1))
     alone = linear_alone(build(SMALL))
     for name in ("linear_mid", "linear_side", "linear_level"):
@@ -197,7 +197,7 @@ def test_without_a_start_the_linear_path_keeps_the_lowest_frequencies(vae):
     found = vae.encoder.transform(linear_alone(vae).decode(vae.encode(audio).mode()))
     kept = torch.zeros(2, LONG)
     kept[0, :OF_MID] = kept[1, :OF_SIDE] = 1
-    kept = TRANSFORM.with_treble(kept.flatten())
+    kept = TRANSFORM.frames_of_long(kept.flatten())
     torch.testing.assert_close(found, frames * kept, atol=1e-4, rtol=0)
 
 

@@ -174,7 +174,7 @@ class CompactDecoder(nn.Module):
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
             shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            mean = self.transform.with_treble(linear) + shape
+            mean = self.transform.frames_of_long(linear) + shape
             return Expected(mean, texture, pitch, level)
 
     def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,7 +192,7 @@ class CompactDecoder(nn.Module):
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
             tones = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
-            drawn = expected.texture.exp() * noise + self.transform.with_treble(tones.flatten(-2))
+            drawn = expected.texture.exp() * noise + self.transform.frames_of_long(tones.flatten(-2))
             ears = mid_side(drawn, -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
             return audio.to(self.shape.weight.dtype)
@@ -274,7 +274,7 @@ def fit_linear_start(
     encoder.linear_level.weight.zero_()[: len(std)] = (basis / std).T
     encoder.linear_level.bias.zero_()[: len(std)] = -mean @ (basis / std)
     told = (levels - mean) @ (basis / std)  # [frames, latents], uncorrelated
-    left = frames - encoder.transform.with_treble(torch.cat(bass, dim=1))
+    left = frames - encoder.transform.frames_of_long(torch.cat(bass, dim=1))
     power = torch.cat([bands.power(some) for some in left.split(4096)]).clamp_min(QUIET**2)
     shares = torch.cat([bands.shares(some) for some in left.split(4096)])
     for linear, log in ((decoder.linear_level, power.log() / 2), (decoder.linear_texture, shares)):

@@ -115,7 +115,7 @@ class TwoResolutions(nn.Module):
         """The long blocks' bins alone, ``[..., features]`` to ``[..., 2·bins]``."""
         return frames.unflatten(-1, (2, -1))[..., : self.long.bins].flatten(-2)
 
-    def with_treble(self, long: Tensor) -> Tensor:
+    def frames_of_long(self, long: Tensor) -> Tensor:
         """Frames ``[..., features]`` of the long blocks' bins ``[..., 2·bins]`` and no treble."""
         return F.pad(long.unflatten(-1, (2, -1)), (0, self.sections[1])).flatten(-2)
 
