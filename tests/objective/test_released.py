@@ -152,4 +152,4 @@ def test_only_the_wrapped_step_is_blind_to_a_whole_turn():
         found[wrap] = SpectralTerms(config, PHASE)(tone[1], tone[0], ONES)[1]
     assert found[True]["group_delay"] < 1e-5
     for name in PHASE:
-        assert found[False][name] > found[True][name] - 1e-9  # rounding, where both are next to none
+        assert found[False][name] > found[True][name] - 1e-9  # where both are rounding
