@@ -15,6 +15,7 @@ from earvae.model.compact import (
     transform,
 )
 from earvae.model.envelope import QUIET, EarBands, band_weights
+from earvae.model.likelihood import Expected
 from earvae.model.transform import mid_side
 from earvae.model.vae import EarVAE
 from tests.small import build, compact_config
@@ -259,7 +260,8 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     right.fill_(-6)
     audio = decoder(torch.randn(2, 8, 10))
     assert audio[:, 0].std() > 1e-3
-    torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=1e-4)
+    # At that level noise is a little quieter: it comes near what is not drawn at all.
+    torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=0.01)
 
 
 @torch.no_grad()
@@ -277,6 +279,23 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
         drawn.append(decoder.draw(decoder.expect(torch.zeros(1, 8, 400))).square().mean().item())
     expected = [1e-6, 1e-9 * 1e-2, 1e-10 * 1e-4]
     assert drawn == pytest.approx(expected, rel=0.2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("known", [0.0, 0.1, 1.0, 10.0])
+def test_what_is_known_masks_what_is_drawn(vae, known):
+    """Noise of the same power in every coefficient, beside a mean of ``known`` times as much in
+    Left, where it is drawn with 1 / (1 + known) of its amplitude, and of none in Right."""
+    frames, power = 400, 0.01
+    expected = vae.decoder.expect(torch.zeros(1, 8, frames))
+    left = torch.randn(1, frames, TRANSFORM.features // 2).sign() * math.sqrt(known * power)
+    mean = mid_side(torch.cat([left, torch.zeros_like(left)], dim=2), -1)
+    texture = torch.full_like(expected.texture, math.log(power) / 2)
+    pitch = torch.full_like(expected.pitch, -1e4)
+    expected = Expected(mean, texture, pitch, torch.zeros_like(expected.level))
+    drawn = vae.decoder.draw(expected) - TRANSFORM.inverse(mean)
+    found, whole = drawn.square().mean(dim=(0, 2)).tolist()
+    assert found / whole == pytest.approx(1 / (1 + known) ** 2, rel=0.05)
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-38, 1e-20, 1e-7])

@@ -192,17 +192,21 @@ class CompactDecoder(nn.Module):
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
             tones = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
-            drawn = expected.texture.exp() * noise + self.transform.frames_of_long(tones.flatten(-2))
+            drawn = expected.texture.exp() * noise + self.transform.frames_of_long(
+                tones.flatten(-2)
+            )
             ears = mid_side(drawn, -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
             return audio.to(self.shape.weight.dtype)
 
     def _audible(self, expected: Expected) -> Tensor:
-        """Gains of Left and Right for what is drawn, smaller the deeper it lies below the noise
-        that the likelihood takes to be in every recording: silence is drawn as silence."""
+        """Gains of Left and Right for what is drawn, smaller the deeper it lies below what is known
+        in its band, which masks it, and below the noise that the likelihood takes to be in every
+        recording: silence is drawn as silence."""
         power = torch.cat(self.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1))
         power = (2 * expected.level).exp() * power.mean(dim=-2).repeat(1, 1, 2)
-        return expected.level.exp() * power / (power.square() + QUIET_POWER**2).sqrt()
+        known = self.bands.spread(self.bands.power(expected.mean))
+        return expected.level.exp() * power / (power + known + QUIET_POWER)
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""

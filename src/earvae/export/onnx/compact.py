@@ -65,24 +65,28 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     long, short = sections(decoder.transform.sections, drawn)
     drawn = latents.graph.concat(long + tones, short, axis=3)
     drawn = drawn.reshape(0, 0, decoder.transform.features)
-    drawn = _mid_side(drawn) * _audible(decoder, noise, pitch, level)
-    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level + drawn * level)
+    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level)
     long, short = sections(decoder.transform.sections, shape)
     long = long + bass.reshape(0, 0, 2, bins)
-    frames = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
-    return from_two_resolutions(decoder.transform, frames)
+    mean = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
+    drawn = _mid_side(drawn) * level * _audible(decoder, noise, pitch, level, mean)
+    return from_two_resolutions(decoder.transform, mean + _mid_side(drawn))
 
 
-def _audible(decoder: CompactDecoder, noise: Value, pitch: Value, level: Value) -> Value:
+def _audible(
+    decoder: CompactDecoder, noise: Value, pitch: Value, level: Value, mean: Value
+) -> Value:
     """How much of what is drawn, of strengths ``noise`` and ``pitch`` and of the gain ``level``, is
-    above the noise that is taken to be in every recording, ``[batch, frames, features]``."""
+    above what is known, the ``mean``, and above the noise that is taken to be in every recording,
+    ``[batch, frames, features]``."""
     bins = decoder.tones.bins
     tones = (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
     power = noise * noise
     power = noise.graph.concat(power.slice(3, 0, bins) + tones, power.slice(3, bins), axis=3)
     power = power.op("ReduceMean", axes=[2], keepdims=0)  # [batch, frames, features / 2]
     power = noise.graph.concat(power, power, axis=2) * level * level
-    return power / (power * power + QUIET_POWER**2).op("Sqrt")
+    known = _spread(decoder.bands, _powers(decoder.bands, _mid_side(mean)))
+    return power / (power + known + QUIET_POWER)
 
 
 def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
