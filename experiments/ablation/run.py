@@ -255,8 +255,8 @@ def report(settings: dict, claims: list[Claim], jobs: list[Job], scores: Scores,
 {len(runs)} of {len(jobs)} runs: {settings["steps"]} steps of {settings["crops_per_step"]} crops, \
 median {minutes:.1f} min of training each, from the shipped model. {settings["tracks"]} \
 validation tracks, {settings["seconds"]:g} s from the middle of each. Mean ± standard deviation \
-over seeds of the mean over tracks. This tests the paper's claims at a small scale, on another architecture; the \
-base is the claimed choice in all of them.
+over seeds of the mean over tracks. This tests the paper's claims at a small scale, on another \
+architecture; the base is the claimed choice in all of them.
 
 {scores_table(scores)}
 
