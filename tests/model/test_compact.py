@@ -260,8 +260,7 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     right.fill_(-6)
     audio = decoder(torch.randn(2, 8, 10))
     assert audio[:, 0].std() > 1e-3
-    # At that level noise is a little quieter: it comes near what is not drawn at all.
-    torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=0.01)
+    torch.testing.assert_close(audio[:, 1], math.exp(-6) * audio[:, 0], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -283,17 +282,18 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
 
 @torch.no_grad()
 @pytest.mark.parametrize("known", [0.0, 0.1, 1.0, 10.0])
-def test_what_is_known_masks_what_is_drawn(vae, known):
+def test_what_is_known_of_mid_masks_what_is_drawn_of_mid_and_not_of_side(vae, known):
     """Noise of the same power in every coefficient, beside a mean of ``known`` times as much in
-    Left, where it is drawn with 1 / (1 + known) of its amplitude, and of none in Right."""
+    Mid, where it is drawn with 1 / (1 + known) of its amplitude, and of none in Side: the width
+    of what is drawn stays."""
     frames, power = 400, 0.01
     expected = vae.decoder.expect(torch.zeros(1, 8, frames))
-    left = torch.randn(1, frames, TRANSFORM.features // 2).sign() * math.sqrt(known * power)
-    mean = mid_side(torch.cat([left, torch.zeros_like(left)], dim=2), -1)
+    mid = torch.randn(1, frames, TRANSFORM.features // 2).sign() * math.sqrt(known * power)
+    mean = torch.cat([mid, torch.zeros_like(mid)], dim=2)
     texture = torch.full_like(expected.texture, math.log(power) / 2)
     pitch = torch.full_like(expected.pitch, -1e4)
     expected = Expected(mean, texture, pitch, torch.zeros_like(expected.level))
-    drawn = vae.decoder.draw(expected) - TRANSFORM.inverse(mean)
+    drawn = mid_side(vae.decoder.draw(expected) - TRANSFORM.inverse(mean))
     found, whole = drawn.square().mean(dim=(0, 2)).tolist()
     assert found / whole == pytest.approx(1 / (1 + known) ** 2, rel=0.05)
 

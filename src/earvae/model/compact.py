@@ -39,6 +39,7 @@ TEXTURE_RANGE = 8.0  # likewise, of noise beside the level; products of both fit
 FIRST_LEVEL = -6.0  # natural log; what the blocks add where no music tells its level
 MID_LATENTS, SIDE_LATENTS = 0.53, 0.22  # of all, that the linear layers hold the bass in
 LEAST_POWER = 1e-8  # share of the whole that any component is taken to have at the start
+NO_POWER = 1e-20  # of a coefficient: keeps a share of nothing finite
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
 
@@ -195,18 +196,24 @@ class CompactDecoder(nn.Module):
             drawn = expected.texture.exp() * noise + self.transform.frames_of_long(
                 tones.flatten(-2)
             )
-            ears = mid_side(drawn, -1) * self._audible(expected)
+            ears = mid_side(drawn * self._unmasked(expected), -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
             return audio.to(self.shape.weight.dtype)
 
+    def _unmasked(self, expected: Expected) -> Tensor:
+        """Gains of Mid and Side for what is drawn, smaller the deeper it lies below what is known
+        of the same in its band, which masks it."""
+        level = (2 * expected.level).exp().unflatten(-1, (2, -1)).mean(dim=-2).repeat(1, 1, 2)
+        power = level * torch.cat(self.surprise.variances(expected), dim=-1)
+        known = self.bands.spread(self.bands.power(mid_side(expected.mean, -1)))
+        return power / (power + known + NO_POWER)
+
     def _audible(self, expected: Expected) -> Tensor:
-        """Gains of Left and Right for what is drawn, smaller the deeper it lies below what is known
-        in its band, which masks it, and below the noise that the likelihood takes to be in every
-        recording: silence is drawn as silence."""
+        """Gains of Left and Right for what is drawn, smaller the deeper it lies below the noise
+        that the likelihood takes to be in every recording: silence is drawn as silence."""
         power = torch.cat(self.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1))
         power = (2 * expected.level).exp() * power.mean(dim=-2).repeat(1, 1, 2)
-        known = self.bands.spread(self.bands.power(expected.mean))
-        return expected.level.exp() * power / (power + known + QUIET_POWER)
+        return expected.level.exp() * power / (power.square() + QUIET_POWER**2).sqrt()
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""

@@ -9,7 +9,13 @@ from torch import Tensor
 from earvae.export.onnx.frames import from_two_resolutions, sections, to_two_resolutions
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
-from earvae.model.compact import LEVEL_RANGE, TEXTURE_RANGE, CompactDecoder, CompactEncoder
+from earvae.model.compact import (
+    LEVEL_RANGE,
+    NO_POWER,
+    TEXTURE_RANGE,
+    CompactDecoder,
+    CompactEncoder,
+)
 from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
 from earvae.model.likelihood import QUIET_POWER
 from earvae.model.tones import PER_BIN, StoredTones
@@ -69,24 +75,36 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     long, short = sections(decoder.transform.sections, shape)
     long = long + bass.reshape(0, 0, 2, bins)
     mean = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
-    drawn = _mid_side(drawn) * level * _audible(decoder, noise, pitch, level, mean)
+    power = _power(decoder, noise, pitch)  # [batch, frames, 2, features / 2]
+    drawn = _mid_side(drawn * _unmasked(decoder, power, level, mean))
+    drawn = drawn * level * _audible(decoder, power, level)
     return from_two_resolutions(decoder.transform, mean + _mid_side(drawn))
 
 
-def _audible(
-    decoder: CompactDecoder, noise: Value, pitch: Value, level: Value, mean: Value
-) -> Value:
-    """How much of what is drawn, of strengths ``noise`` and ``pitch`` and of the gain ``level``, is
-    above what is known, the ``mean``, and above the noise that is taken to be in every recording,
-    ``[batch, frames, features]``."""
+def _power(decoder: CompactDecoder, noise: Value, pitch: Value) -> Value:
+    """Of what is drawn in Mid and Side, of strengths ``noise`` and ``pitch``, before its level."""
     bins = decoder.tones.bins
     tones = (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
     power = noise * noise
-    power = noise.graph.concat(power.slice(3, 0, bins) + tones, power.slice(3, bins), axis=3)
+    return noise.graph.concat(power.slice(3, 0, bins) + tones, power.slice(3, bins), axis=3)
+
+
+def _unmasked(decoder: CompactDecoder, power: Value, level: Value, mean: Value) -> Value:
+    """How much of Mid and Side, drawn with ``power``, is above what is known of them, the
+    ``mean``, ``[batch, frames, features]``."""
+    features = decoder.transform.features
+    gain = (level * level).reshape(0, 0, 2, features // 2).op("ReduceMean", axes=[2], keepdims=1)
+    power = (power * gain).reshape(0, 0, features)
+    known = _spread(decoder.bands, _powers(decoder.bands, mean))
+    return power / (power + known + NO_POWER)
+
+
+def _audible(decoder: CompactDecoder, power: Value, level: Value) -> Value:
+    """How much of Left and Right is above the noise that is taken to be in every recording,
+    ``[batch, frames, features]``."""
     power = power.op("ReduceMean", axes=[2], keepdims=0)  # [batch, frames, features / 2]
-    power = noise.graph.concat(power, power, axis=2) * level * level
-    known = _spread(decoder.bands, _powers(decoder.bands, _mid_side(mean)))
-    return power / (power + known + QUIET_POWER)
+    power = power.graph.concat(power, power, axis=2) * level * level
+    return power / (power * power + QUIET_POWER**2).op("Sqrt")
 
 
 def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
