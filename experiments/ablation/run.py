@@ -16,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -251,12 +252,12 @@ def report(settings: dict, claims: list[Claim], jobs: list[Job], scores: Scores,
     found = {"settings": settings, "runs": runs, "claims": judged}
     atomic.write(out / "results.json", json.dumps(found, indent=1))
     minutes = statistics.median(run["training_seconds"] for run in runs) / 60
-    text = f"""\
-{len(runs)} of {len(jobs)} runs: {settings["steps"]} steps of {settings["crops_per_step"]} crops, \
-median {minutes:.1f} min of training each, from the shipped model. {settings["tracks"]} \
-validation tracks, {settings["seconds"]:g} s from the middle of each. Mean ± standard deviation \
-over seeds of the mean over tracks. This tests the paper's claims at a small scale, on another \
-architecture; the base is the claimed choice in all of them.
+    about = f"""{len(runs)} of {len(jobs)} runs: {settings["steps"]} steps of
+{settings["crops_per_step"]} crops, median {minutes:.1f} min of training each, from the shipped
+model. {settings["tracks"]} validation tracks, {settings["seconds"]:g} s from the middle of each.
+Mean ± standard deviation over seeds of the mean over tracks. This tests the paper's claims at a
+small scale, on another architecture; the base is the claimed choice in all of them."""
+    text = f"""{textwrap.fill(about, 100)}
 
 {scores_table(scores)}
 
