@@ -72,10 +72,10 @@ def interrupt_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
 
 
 def assert_same_weights(ours, theirs) -> None:
-    """Equal to 1e-5, but for one in a thousand: Adam makes a whole step of a gradient that is all
+    """Equal to 3e-5, but for one in a thousand: Adam makes a whole step of a gradient that is all
     rounding, as those of inputs that cancel over a batch are."""
     assert ours.keys() == theirs.keys()
     both = [(ours[name].double(), theirs[name].double()) for name in ours]
     distances = torch.cat([(a - b).abs().flatten() for a, b in both])
     assert distances.max() < 1e-2
-    assert (distances > 1e-5).double().mean() < 1e-3
+    assert (distances > 3e-5).double().mean() < 1e-3
