@@ -82,7 +82,8 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
 
 
 def _power(decoder: CompactDecoder, noise: Value, pitch: Value) -> Value:
-    """Of what is drawn in Mid and Side, of strengths ``noise`` and ``pitch``, before its level."""
+    """Of what is drawn in Mid and Side, of strengths ``noise`` and ``pitch``, before its level:
+    ``[batch, frames, 2, features / 2]``."""
     bins = decoder.tones.bins
     tones = (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
     power = noise * noise
