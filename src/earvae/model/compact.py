@@ -201,7 +201,7 @@ class CompactDecoder(nn.Module):
             return audio.to(self.shape.weight.dtype)
 
     def _unmasked(self, expected: Expected) -> Tensor:
-        """Gains of Mid and Side for what is drawn, ``[batch, frames, features]`` from 0 to 1, smaller
+        """Gains of Mid and Side for what is drawn, ``[batch, frames, features]``, 0 to 1: smaller
         the deeper it lies below what is known of the same in its band, which masks it."""
         level = (2 * expected.level).exp().unflatten(-1, (2, -1)).mean(dim=-2).repeat(1, 1, 2)
         power = level * torch.cat(self.surprise.variances(expected), dim=-1)
