@@ -137,7 +137,8 @@ class FineSurprise(Constants):
             tone_frequencies(bins), tone_frequencies(high_tones.end, bins, HIGH_PER_BIN)
         ])  # fmt: skip
         apart = fine - frequency.double()[:, None] * FINE / 2
-        tones = FINE / 2 * torch.special.sinc(apart) / (1 - apart**2)  # of a Hann window
+        one, around = torch.special.sinc(apart), torch.special.sinc(apart + 1)
+        tones = FINE / 2 * (one + (around + torch.special.sinc(apart - 1)) / 2)  # a Hann window
         self.register_buffer("of_tones", (tones.square() * hop / 2).float(), persistent=False)
         weights = window.square().unflatten(0, (FINE, hop)).mean(dim=1)
         noise = _powers_of_bins(transform.long, bins, 1, window)
