@@ -297,14 +297,18 @@ class Training:
     def __init__(self, music: Music, device: torch.device, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         self.device, self.args, self.music = device, args, music
-        self.vae = EarVAE(CompactConfig(**({"width": args.width} if args.width else {}))).to(device).train()
+        sizes = {"width": args.width} if args.width else {}
+        self.vae = EarVAE(CompactConfig(**sizes)).to(device).train()
         if args.start:
             state = load_file(Path(args.start) / "model.safetensors")
-            state = {name: tensor.float() for name, tensor in state.items()}
             for name, own in self.vae.state_dict().items():  # what it has not starts anew
-                if name in state and state[name].shape != own.shape:
-                    print(f"{name}: {list(state[name].shape)} there, {list(own.shape)} here")
-                    del state[name]
+                if name not in state or state[name].shape == own.shape:
+                    continue
+                print(f"{name}: {list(state[name].shape)} there, {list(own.shape)} here")
+                both = state.pop(name).unflatten(0, (2, -1))  # of Mid and Side
+                if name.startswith("decoder.shape"):  # once of all features
+                    state[name] = both[:, : len(own) // 2].flatten(0, 1)
+            state = {name: tensor.float() for name, tensor in state.items()}
             missing, left = self.vae.load_state_dict(state, strict=False)
             print(f"new: {missing}; not taken: {left}")
         else:
@@ -476,6 +480,8 @@ def stage(training: Training, name: str, step, seconds: float, peak: float, log,
         training.keep.fill_(max(1 - args.decay, 1 / (done + 2)) if name == "likelihood" else 0.002)
         step(done, elapsed / seconds)
         done += 1
+        if done % args.keep == 0:
+            save(training.ema, Path(args.out) / name)
         if done % args.every == 0:
             sums = (training.sums / args.every).tolist()
             training.sums.zero_()
@@ -592,6 +598,7 @@ def main() -> None:
     one.add_argument("--split", default="", help="latents of Mid and of Side, 34/14")
     one.add_argument("--width", type=int, default=0)
     one.add_argument("--every", type=int, default=100)
+    one.add_argument("--keep", type=int, default=1000, help="steps between weights saved")
     one.add_argument("--seed", type=int, default=21)
     one.add_argument("--eager", action="store_true")
     args = parser.parse_args()

@@ -121,7 +121,7 @@ class CompactDecoder(nn.Module):
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
-        self.shape = nn.Linear(config.width, features)
+        self.shape = nn.Linear(config.width, 2 * bins)
         self.level = nn.Linear(config.width, levels, bias=False)
         self.noise = StoredNoise(features)
         self.texture = nn.Linear(config.width, features)
@@ -183,8 +183,8 @@ class CompactDecoder(nn.Module):
             texture = self.bands.spread(self._wide(self.linear_texture(of_levels)))
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             texture, pitch, high_pitch = self._shared(texture, x)
-            shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            mean = self.transform.frames_of_long(linear) + shape
+            ears = mid_side(self._wide(self.shape(x)), -1) * self.transform.long_of(level).exp()
+            mean = self.transform.frames_of_long(linear + mid_side(ears, -1))
             return Expected(mean, texture, pitch, high_pitch, level)
 
     def _shared(self, texture: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

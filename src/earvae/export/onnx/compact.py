@@ -77,9 +77,9 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
         short = short + _high_tones(decoder.high_tones, high_pitch, first_frame, count)
     drawn = latents.graph.concat(long + tones, short, axis=3)
     drawn = drawn.reshape(0, 0, decoder.transform.features)
-    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level)
-    long, short = sections(decoder.transform.sections, shape)
-    long = long + bass.reshape(0, 0, 2, bins)
+    long, _ = sections(decoder.transform.sections, level)
+    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * long.reshape(0, 0, 2 * bins))
+    long, short = (bass + shape).reshape(0, 0, 2, bins), noise_short * 0.0
     mean = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
     power = _power(decoder, noise, pitch, high_pitch)  # [batch, frames, 2, features / 2]
     drawn = _mid_side(drawn * _unmasked(decoder, power, level, mean))
