@@ -94,6 +94,7 @@ class HighTones(Constants):
     Side. Each short bin shares its power with the tones whose frequency lies in it, its own.
 
     Attributes:
+        first, end: long bins whose widths they fill, from and to before.
         count: tones, for Mid and for Side each; 0 if ``tones_hz`` is not above the split.
         blocks: short ones in a frame.
         kept: how many of the transform's short bins, from the lowest, hold a tone's coefficients.
@@ -116,13 +117,13 @@ class HighTones(Constants):
         self.end = max(self.first, min(round(tones_hz / (sample_rate / 2) * hop), hop))
         first, self.count = HIGH_PER_BIN * self.first, HIGH_PER_BIN * (self.end - self.first)
         below = short.block - short.bins  # short bins that the transform does not keep
-        tone = first + torch.arange(self.count)
-        owner = tone // self.each - below  # [count]
-        self.lowest = int(owner[0]) if self.count else 0
-        self.owners = int(owner[-1]) + 1 - self.lowest if self.count else 0
-        self.kept = min(self.lowest + self.owners + REACH, short.bins) if self.count else 0
-        before = first - (self.lowest + below) * self.each if self.count else 0
-        self.missing = before, self.owners * self.each - before - self.count
+        owners = [tone // self.each - below for tone in range(first, first + self.count)]
+        self.lowest, self.owners, self.kept, self.missing = 0, 0, 0, (0, 0)
+        if self.count:
+            self.lowest, self.owners = owners[0], owners[-1] + 1 - owners[0]
+            self.kept = min(owners[-1] + 1 + REACH, short.bins)
+            before = first % self.each
+            self.missing = before, self.owners * self.each - before - self.count
         self.above = short.bins - self.kept
         frequency = tone_frequencies(self.end, self.first, HIGH_PER_BIN).double() / (2 * hop)
         phase = math.pi * uniform_noise(first + self.count)[first:].double() / 3**0.5
@@ -137,7 +138,8 @@ class HighTones(Constants):
         self.register_buffer("waves", waves, persistent=False)
         self.register_buffer("turns", torch.stack([mid, side], dim=1).float(), persistent=False)
         self.register_buffer("leaning", leaning, persistent=False)  # [count, blocks · kept]
-        self.register_buffer("owner", owner, persistent=False)
+        owner = torch.tensor(owners, dtype=torch.int64)
+        self.register_buffer("owner", owner, persistent=False)  # [count], of the short bins kept
 
     def forward(self, strength: Tensor, first_frame: int | Tensor) -> Tensor:
         """What a frame's short blocks hold, ``[batch, frames, 2, blocks · bins]``, of tones of
@@ -177,7 +179,10 @@ class HighTones(Constants):
     def first_pitch(self, of_bin: float) -> Tensor:
         """``[count]``: what all tones of a short bin have alike so that together they have the
         power ``exp(of_bin)`` over that of the noise."""
-        return of_bin - self.owner.bincount()[self.owner].float().log()
+        own = torch.full((self.owners,), float(self.each))
+        own[0] -= self.missing[0]
+        own[-1] -= self.missing[1]
+        return of_bin - own[self.owner - self.lowest].log()
 
     def _placed(self, kept: Tensor) -> Tensor:
         """``[…, blocks · kept]`` among all short bins, ``[…, blocks · bins]``."""
