@@ -46,7 +46,9 @@ TWO_SNAKES = {
 
 def compact_config(**changes) -> CompactConfig:
     """The compact architecture, with a hop of 64 and eight latents."""
-    return CompactConfig(**_FRAMES | {"short_length": 16, "split_hz": 4000.0} | changes)
+    return CompactConfig(
+        **_FRAMES | {"short_length": 16, "split_hz": 4000.0, "tones_hz": 8000.0} | changes
+    )
 
 
 def oobleck_config(**changes) -> OobleckConfig:

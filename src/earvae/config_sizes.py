@@ -6,6 +6,7 @@ many.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ def compact(config: CompactConfig) -> int:
     ends = 5 * features * width + 5 * (latent + 1) * width + 2 * features + 2 * latent
     long_bins = 2 * config.split_hz / config.sample_rate * config.hop_length + 1
     tones = 8 * min(round(long_bins), config.hop_length)  # four to a bin of Mid and of Side
+    high_bins = 2 * config.tones_hz / config.sample_rate * config.hop_length
+    high_bins = min(high_bins, config.hop_length) - long_bins + 2  # half a bin more at both ends
+    if config.tones_hz > config.split_hz:  # two to a bin
+        tones += 4 * max(0, math.ceil(high_bins))
     overlap = 8 * config.hop_length // config.short_length  # four bins of every short block
     more = (tones + 5 * overlap) * (width + 1) + 2 * features * latent
     return (config.encoder_blocks + config.decoder_blocks) * block + ends + more

@@ -271,6 +271,7 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
     decoder, drawn = vae.decoder, []
     decoder.texture.weight.zero_()
     decoder.pitch.weight.zero_()
+    decoder.pitch_high.weight.zero_()
     for power in (1e-6, 1e-9, 1e-10):
         level = math.log(power) / 2
         beyond = 3 * math.atanh(min(0.0, level + 9) / 3)  # past three quarters of the range of 12
@@ -292,7 +293,8 @@ def test_what_is_known_of_mid_masks_what_is_drawn_of_mid_and_not_of_side(vae, kn
     mean = torch.cat([mid, torch.zeros_like(mid)], dim=2)
     texture = torch.full_like(expected.texture, math.log(power) / 2)
     pitch = torch.full_like(expected.pitch, -1e4)
-    expected = Expected(mean, texture, pitch, torch.zeros_like(expected.level))
+    high_pitch = torch.full_like(expected.high_pitch, -1e4)
+    expected = Expected(mean, texture, pitch, high_pitch, torch.zeros_like(expected.level))
     drawn = mid_side(vae.decoder.draw(expected) - TRANSFORM.inverse(mean))
     found, whole = drawn.square().mean(dim=(0, 2)).tolist()
     assert found / whole == pytest.approx(1 / (1 + known) ** 2, rel=0.05)

@@ -10,14 +10,16 @@ from earvae.config import CompactConfig
 from earvae.model.compact import transform
 from earvae.model.envelope import EarBands
 from earvae.model.likelihood import MASKING, QUIET_POWER, SEEN, SURPRISING, Expected, Surprise
-from earvae.model.tones import PER_BIN, StoredTones
+from earvae.model.tones import PER_BIN, HighTones, StoredTones
 from earvae.model.transform import mid_side
 from tests.small import build, compact_config
 
 SMALL = compact_config(width=16)
 TRANSFORM = transform(SMALL)
 FEATURES = TRANSFORM.features
+HIGH = HighTones(TRANSFORM, SMALL.tones_hz, SMALL.sample_rate)
 NO_TONES = torch.full((1, 1, 2, TRANSFORM.long.bins, PER_BIN), -1e4)
+NO_HIGH = torch.full((1, 1, 2, HIGH.count), -1e4)
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ def of_frames(config: CompactConfig) -> Surprise:
     own = transform(config)
     bands = EarBands(own, config.sample_rate)
     frequencies = own.frequencies(config.sample_rate)[: own.features // 2]
-    return Surprise(bands, frequencies, StoredTones(own))
+    high_tones = HighTones(own, config.tones_hz, config.sample_rate)
+    return Surprise(bands, frequencies, StoredTones(own), high_tones)
 
 
 def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
@@ -41,7 +44,8 @@ def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
         return torch.cat(halves, dim=-1).requires_grad_()
 
     tones = NO_TONES.expand(2, frames, -1, -1, -1).clone().requires_grad_()
-    return Expected(full(mean), full(texture), tones, full(level))
+    high = NO_HIGH.expand(2, frames, -1, -1).clone().requires_grad_()
+    return Expected(full(mean), full(texture), tones, high, full(level))
 
 
 @pytest.mark.parametrize("texture, level", [
@@ -91,7 +95,7 @@ def test_the_least_surprising_noise_has_the_power_of_what_the_mean_leaves(surpri
         optimiser.zero_grad()
         of_noise, of_ears = (v.repeat_interleave(FEATURES // 2) for v in (texture, level))
         guess = [part.expand(1, 400, -1) for part in (of_noise, of_ears)]
-        guess = Expected(torch.zeros_like(frames), guess[0], NO_TONES, guess[1])
+        guess = Expected(torch.zeros_like(frames), guess[0], NO_TONES, NO_HIGH, guess[1])
         surprise(guess, frames).backward()
         optimiser.step()
     noise = of_noise.detach().exp() * torch.randn(1, 4000, FEATURES)
@@ -112,11 +116,12 @@ def test_noise_of_unknown_level_is_drawn_near_the_level_in_the_middle(surprise, 
     loudness = 10 ** (spread_db / 20 * torch.randn(1, 6000, 1))
     frames = 0.1 * loudness * torch.randn(1, 6000, FEATURES)
     none, tones = torch.zeros_like(frames), NO_TONES.expand(1, 6000, -1, -1, -1)
+    high = NO_HIGH.expand(1, 6000, -1, -1)
     candidates = torch.arange(-24.0, -14.0, 0.2)
 
     def surprise_at(level_db: float) -> float:
         level = none + level_db * math.log(10) / 20
-        return surprise(Expected(none, none, tones, level), frames).item()
+        return surprise(Expected(none, none, tones, high, level), frames).item()
 
     best = min(candidates.tolist(), key=surprise_at)
     assert abs(best + 20) < most_db  # 0.1 in each coefficient of either ear
@@ -129,11 +134,12 @@ def test_a_mean_within_what_is_masked_brings_no_more_than_that():
     surprise, own = of_frames(CompactConfig()), transform(CompactConfig())
     frames = 0.1 * torch.randn(1, 6, own.features)
     no_tones = torch.full((1, 1, 2, own.long.bins, PER_BIN), -1e4)
+    no_high = torch.full((1, 1, 2, surprise.high_tones.count), -1e4)
 
     def best(error: float) -> float:
         mean, none = (1 - error) * frames, torch.zeros_like(frames)
         return min(
-            surprise(Expected(mean, none + log, no_tones, none), frames).item()
+            surprise(Expected(mean, none + log, no_tones, no_high, none), frames).item()
             for log in torch.linspace(-12, 0, 60).tolist()
         )
 

@@ -13,11 +13,13 @@ since most music stands in the middle; the level in Left and Right, by bands, as
 sound in the middle has one shape in both ears, and a sound at one side can be as quiet in the other
 ear as it was. Noise stands for what is not known, as much of it in each coefficient of Mid and Side
 as the blocks say (``model/likelihood.py``): what has no pitch need not have a pattern, what has one
-has it in narrow bands, and the treble sounds no earlier than it did.
+has it in narrow bands or as tones (``model/tones.py``), and the treble sounds no earlier than it
+did.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -31,7 +33,7 @@ from earvae.model.layers import without_autocast
 from earvae.model.likelihood import QUIET_POWER, Expected, FineSurprise, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
-from earvae.model.tones import PER_BIN, StoredTones
+from earvae.model.tones import PER_BIN, HighTones, StoredTones
 from earvae.model.transform import TwoResolutions, mid_side
 
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
@@ -119,15 +121,18 @@ class CompactDecoder(nn.Module):
         self.blocks = convnext_blocks(config, config.decoder_blocks)
         self.context_frames = 1 + config.decoder_blocks * (config.kernel // 2)
         self.norm = nn.LayerNorm(config.width)
-        self.shape = nn.Linear(config.width, features)
+        self.shape = nn.Linear(config.width, 2 * bins)
         self.level = nn.Linear(config.width, levels, bias=False)
         self.noise = StoredNoise(features)
         self.texture = nn.Linear(config.width, features)
         self.tones = StoredTones(self.transform)
         self.pitch = nn.Linear(config.width, 2 * self.tones.count)
+        self.high_tones = HighTones(self.transform, config.tones_hz, config.sample_rate)
+        high = 2 * self.high_tones.count
+        self.pitch_high = nn.Linear(config.width, high) if high else None
         frequencies = self.transform.frequencies(config.sample_rate)[: features // 2]
-        self.surprise = Surprise(self.bands, frequencies, self.tones)
-        self.fine_surprise = FineSurprise(self.transform, config.sample_rate)
+        self.surprise = Surprise(self.bands, frequencies, self.tones, self.high_tones)
+        self.fine_surprise = FineSurprise(self.transform, self.high_tones, config.sample_rate)
         with torch.no_grad():
             for linear in (self.linear_mid, self.linear_side):
                 nn.init.eye_(linear.weight)
@@ -141,6 +146,10 @@ class CompactDecoder(nn.Module):
             self.shape.bias.zero_()
             self.pitch.weight.mul_(0.1)
             self.pitch.bias.fill_(FIRST_PITCH)
+            if self.pitch_high is not None:
+                self.pitch_high.weight.mul_(0.1)
+                first = self.high_tones.first_pitch(FIRST_PITCH + math.log(PER_BIN))
+                self.pitch_high.bias.copy_(first.repeat(2))
 
     def forward(
         self, latents: Tensor, first_frame: int | Tensor = 0, music: Tensor | None = None
@@ -173,29 +182,35 @@ class CompactDecoder(nn.Module):
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
             texture = self.bands.spread(self._wide(self.linear_texture(of_levels)))
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
-            texture, pitch = self._shared(texture, self._wide(self.pitch(x)))
-            shape = mid_side(mid_side(self._wide(self.shape(x)), -1) * level.exp(), -1)
-            mean = self.transform.frames_of_long(linear) + shape
-            return Expected(mean, texture, pitch, level)
+            texture, pitch, high_pitch = self._shared(texture, x)
+            ears = mid_side(self._wide(self.shape(x)), -1) * self.transform.long_of(level).exp()
+            mean = self.transform.frames_of_long(linear + mid_side(ears, -1))
+            return Expected(mean, texture, pitch, high_pitch, level)
 
-    def _shared(self, texture: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor]:
-        """The power of each long bin, shared among noise and the bin's tones: log strengths of
-        noise in all coefficients, and of tones ``[batch, frames, 2, bins, PER_BIN]``."""
-        bins = self.tones.bins
-        texture = texture.unflatten(-1, (2, -1))
-        weights = F.pad(pitch.unflatten(-1, (2, bins, PER_BIN)), (1, 0))  # noise first
-        shares = texture[..., :bins, None] + weights.log_softmax(dim=-1) / 2
-        texture = torch.cat([shares[..., 0], texture[..., bins:]], dim=-1)
-        return texture.flatten(-2), shares[..., 1:]
+    def _shared(self, texture: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The power of each bin, shared among noise and the bin's tones as the blocks' ``x
+        [batch, frames, width]`` say: log strengths of noise in all coefficients, and of tones
+        ``[batch, frames, 2, bins, PER_BIN]`` and ``[batch, frames, 2, high tones]``."""
+        long, short = texture.unflatten(-1, (2, -1)).split(self.transform.sections, dim=-1)
+        pitch = self._wide(self.pitch(x)).unflatten(-1, (2, self.tones.bins, PER_BIN))
+        shares = long.unsqueeze(-1) + F.pad(pitch, (1, 0)).log_softmax(dim=-1) / 2  # noise first
+        high_pitch = short[..., :0]
+        if self.pitch_high is not None:
+            high_pitch = self._wide(self.pitch_high(x)).unflatten(-1, (2, -1))
+            short = short.unflatten(-1, (self.transform.blocks, -1))
+            short, high_pitch = self.high_tones.shares(short, high_pitch)
+            short = short.flatten(-2)
+        texture = torch.cat([shares[..., 0], short], dim=-1).flatten(-2)
+        return texture, shares[..., 1:], high_pitch
 
     def draw(self, expected: Expected, first_frame: int | Tensor = 0) -> Tensor:
         """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
-            tones = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
-            drawn = expected.texture.exp() * noise + self.transform.frames_of_long(
-                tones.flatten(-2)
-            )
+            low = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
+            high = self.high_tones(expected.high_pitch.exp(), first_frame)
+            tones = torch.cat([low, high], dim=-1).flatten(-2)  # [batch, frames, features]
+            drawn = expected.texture.exp() * noise + tones
             ears = mid_side(drawn * self._unmasked(expected), -1) * self._audible(expected)
             audio = self.transform.inverse(expected.mean + mid_side(ears, -1))
             return audio.to(self.shape.weight.dtype)

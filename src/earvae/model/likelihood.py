@@ -29,8 +29,8 @@ from torch import Tensor
 
 from earvae.model.envelope import EarBands
 from earvae.model.layers import Constants
-from earvae.model.tones import StoredTones, tone_frequencies
-from earvae.model.transform import TwoResolutions, mid_side
+from earvae.model.tones import HIGH_PER_BIN, HighTones, StoredTones, tone_frequencies
+from earvae.model.transform import MDCT, TwoResolutions, mid_side
 
 MASKING = 0.03  # of a band's power: -15 dB, about what music masks of noise in its own band
 FINE, FINE_HOP = 8, 2  # frames of a fine spectrum, and from one to the next
@@ -45,14 +45,15 @@ class Expected(NamedTuple):
 
     ``mean`` is in Mid and Side. What is not known is ``exp(texture)`` times noise of unit variance
     in Mid and Side, and in the long blocks ``exp(pitch) [batch, frames, 2, bins, PER_BIN]`` times
-    tones of unit power and any phase, then ``exp(level)`` times both in Left and Right: so what is
-    drawn can be alike in both ears, of opposite sign or neither, and as quiet in one of them as it
-    was.
+    tones of unit power and any phase, in the short ones ``exp(high_pitch) [batch, frames, 2,
+    tones]`` times such, then ``exp(level)`` times both in Left and Right: so what is drawn can be
+    alike in both ears, of opposite sign or neither, and as quiet in one of them as it was.
     """
 
     mean: Tensor
     texture: Tensor
     pitch: Tensor
+    high_pitch: Tensor
     level: Tensor
 
 
@@ -65,15 +66,18 @@ class Surprise(Constants):
         frequencies: of each coefficient of one ear, in Hz, ``[features / 2]``. All stand for as
             much of time and band as each other.
         tones: those that stand beside the noise in the long blocks.
+        high_tones: those in the short blocks.
     """
 
     share: Tensor
 
-    def __init__(self, bands: EarBands, frequencies: Tensor, tones: StoredTones) -> None:
+    def __init__(
+        self, bands: EarBands, frequencies: Tensor, tones: StoredTones, high_tones: HighTones
+    ) -> None:
         super().__init__()
         density = 1 / critical_bandwidth(frequencies)  # critical bands a hertz
         self.register_buffer("share", density / density.sum(), persistent=False)
-        self.bands, self.tones = bands, tones
+        self.bands, self.tones, self.high_tones = bands, tones, high_tones
 
     def forward(self, expected: Expected, frames: Tensor) -> Tensor:
         """A scalar, for frames ``[batch, frames, features]`` of Mid and Side."""
@@ -100,15 +104,16 @@ class Surprise(Constants):
 
     def variances(self, expected: Expected) -> tuple[Tensor, Tensor]:
         """Of what is drawn in Mid and in Side, ``[batch, frames, features / 2]`` each."""
-        power = self.tones.power((2 * expected.pitch).exp())  # [batch, frames, 2, bins]
+        low = self.tones.power((2 * expected.pitch).exp())  # [batch, frames, 2, bins]
+        high = self.high_tones.power((2 * expected.high_pitch).exp())
         noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
-        variance = noise + F.pad(power, (0, noise.shape[-1] - power.shape[-1]))
+        variance = noise + torch.cat([low, high], dim=-1)
         return variance[..., 0, :], variance[..., 1, :]
 
 
 class FineSurprise(Constants):
-    """Negative log likelihood of the fine spectrum of music below the split, whatever its phases:
-    what tells tones from noise, which the coefficients of single frames cannot.
+    """Negative log likelihood of the fine spectrum of music, whatever its phases, up to where
+    there are tones: what tells them from noise, which the coefficients of single frames cannot.
 
     Power spectra over FINE frames are taken to be exponentially distributed around what noise,
     tones and levels give on average (Whittle 1953); in each ear, of what the mean leaves. Errors
@@ -117,24 +122,31 @@ class FineSurprise(Constants):
 
     Args:
         transform: that of the frames.
+        high_tones: those in the short blocks.
         sample_rate: Hz.
     """
 
-    def __init__(self, transform: TwoResolutions, sample_rate: int) -> None:
+    def __init__(self, transform: TwoResolutions, high_tones: HighTones, sample_rate: int) -> None:
         super().__init__()
-        hop, bins = transform.long.block, transform.long.bins
+        hop, bins, self.high_tones = transform.long.block, transform.long.bins, high_tones
         window = torch.hann_window(FINE * hop, dtype=torch.float64)
         # Half a bin more than the long blocks have would already hold some of the short ones.
-        fine = torch.arange(FINE // 2, max(1, bins - 1) * FINE // 2)  # FINE / 2 to a long bin
-        apart = fine - tone_frequencies(bins).double()[:, None] * FINE / 2
-        tones = FINE / 2 * torch.special.sinc(apart) / (1 - apart**2)  # of a Hann window
+        end = high_tones.end if high_tones.count else max(1, bins - 1)
+        fine = torch.arange(FINE // 2, end * FINE // 2)  # FINE / 2 to a long bin
+        frequency = torch.cat([
+            tone_frequencies(bins), tone_frequencies(high_tones.end, bins, HIGH_PER_BIN)
+        ])  # fmt: skip
+        apart = fine - frequency.double()[:, None] * FINE / 2
+        one, around = torch.special.sinc(apart), torch.special.sinc(apart + 1)
+        tones = FINE / 2 * (one + (around + torch.special.sinc(apart - 1)) / 2)  # a Hann window
         self.register_buffer("of_tones", (tones.square() * hop / 2).float(), persistent=False)
-        blocks = torch.zeros(bins, FINE, bins)
-        blocks[:, FINE // 2] = torch.eye(bins)  # one coefficient in the middle of the window
-        noise = torch.fft.rfft(transform.long.inverse(blocks).double() * window)[:, fine]
         weights = window.square().unflatten(0, (FINE, hop)).mean(dim=1)
-        noise = noise.abs().square() * weights.sum() / weights[FINE // 2]
-        self.register_buffer("of_noise", noise.float(), persistent=False)  # [bins, fine]
+        noise = _powers_of_bins(transform.long, bins, 1, window)
+        if high_tones.count:
+            kept, blocks = high_tones.kept, transform.blocks
+            noise = torch.cat([noise, _powers_of_bins(transform.short, kept, blocks, window)])
+        noise = noise[:, fine] * weights.sum() / weights[FINE // 2]
+        self.register_buffer("of_noise", noise.float(), persistent=False)  # [bins + kept, fine]
         self.register_buffer("weights", (weights / weights.sum()).float(), persistent=False)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("fine", fine, persistent=False)
@@ -159,13 +171,16 @@ class FineSurprise(Constants):
 
     def powers(self, expected: Expected) -> Tensor:
         """Fine spectra of what is drawn, on average, ``[batch, windows, 2, fine]``."""
-        bins = len(self.of_noise)
-        gain = (2 * expected.level).exp().unflatten(-1, (2, -1))[..., :bins]  # [.., 2, bins]
-        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))[..., :bins]
+        of_bins, bins = self.high_tones.by_bin, expected.pitch.shape[-2]
+        gain = (2 * expected.level).exp().unflatten(-1, (2, -1))  # [.., 2, features / 2]
+        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
         noise = gain * noise.mean(dim=-2, keepdim=True)
-        tones = gain.unsqueeze(-1) * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
-        power = self._over_time(noise) @ self.of_noise
-        return power + self._over_time(tones.flatten(-2)) @ self.of_tones
+        noise = torch.cat([noise[..., :bins], of_bins(noise[..., bins:])], dim=-1)
+        low = gain[..., :bins, None] * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
+        high_gain = of_bins(gain[..., bins:])[..., self.high_tones.owner]
+        high = high_gain * (2 * expected.high_pitch).exp().mean(dim=-2, keepdim=True)
+        tones = torch.cat([low.flatten(-2), high], dim=-1)
+        return self._over_time(noise) @ self.of_noise + self._over_time(tones) @ self.of_tones
 
     def _over_time(self, power: Tensor) -> Tensor:
         """``[batch, frames, 2, n]`` to means under the windows, ``[batch, windows, 2, n]``."""
@@ -176,6 +191,16 @@ class FineSurprise(Constants):
         size = len(self.window)
         parts = audio.unfold(-1, size, FINE_HOP * size // FINE) * self.window
         return torch.fft.rfft(parts)[..., self.fine].abs().square().transpose(1, 2)
+
+
+def _powers_of_bins(mdct: MDCT, bins: int, blocks: int, window: Tensor) -> Tensor:
+    """Power spectra ``[bins, frequencies]`` of one frame in the middle of the window that has
+    noise of unit variance in all its ``blocks``, in one bin at a time from the lowest on."""
+    single = torch.zeros(bins, blocks, FINE * blocks, mdct.bins)
+    bin_, block = torch.arange(bins)[:, None], torch.arange(blocks)
+    single[bin_, block, FINE // 2 * blocks + block, bin_] = 1
+    spectra = torch.fft.rfft(mdct.inverse(single).double() * window)
+    return spectra.abs().square().sum(dim=1)
 
 
 def _milder(ratio: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from earvae.model.compact import (
 )
 from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
 from earvae.model.likelihood import QUIET_POWER
-from earvae.model.tones import PER_BIN, StoredTones
+from earvae.model.tones import NOTHING, PER_BIN, HighTones, StoredTones
 
 
 def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
@@ -56,38 +56,79 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     level = _spread(decoder.bands, level).op("Exp")
     texture = _spread(decoder.bands, linear(decoder.linear_texture, of_levels))
     texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
-    # Noise and tones share the power of each long bin.
+    # Noise and tones share the power of each bin.
     noise_long, noise_short = sections(decoder.transform.sections, texture)
     pitch = linear(decoder.pitch, x).reshape(0, 0, 2, bins, PER_BIN)
     nothing = noise_long.unsqueeze(4) * 0.0
     shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
     shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
     noise_long = shares.slice(4, 0, 1).reshape(0, 0, 2, bins)
+    high_pitch = None
+    if decoder.pitch_high is not None:
+        high_pitch = linear(decoder.pitch_high, x).reshape(0, 0, 2, decoder.high_tones.count)
+        noise_short, high_pitch = _high_shares(decoder.high_tones, noise_short, high_pitch)
     noise = latents.graph.concat(noise_long, noise_short.op("Exp"), axis=3)  # its strength
     pitch = shares.slice(4, 1).reshape(0, 0, 2, decoder.tones.count)
     drawn = noise.reshape(0, 0, decoder.transform.features)
     drawn = drawn * _stored(decoder.noise.table, first_frame, count)
     tones = _tones(decoder.tones, pitch, first_frame, count)
     long, short = sections(decoder.transform.sections, drawn)
+    if high_pitch is not None:
+        short = short + _high_tones(decoder.high_tones, high_pitch, first_frame, count)
     drawn = latents.graph.concat(long + tones, short, axis=3)
     drawn = drawn.reshape(0, 0, decoder.transform.features)
-    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * level)
-    long, short = sections(decoder.transform.sections, shape)
-    long = long + bass.reshape(0, 0, 2, bins)
+    long, _ = sections(decoder.transform.sections, level)
+    shape = _mid_side(_mid_side(linear(decoder.shape, x)) * long.reshape(0, 0, 2 * bins))
+    long, short = (bass + shape).reshape(0, 0, 2, bins), noise_short * 0.0
     mean = latents.graph.concat(long, short, axis=3).reshape(0, 0, decoder.transform.features)
-    power = _power(decoder, noise, pitch)  # [batch, frames, 2, features / 2]
+    power = _power(decoder, noise, pitch, high_pitch)  # [batch, frames, 2, features / 2]
     drawn = _mid_side(drawn * _unmasked(decoder, power, level, mean))
     drawn = drawn * level * _audible(decoder, power, level)
     return from_two_resolutions(decoder.transform, mean + _mid_side(drawn))
 
 
-def _power(decoder: CompactDecoder, noise: Value, pitch: Value) -> Value:
-    """Of what is drawn in Mid and Side, of strengths ``noise`` and ``pitch``, before its level:
-    ``[batch, frames, 2, features / 2]``."""
-    bins = decoder.tones.bins
-    tones = (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
-    power = noise * noise
-    return noise.graph.concat(power.slice(3, 0, bins) + tones, power.slice(3, bins), axis=3)
+def _high_shares(tones: HighTones, noise: Value, pitch: Value) -> tuple[Value, Value]:
+    """Log strengths of noise ``[batch, frames, 2, blocks·bins]``, and strengths of tones ``[batch,
+    frames, 2, tones]``."""
+    before, after = tones.missing
+    end, bins = tones.lowest + tones.owners, tones.kept + tones.above
+    noise = noise.reshape(0, 0, 2, tones.blocks, bins)
+    own = noise.slice(4, tones.lowest, end) * 2.0
+    whole = own.op("ReduceLogSumExp", axes=[3], keepdims=0).unsqueeze(4)  # […, owners, 1]
+    pitch = pitch.op("Pad", [0, 0, 0, before, 0, 0, 0, after], NOTHING)
+    pitch = pitch.reshape(0, 0, 2, tones.owners, tones.each)
+    shares = noise.graph.concat(whole * 0.0, pitch, axis=4).op("LogSoftmax", axis=4)
+    left = shares.slice(4, 0, 1).reshape(0, 0, 2, 1, tones.owners) * 0.5
+    left = left.op("Pad", [0, 0, 0, 0, tones.lowest, 0, 0, 0, 0, bins - end])
+    pitch = ((shares.slice(4, 1) + whole) * 0.5).op("Exp").reshape(0, 0, 2, -1)
+    pitch = pitch.slice(3, before, before + tones.count)
+    return (noise + left).reshape(0, 0, 2, tones.blocks * bins), pitch
+
+
+def _high_tones(tones: HighTones, strength: Value, first_frame: Value, frames: Value) -> Value:
+    """Coefficients of the short blocks, ``[batch, frames, 2, blocks·bins]``, of tones of
+    ``strength [batch, frames, 2, tones]``."""
+    both = strength.graph.concat(strength, strength, axis=3)
+    return _placed(tones, both * _stored(tones.turns, first_frame, frames) @ tones.waves)
+
+
+def _placed(tones: HighTones, kept: Value) -> Value:
+    """``[batch, frames, 2, blocks·kept]`` among all short bins, ``[…, blocks·bins]``."""
+    kept = kept.reshape(0, 0, 2, tones.blocks, tones.kept)
+    kept = kept.op("Pad", [0, 0, 0, 0, 0, 0, 0, 0, 0, tones.above])
+    return kept.reshape(0, 0, 2, tones.blocks * (tones.kept + tones.above))
+
+
+def _power(decoder: CompactDecoder, noise: Value, pitch: Value, high_pitch: Value | None) -> Value:
+    """Of what is drawn in Mid and Side, of strengths ``noise``, ``pitch`` and ``high_pitch``,
+    before its level: ``[batch, frames, 2, features / 2]``."""
+    bins, power = decoder.tones.bins, noise * noise
+    long, short = power.slice(3, 0, bins), power.slice(3, bins)
+    long = long + (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
+    if high_pitch is not None:
+        tones = decoder.high_tones
+        short = short + _placed(tones, (high_pitch * high_pitch) @ tones.leaning)
+    return noise.graph.concat(long, short, axis=3)
 
 
 def _unmasked(decoder: CompactDecoder, power: Value, level: Value, mean: Value) -> Value:
