@@ -32,6 +32,7 @@ from torch import Tensor
 from earvae.config import CompactConfig, DiscriminatorConfig, ObjectiveConfig
 from earvae.discriminator import Discriminator
 from earvae.model import compact, tones
+from earvae.model.compact import DECIDED
 from earvae.model.convnext import ConvNeXtBlock
 from earvae.model.texture import PERIOD
 from earvae.model.vae import EarVAE
@@ -297,8 +298,7 @@ class Training:
     def __init__(self, music: Music, device: torch.device, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         self.device, self.args, self.music = device, args, music
-        sizes = {"width": args.width} if args.width else {}
-        self.vae = EarVAE(CompactConfig(**sizes)).to(device).train()
+        self.vae = EarVAE(CompactConfig(tones_hz=args.tones_hz)).to(device).train()
         if args.start:
             state = load_file(Path(args.start) / "model.safetensors")
             for name, own in self.vae.state_dict().items():  # what it has not starts anew
@@ -336,17 +336,18 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
 
     def expect(self, vae: EarVAE, crops: Tensor, noisy: bool = True):
-        """The expected frames, the negative log likelihood and the KL divergence."""
+        """What the decoder tells, the negative log likelihood and the KL divergence."""
         posterior = vae.encode(crops)
         latents = posterior.at(torch.randn_like(posterior.mean)) if noisy else posterior.mode()
-        expected = vae.decoder.expect(latents)
         decoder, nll = vae.decoder, []
+        told = decoder.tell(latents)
+        expected = decoder.expect(told)
         with torch.autocast(self.device.type, enabled=False):
             frames = decoder.transform(crops)
             nll.append(decoder.surprise(expected, frames))
             left_over = crops - decoder.transform.inverse(expected.mean)
             nll.append(decoder.fine_surprise(expected, left_over, crops))
-        return expected, sum(nll), posterior.kl()
+        return told, sum(nll), posterior.kl()
 
     def average(self, finite: Tensor) -> None:
         with torch.no_grad():
@@ -391,8 +392,9 @@ class Training:
 
     def fake(self, crops: Tensor):
         with self.autocast():
-            expected, nll, kl = self.expect(self.vae, crops)
+            told, nll, kl = self.expect(self.vae, crops)
             places = torch.randint(PERIOD, (len(crops),), device=self.device)
+            expected = self.vae.decoder.expect(told, DECIDED)
             return self.vae.decoder.draw(expected, places).float(), nll, kl
 
     def judged(self, audio: Tensor, scales: Sequence[int]) -> list:
@@ -596,7 +598,7 @@ def main() -> None:
     one.add_argument("--channels", type=int, default=32)
     one.add_argument("--judged", type=int, default=0, help="samples that the judge sees; 0 = all")
     one.add_argument("--split", default="", help="latents of Mid and of Side, 34/14")
-    one.add_argument("--width", type=int, default=0)
+    one.add_argument("--tones-hz", type=float, default=4000, help="2000: none above the split")
     one.add_argument("--every", type=int, default=100)
     one.add_argument("--keep", type=int, default=1000, help="steps between weights saved")
     one.add_argument("--seed", type=int, default=21)

@@ -198,7 +198,7 @@ class CompactConfig(_ModelConfig):
     tones_hz: float = Field(
         4000.0, ge=0, le=1_000_000, description="up to it there are tones beside the noise; Hz"
     )
-    width: Width = Field(492, description="channels of the blocks")
+    width: Width = Field(496, description="channels of the blocks")
     expansion: Expansion = Field(3, description="hidden width of a block over its width")
     kernel: Frames = Field(7, description="frames that a block's convolution sees; odd")
     encoder_blocks: Blocks = 3

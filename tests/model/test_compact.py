@@ -249,7 +249,7 @@ def test_one_shape_in_the_middle_sounds_in_both_ears_each_at_its_level(vae):
     """The blocks' shape has no Side, its noise none either; Right's level is
     6 natural units (52 dB) below Left's."""
     decoder = vae.decoder
-    half = TRANSFORM.features // 2
+    half = TRANSFORM.long.bins
     for parameter in (decoder.linear_mid.weight, decoder.linear_side.weight, decoder.level.weight,
                       decoder.linear_level.weight, decoder.shape.weight[half:],
                       decoder.shape.bias[half:], decoder.texture.weight):  # fmt: skip
@@ -276,9 +276,36 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
         level = math.log(power) / 2
         beyond = 3 * math.atanh(min(0.0, level + 9) / 3)  # past three quarters of the range of 12
         decoder.linear_level.bias.fill_(max(level, -9) + beyond)
-        drawn.append(decoder.draw(decoder.expect(torch.zeros(1, 8, 400))).square().mean().item())
+        drawn.append(decoder(torch.zeros(1, 8, 400)).square().mean().item())
     expected = [1e-6, 1e-9 * 1e-2, 1e-10 * 1e-4]
     assert drawn == pytest.approx(expected, rel=0.2)
+
+
+@torch.no_grad()
+def test_a_decision_keeps_the_power_of_every_bin_and_gives_it_to_the_likeliest(vae):
+    """By the fourth power of the shares. In the short bins it is the sum over a frame's blocks
+    that stays."""
+    decoder = vae.decoder
+    for layer in (decoder.pitch, decoder.pitch_high):
+        layer.weight.normal_(0, 3)
+    told = decoder.tell(torch.randn(2, 8, 12))
+
+    def powers(decided):
+        expected = decoder.expect(told, decided)
+        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
+        long, short = noise.split(TRANSFORM.sections, dim=-1)
+        parts = torch.cat([long.unsqueeze(-1), (2 * expected.pitch).exp()], dim=-1)
+        high, tones = decoder.high_tones, (2 * expected.high_pitch).exp()
+        own = short.unflatten(-1, (TRANSFORM.blocks, -1)).sum(dim=-2)
+        return parts, own.index_add(-1, high.owner, tones), tones
+
+    (parts, whole, tones), (chosen, same, likeliest) = powers(1.0), powers(4.0)
+    torch.testing.assert_close(chosen.sum(dim=-1), parts.sum(dim=-1))
+    torch.testing.assert_close(same, whole)
+    assert (likeliest - tones).abs().max() > 0.01 * tones.max()
+    share = parts / parts.sum(dim=-1, keepdim=True)
+    expected = share**4 / (share**4).sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(chosen / chosen.sum(dim=-1, keepdim=True), expected)
 
 
 @torch.no_grad()
@@ -288,7 +315,7 @@ def test_what_is_known_of_mid_masks_what_is_drawn_of_mid_and_not_of_side(vae, kn
     Mid, where it is drawn with 1 / (1 + known) of its amplitude, and of none in Side: the width
     of what is drawn stays."""
     frames, power = 400, 0.01
-    expected = vae.decoder.expect(torch.zeros(1, 8, frames))
+    expected = vae.decoder.expect(vae.decoder.tell(torch.zeros(1, 8, frames)))
     mid = torch.randn(1, frames, TRANSFORM.features // 2).sign() * math.sqrt(known * power)
     mean = torch.cat([mid, torch.zeros_like(mid)], dim=2)
     texture = torch.full_like(expected.texture, math.log(power) / 2)

@@ -179,7 +179,7 @@ def test_the_model_gives_it_beside_the_same_audio():
     assert torch.equal(drawn, plain) and torch.equal(posterior.mean, same.mean)
     with torch.no_grad():
         decoder = vae.decoder
-        expect = decoder.expect(posterior.at(noise))
+        expect = decoder.expect(decoder.tell(posterior.at(noise)))
         left_over = audio - decoder.transform.inverse(expect.mean)
         frames = decoder.surprise(expect, decoder.transform(audio))
         fine = decoder.fine_surprise(expect, left_over, audio)

@@ -8,19 +8,20 @@ and Side, so that the treble has the right colour and width. After that they are
 rest.
 
 A frame is ``hop_length`` samples of both channels as MDCT blocks, long ones below ``split_hz`` and
-short ones above. The decoder's blocks give it as shape times level: the shape in Mid and Side,
-since most music stands in the middle; the level in Left and Right, by bands, as a logarithm. So a
-sound in the middle has one shape in both ears, and a sound at one side can be as quiet in the other
-ear as it was. Noise stands for what is not known, as much of it in each coefficient of Mid and Side
-as the blocks say (``model/likelihood.py``): what has no pitch need not have a pattern, what has one
-has it in narrow bands or as tones (``model/tones.py``), and the treble sounds no earlier than it
-did.
+short ones above. Below the split the decoder's blocks add to what the linear layer knows, as shape
+times level: the shape in Mid and Side, since most music stands in the middle; the level in Left and
+Right, by bands, as a logarithm. So a sound in the middle has one shape in both ears, and a sound at
+one side can be as quiet in the other ear as it was. Noise stands for what is not known, as much of
+it in each coefficient of Mid and Side as the blocks say (``model/likelihood.py``), at the same
+level: what has no pitch need not have a pattern, what has one has it in narrow bands or as tones
+(``model/tones.py``), and the treble sounds no earlier than it did.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,21 @@ LEAST_POWER = 1e-8  # share of the whole that any component is taken to have at 
 NO_POWER = 1e-20  # of a coefficient: keeps a share of nothing finite
 FIRST_PITCH = -3.0  # natural log of a tone's share of its bin's power over that of noise
 FIRST_SCALE = -3.0  # a new posterior has std = softplus(-3) = 0.05
+# Power that shares of noise and tones are taken to before they are drawn. On average there is half
+# a tone where one may be or not, or may be in either of two places; what sounds like music is one.
+DECIDED = 4.0
+
+
+class Told(NamedTuple):
+    """What a decoder's blocks say of frames ``[batch, frames, features]``, before the power of a
+    bin is shared: as :class:`Expected`, but ``texture`` is of noise and tones together, and
+    ``pitch`` and ``high_pitch`` are logarithms of a tone's power over that of the noise."""
+
+    mean: Tensor
+    texture: Tensor
+    pitch: Tensor
+    high_pitch: Tensor
+    level: Tensor
 
 
 class CompactEncoder(nn.Module):
@@ -156,17 +172,17 @@ class CompactDecoder(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Audio; with ``music``, which it is to be, ``[batch, 2, frames·hop]``, also the surprise
         at that: its negative log likelihood, a scalar (``model/likelihood.py``)."""
-        expected = self.expect(latents)
-        audio = self.draw(expected, first_frame)
+        told = self.tell(latents)
+        audio = self.draw(self.expect(told, DECIDED), first_frame)
         if music is None:
             return audio
         with without_autocast(music):
-            music = music.to(self.transform.dtype)
+            music, expected = music.to(self.transform.dtype), self.expect(told)
             surprise = self.surprise(expected, self.transform(music))
             left_over = music - self.transform.inverse(expected.mean)
             return audio, surprise + self.fine_surprise(expected, left_over, music)
 
-    def expect(self, latents: Tensor) -> Expected:
+    def tell(self, latents: Tensor) -> Told:
         """What ``[batch, latent, frames]`` tell of the frames, ``[batch, frames, features]``."""
         own = self.shape.weight.dtype
         latents = latents.transpose(1, 2).to(own)  # [batch, frames, latent]
@@ -182,26 +198,27 @@ class CompactDecoder(nn.Module):
             level = self.bands.spread(_bounded(level, LEVEL_RANGE))
             texture = self.bands.spread(self._wide(self.linear_texture(of_levels)))
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
-            texture, pitch, high_pitch = self._shared(texture, x)
             ears = mid_side(self._wide(self.shape(x)), -1) * self.transform.long_of(level).exp()
             mean = self.transform.frames_of_long(linear + mid_side(ears, -1))
-            return Expected(mean, texture, pitch, high_pitch, level)
+            pitch = self._wide(self.pitch(x)).unflatten(-1, (2, self.tones.bins, PER_BIN))
+            high_pitch = pitch.flatten(3)[..., :0]
+            if self.pitch_high is not None:
+                high_pitch = self._wide(self.pitch_high(x)).unflatten(-1, (2, -1))
+            return Told(mean, texture, pitch, high_pitch, level)
 
-    def _shared(self, texture: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The power of each bin, shared among noise and the bin's tones as the blocks' ``x
-        [batch, frames, width]`` say: log strengths of noise in all coefficients, and of tones
-        ``[batch, frames, 2, bins, PER_BIN]`` and ``[batch, frames, 2, high tones]``."""
-        long, short = texture.unflatten(-1, (2, -1)).split(self.transform.sections, dim=-1)
-        pitch = self._wide(self.pitch(x)).unflatten(-1, (2, self.tones.bins, PER_BIN))
-        shares = long.unsqueeze(-1) + F.pad(pitch, (1, 0)).log_softmax(dim=-1) / 2  # noise first
-        high_pitch = short[..., :0]
+    def expect(self, told: Told, decided: float = 1.0) -> Expected:
+        """The power of each bin shared among noise and the bin's tones, by their shares to the
+        power of ``decided``."""
+        texture = told.texture.unflatten(-1, (2, -1))
+        long, short = texture.split(self.transform.sections, dim=-1)
+        shares = F.pad(decided * told.pitch, (1, 0)).log_softmax(dim=-1)  # noise first
+        shares, high_pitch = long.unsqueeze(-1) + shares / 2, told.high_pitch
         if self.pitch_high is not None:
-            high_pitch = self._wide(self.pitch_high(x)).unflatten(-1, (2, -1))
             short = short.unflatten(-1, (self.transform.blocks, -1))
-            short, high_pitch = self.high_tones.shares(short, high_pitch)
+            short, high_pitch = self.high_tones.shares(short, decided * high_pitch)
             short = short.flatten(-2)
         texture = torch.cat([shares[..., 0], short], dim=-1).flatten(-2)
-        return texture, shares[..., 1:], high_pitch
+        return Expected(told.mean, texture, shares[..., 1:], high_pitch, told.level)
 
     def draw(self, expected: Expected, first_frame: int | Tensor = 0) -> Tensor:
         """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""

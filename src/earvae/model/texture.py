@@ -17,7 +17,8 @@ PERIOD = 256  # frames
 
 
 class StoredNoise(Constants):
-    """PERIOD frames of noise of unit variance, uniform, ``[PERIOD, features]``.
+    """PERIOD frames of noise of magnitude 1 and random sign, ``[PERIOD, features]``, which is less
+    uneven than uniform or normal noise and lies closer to music.
 
     It is no part of a model's files: integers that wrap make it, the same everywhere.
     """
@@ -26,7 +27,7 @@ class StoredNoise(Constants):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("table", uniform_noise(PERIOD * features), persistent=False)
+        self.register_buffer("table", uniform_noise(PERIOD * features).sign(), persistent=False)
         self.table = self.table.view(PERIOD, features)
 
     def forward(self, first_frame: int | Tensor, frames: int) -> Tensor:

@@ -10,6 +10,7 @@ from earvae.export.onnx.frames import from_two_resolutions, sections, to_two_res
 from earvae.export.onnx.graph import Value
 from earvae.export.onnx.layers import convnext_blocks, layer_norm, linear
 from earvae.model.compact import (
+    DECIDED,
     LEVEL_RANGE,
     NO_POWER,
     TEXTURE_RANGE,
@@ -58,14 +59,16 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
     # Noise and tones share the power of each bin.
     noise_long, noise_short = sections(decoder.transform.sections, texture)
-    pitch = linear(decoder.pitch, x).reshape(0, 0, 2, bins, PER_BIN)
+    pitch = (linear(decoder.pitch, x) * DECIDED).reshape(0, 0, 2, bins, PER_BIN)
     nothing = noise_long.unsqueeze(4) * 0.0
     shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
     shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
     noise_long = shares.slice(4, 0, 1).reshape(0, 0, 2, bins)
     high_pitch = None
     if decoder.pitch_high is not None:
-        high_pitch = linear(decoder.pitch_high, x).reshape(0, 0, 2, decoder.high_tones.count)
+        high_pitch = (linear(decoder.pitch_high, x) * DECIDED).reshape(
+            0, 0, 2, decoder.high_tones.count
+        )
         noise_short, high_pitch = _high_shares(decoder.high_tones, noise_short, high_pitch)
     noise = latents.graph.concat(noise_long, noise_short.op("Exp"), axis=3)  # its strength
     pitch = shares.slice(4, 1).reshape(0, 0, 2, decoder.tones.count)
