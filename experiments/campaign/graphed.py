@@ -25,15 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from earvae.config import CompactConfig, DiscriminatorConfig, ObjectiveConfig
 from earvae.discriminator import Discriminator
-from earvae.model import compact, tones
+from earvae.model import compact
 from earvae.model.compact import DECIDED
-from earvae.model.convnext import ConvNeXtBlock
 from earvae.model.texture import PERIOD
 from earvae.model.vae import EarVAE
 from earvae.objective.adversarial import (
@@ -182,41 +180,6 @@ class Changes:
         return out
 
 
-# ------------------------------------------------------------------------------ quicker kernels
-
-
-def gathered(values: Tensor, table: Tensor) -> Tensor:
-    """``tones._gathered`` by products and sums: its many small products of matrices take a GPU
-    longer."""
-    each = (values.unsqueeze(-1) * table).sum(dim=-2)  # [..., bins, around]
-    padded = F.pad(each, (0, 0, tones.REACH, tones.REACH))
-    bins, width = each.shape[-2], 2 * tones.REACH + 1
-    moved = [padded[..., width - 1 - i : width - 1 - i + bins, i] for i in range(width)]
-    return torch.stack(moved).sum(dim=0)
-
-
-def depthwise(block: ConvNeXtBlock, x: Tensor) -> Tensor:
-    """The block's convolution in time of ``[batch, frames, width]`` by products and sums."""
-    weight = block.depthwise.weight[:, 0, :, 0]  # [width, kernel]
-    reach = weight.shape[1] // 2
-    padded = F.pad(x, (0, 0, reach, reach))
-    return (padded.unfold(1, weight.shape[1], 1) * weight).sum(dim=-1) + block.depthwise.bias
-
-
-def quick_block(block: ConvNeXtBlock, x: Tensor) -> Tensor:
-    y = depthwise(block, x)
-    y = block.contract(F.gelu(block.expand(block.norm(y)), approximate="tanh"))
-    return x + block.scale * y
-
-
-OWN = tones._gathered, ConvNeXtBlock.forward
-KERNELS = {"own": OWN, "tones": (gathered, OWN[1]), "both": (gathered, quick_block)}
-
-
-def use(kernels: str) -> None:
-    tones._gathered, ConvNeXtBlock.forward = KERNELS[kernels]
-
-
 # ------------------------------------------------------------------------------ a step
 
 
@@ -240,26 +203,6 @@ class Graphed:
 
     def __call__(self) -> None:
         self.graph.replay() if self.graph else self.step()
-
-
-def quickest(step, device: torch.device, wanted: bool) -> Graphed:
-    """The step with whichever kernels replay soonest."""
-    if device.type != "cuda" or not wanted:
-        return Graphed(step, device, wanted)
-    taken = {}
-    for kernels in KERNELS:
-        use(kernels)
-        graphed = Graphed(step, device)
-        torch.cuda.synchronize()
-        began = time.time()
-        for _ in range(20):
-            graphed()
-        torch.cuda.synchronize()
-        taken[kernels] = (time.time() - began) / 20
-        del graphed
-    print({name: f"{1000 * seconds:.2f} ms" for name, seconds in taken.items()}, flush=True)
-    use(min(taken, key=taken.get))
-    return Graphed(step, device)
 
 
 class Side:
@@ -522,7 +465,7 @@ def train(args: argparse.Namespace) -> None:
         if args.seconds:
             training.side.set_rate(0.0)
             training.keep.fill_(1.0)
-            graphed = quickest(training.likelihood_step, device, not args.eager)
+            graphed = Graphed(training.likelihood_step, device, not args.eager)
             training.sums.zero_()
             print(f"captured after {time.time() - began:.1f} s", flush=True)
             stage(training, "likelihood", lambda *_: graphed(), args.seconds, args.rate, log, 200)

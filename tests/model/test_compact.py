@@ -294,7 +294,8 @@ def test_a_decision_keeps_the_power_of_every_bin_and_gives_it_to_the_likeliest(v
         expected = decoder.expect(told, decided)
         noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
         long, short = noise.split(TRANSFORM.sections, dim=-1)
-        parts = torch.cat([long.unsqueeze(-1), (2 * expected.pitch).exp()], dim=-1)
+        low = (2 * expected.pitch).exp().unflatten(-1, (TRANSFORM.long.bins, -1))
+        parts = torch.cat([long.unsqueeze(-1), low], dim=-1)
         high, tones = decoder.high_tones, (2 * expected.high_pitch).exp()
         own = short.unflatten(-1, (TRANSFORM.blocks, -1)).sum(dim=-2)
         return parts, own.index_add(-1, high.owner, tones), tones

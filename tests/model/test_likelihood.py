@@ -10,15 +10,15 @@ from earvae.config import CompactConfig
 from earvae.model.compact import transform
 from earvae.model.envelope import EarBands
 from earvae.model.likelihood import MASKING, QUIET_POWER, SEEN, SURPRISING, Expected, Surprise
-from earvae.model.tones import PER_BIN, HighTones, StoredTones
+from earvae.model.tones import stored_tones
 from earvae.model.transform import mid_side
 from tests.small import build, compact_config
 
 SMALL = compact_config(width=16)
 TRANSFORM = transform(SMALL)
 FEATURES = TRANSFORM.features
-HIGH = HighTones(TRANSFORM, SMALL.tones_hz, SMALL.sample_rate)
-NO_TONES = torch.full((1, 1, 2, TRANSFORM.long.bins, PER_BIN), -1e4)
+LOW, HIGH = stored_tones(TRANSFORM, SMALL.tones_hz, SMALL.sample_rate)
+NO_TONES = torch.full((1, 1, 2, LOW.count), -1e4)
 NO_HIGH = torch.full((1, 1, 2, HIGH.count), -1e4)
 
 
@@ -31,8 +31,8 @@ def of_frames(config: CompactConfig) -> Surprise:
     own = transform(config)
     bands = EarBands(own, config.sample_rate)
     frequencies = own.frequencies(config.sample_rate)[: own.features // 2]
-    high_tones = HighTones(own, config.tones_hz, config.sample_rate)
-    return Surprise(bands, frequencies, StoredTones(own), high_tones)
+    tones = stored_tones(own, config.tones_hz, config.sample_rate)
+    return Surprise(bands, frequencies, tones)
 
 
 def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
@@ -43,7 +43,7 @@ def expected(mean=0.0, texture=0.0, level=0.0, frames=3) -> Expected:
         halves = [torch.full((2, frames, FEATURES // 2), float(v)) for v in pair]
         return torch.cat(halves, dim=-1).requires_grad_()
 
-    tones = NO_TONES.expand(2, frames, -1, -1, -1).clone().requires_grad_()
+    tones = NO_TONES.expand(2, frames, -1, -1).clone().requires_grad_()
     high = NO_HIGH.expand(2, frames, -1, -1).clone().requires_grad_()
     return Expected(full(mean), full(texture), tones, high, full(level))
 
@@ -115,7 +115,7 @@ def test_noise_of_unknown_level_is_drawn_near_the_level_in_the_middle(surprise, 
     torch.manual_seed(3)
     loudness = 10 ** (spread_db / 20 * torch.randn(1, 6000, 1))
     frames = 0.1 * loudness * torch.randn(1, 6000, FEATURES)
-    none, tones = torch.zeros_like(frames), NO_TONES.expand(1, 6000, -1, -1, -1)
+    none, tones = torch.zeros_like(frames), NO_TONES.expand(1, 6000, -1, -1)
     high = NO_HIGH.expand(1, 6000, -1, -1)
     candidates = torch.arange(-24.0, -14.0, 0.2)
 
@@ -133,7 +133,7 @@ def test_a_mean_within_what_is_masked_brings_no_more_than_that():
     torch.manual_seed(2)
     surprise, own = of_frames(CompactConfig()), transform(CompactConfig())
     frames = 0.1 * torch.randn(1, 6, own.features)
-    no_tones = torch.full((1, 1, 2, own.long.bins, PER_BIN), -1e4)
+    no_tones = torch.full((1, 1, 2, surprise.tones.count), -1e4)
     no_high = torch.full((1, 1, 2, surprise.high_tones.count), -1e4)
 
     def best(error: float) -> float:

@@ -8,47 +8,37 @@ import torch
 from earvae.config import CompactConfig
 from earvae.model.compact import transform
 from earvae.model.likelihood import FINE, Expected, FineSurprise
-from earvae.model.tones import (
-    HIGH_PER_BIN,
-    PER_BIN,
-    PERIOD,
-    HighTones,
-    StoredTones,
-    tone_frequencies,
-)
+from earvae.model.tones import HIGH_PER_BIN, PER_BIN, PERIOD, stored_tones
 from earvae.model.transform import OVERLAP, mid_side
 from tests.small import build, compact_config
 
 TRANSFORM = transform(CompactConfig())
-TONES = StoredTones(TRANSFORM)
-BINS, HOP, RATE = TONES.bins, 1024, 44_100
-HIGH = HighTones(TRANSFORM, 4000.0, RATE)
-HIGH_FREQUENCIES = tone_frequencies(HIGH.end, BINS, HIGH_PER_BIN)  # in long bins
+HOP, RATE = 1024, 44_100
+LOW, HIGH = stored_tones(TRANSFORM, 4000.0, RATE)
+BINS = TRANSFORM.long.bins
 SHORT = TRANSFORM.sections[1]
 
 
-def sounding(low: torch.Tensor, high: torch.Tensor | None = None) -> torch.Tensor:
-    """Mid and Side, ``[2, samples]``, of strengths ``[frames, 2, bins, PER_BIN]`` of the low tones
-    or ``[frames, 2, tones]`` of the high ones."""
-    frames = TONES(low[None], 0), torch.zeros(1, len(low), 2, SHORT)
-    if high is not None:
-        frames = frames[0], HIGH(high[None], 0)
+def sounding(tones, strength: torch.Tensor) -> torch.Tensor:
+    """Mid and Side, ``[2, samples]``, of strengths ``[frames, 2, tones]``."""
+    frames = [torch.zeros(1, len(strength), 2, size) for size in TRANSFORM.sections]
+    frames[tones is HIGH] = tones(strength[None], 0)
     return mid_side(TRANSFORM.inverse(torch.cat(frames, dim=3).flatten(2))[0], 0)
 
 
-def one(bin_: int, part: int, frames: int = 3 * PERIOD) -> torch.Tensor:
-    strength = torch.zeros(frames, 2, BINS, PER_BIN)
-    strength[:, :, bin_, part] = 1
+def one(tones, tone: int, frames: int = 3 * PERIOD) -> torch.Tensor:
+    strength = torch.zeros(frames, 2, tones.count)
+    strength[:, :, tone] = 1
     return strength
 
 
 @pytest.mark.parametrize("bin_, part", [(10, 0), (50, 2), (88, 3)])
 def test_a_tone_is_steady_and_stands_at_its_frequency(bin_, part):
     """Against a sinusoid, fitted by least squares: what it leaves is 30 dB below, and no frame
-    differs from the others. Nor does it where the table comes again."""
-    hertz = tone_frequencies(BINS)[bin_ * PER_BIN + part].item() * RATE / (2 * HOP)
+    differs from the others. Nor does it where the turns come again."""
+    hertz = LOW.frequencies[bin_ * PER_BIN + part].item() * RATE / (2 * HOP)
     assert hertz == pytest.approx((bin_ + (part + 0.5) / PER_BIN) * RATE / (2 * HOP))
-    check_sinusoid(sounding(one(bin_, part)), hertz)
+    check_sinusoid(sounding(LOW, one(LOW, bin_ * PER_BIN + part)), hertz)
 
 
 def check_sinusoid(both: torch.Tensor, hertz: float) -> None:
@@ -63,69 +53,39 @@ def check_sinusoid(both: torch.Tensor, hertz: float) -> None:
     torch.testing.assert_close(loudness, torch.ones_like(loudness), atol=0.04, rtol=0)
 
 
-def one_high(tone: int, frames: int = 3 * PERIOD) -> torch.Tensor:
-    strength = torch.zeros(frames, 2, HIGH.count)
-    strength[:, :, tone] = 1
-    return strength
-
-
 @pytest.mark.parametrize("tone", [0, 1, 5, 100, HIGH.count - 1])
 def test_a_high_tone_in_short_blocks_is_as_steady(tone):
-    hertz = HIGH_FREQUENCIES[tone].item() * RATE / (2 * HOP)
+    hertz = HIGH.frequencies[tone].item() * RATE / (2 * HOP)
     assert hertz == pytest.approx((BINS + (tone + 0.5) / HIGH_PER_BIN) * RATE / (2 * HOP))
     assert 2000 < hertz < 4010
-    check_sinusoid(sounding(torch.zeros(3 * PERIOD, 2, BINS, PER_BIN), one_high(tone)), hertz)
+    check_sinusoid(sounding(HIGH, one(HIGH, tone)), hertz)
 
 
-def random_strength(frames: int) -> torch.Tensor:
-    return torch.rand(frames, 2, BINS, PER_BIN, generator=torch.Generator().manual_seed(frames))
-
-
-def test_tones_follow_from_the_place_in_the_file():
-    strength = random_strength(40)
-    whole = TONES(strength[None], 5)
-    assert torch.equal(TONES(strength[None, 9:21], 14), whole[:, 9:21])
-    both = TONES(strength.expand(2, -1, -1, -1, -1), torch.tensor([5, 5 + 3 * PERIOD]))
-    assert torch.equal(both, whole.expand(2, -1, -1, -1))
-    assert (TONES(strength[None], 6) - whole).abs().max() > 0.1
-
-
-def test_powers_are_those_of_coefficients_on_average():
-    """Of one tone at a time, where no phases meet."""
-    for bin_, part in ((0, 0), (1, 2), (50, 3), (BINS - 1, 1)):
-        coefficients = TONES(one(bin_, part, PERIOD)[None], 0)
-        powers = TONES.power(one(bin_, part, 1)[0, 0])
-        torch.testing.assert_close(coefficients.square().mean(dim=(0, 1, 2)), powers)
-        dense = one(bin_, part, 1)[0, 0].flatten() @ TONES.dense_power()
-        torch.testing.assert_close(dense, powers)
-        around = powers[max(0, bin_ - 3) : bin_ + 4]
-        assert around.sum() > 0.6 and around.count_nonzero() == powers.count_nonzero()
-
-
-def test_the_dense_table_gives_the_same():
-    strength = random_strength(PERIOD)
-    dense = (strength.flatten(2).unsqueeze(2) @ TONES.dense()).squeeze(2)
-    torch.testing.assert_close(dense, TONES(strength[None], 0)[0], atol=1e-5, rtol=1e-4)
-
-
-def test_high_tones_follow_from_the_place_in_the_file():
-    strength = torch.rand(40, 2, HIGH.count, generator=torch.Generator().manual_seed(0))
-    whole = HIGH(strength[None], 5)
+@pytest.mark.parametrize("tones", [LOW, HIGH])
+def test_tones_follow_from_the_place_in_the_file(tones):
+    strength = torch.rand(40, 2, tones.count, generator=torch.Generator().manual_seed(0))
+    whole = tones(strength[None], 5)
     close = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(HIGH(strength[None, 9:21], 14), whole[:, 9:21], **close)
-    both = HIGH(strength.expand(2, -1, -1, -1), torch.tensor([5, 5 + 3 * PERIOD]))
+    torch.testing.assert_close(tones(strength[None, 9:21], 14), whole[:, 9:21], **close)
+    both = tones(strength.expand(2, -1, -1, -1), torch.tensor([5, 5 + 3 * PERIOD]))
     torch.testing.assert_close(both, whole.expand(2, -1, -1, -1), **close)
-    assert (HIGH(strength[None], 6) - whole).abs().max() > 0.1
+    assert (tones(strength[None], 6) - whole).abs().max() > 0.1
 
 
-def test_powers_of_high_tones_are_those_of_coefficients_on_average():
-    for tone in (0, 3, 90, HIGH.count - 1):
-        coefficients = HIGH(one_high(tone, PERIOD)[None], 0)
-        powers = HIGH.power(one_high(tone, 1)[0, 0])
-        torch.testing.assert_close(coefficients.square().mean(dim=(0, 1, 2)), powers)
-        assert powers.sum().item() == pytest.approx(1, abs=1e-3)  # -30 dB at most are left out
-        by_bin = powers.view(TRANSFORM.blocks, -1).sum(dim=0)
-        assert by_bin[HIGH.owner[tone] - 1 : HIGH.owner[tone] + 2].sum() > 0.9
+@pytest.mark.parametrize("tones", [LOW, HIGH])
+def test_powers_are_those_of_coefficients_on_average(tones):
+    """Of one tone at a time, where no phases meet; nearly all of it in the tone's own bin and its
+    neighbours."""
+    for tone in (0, 6, 90, 203 % tones.count, tones.count - 1 - PER_BIN):
+        coefficients = tones(one(tones, tone, PERIOD)[None], 0)
+        powers = tones.power(one(tones, tone, 1)[0, 0])
+        torch.testing.assert_close(
+            coefficients.square().mean(dim=(0, 1, 2)), powers, atol=1e-6, rtol=1e-3
+        )
+        by_bin = powers.view(tones.blocks, -1).sum(dim=0)
+        own = int(tones.owner[tone])
+        assert by_bin[max(0, own - 1) : own + 2].sum() > 0.9
+        assert powers.sum().item() == pytest.approx(1, abs=1e-3 if tones is HIGH else 0.06)
 
 
 # --------------------------------------------------------------------------- shares of power
@@ -136,8 +96,9 @@ def test_a_short_bin_shares_its_power_with_the_tones_within_it():
     torch.manual_seed(0)
     noise = torch.randn(3, 5, 2, TRANSFORM.blocks, TRANSFORM.short.bins)
     pitch = 3 * torch.randn(3, 5, 2, HIGH.count)
-    left, tones = HIGH.shares(noise, pitch)
-    owner = HIGH_FREQUENCIES.div(TRANSFORM.blocks).long() - (256 - TRANSFORM.short.bins)
+    left, tones = HIGH.shares(noise.flatten(-2), pitch)
+    left = left.unflatten(-1, (TRANSFORM.blocks, -1))
+    owner = HIGH.frequencies.div(TRANSFORM.blocks).long() - (256 - TRANSFORM.short.bins)
     before, after, own = ((2 * part).exp() for part in (noise, left, tones))
     after, total = after.sum(dim=-2), before.sum(dim=-2)
     torch.testing.assert_close(after.index_add(-1, owner, own), total)
@@ -182,7 +143,7 @@ def test_no_high_tones_where_there_is_no_room_and_none_beyond_the_last_bin():
 # --------------------------------------------------------------------------- the fine spectrum
 
 
-FINE_SURPRISE = FineSurprise(TRANSFORM, HIGH, RATE)
+FINE_SURPRISE = FineSurprise(TRANSFORM, (LOW, HIGH), RATE)
 SILENT = -1e4
 NONE_HIGH = torch.full((HIGH.count,), SILENT)
 
@@ -197,7 +158,7 @@ def expected(
     return Expected(
         torch.zeros(1, frames, 2 * half),
         texture.repeat(2).expand(1, frames, -1),
-        tones.expand(1, frames, 2, BINS, PER_BIN),
+        tones.flatten(-2).expand(1, frames, 2, LOW.count),
         high.expand(1, frames, 2, HIGH.count),
         level.expand(1, frames, -1),
     )
@@ -207,7 +168,7 @@ def drawn(guess: Expected) -> torch.Tensor:
     """Left and Right as a decoder would draw them, with noise that does not come again."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(guess.texture.shape, generator=generator) * guess.texture.exp()
-    tones = TONES(guess.pitch.exp(), 0), HIGH(guess.high_pitch.exp(), 0)
+    tones = LOW(guess.pitch.exp(), 0), HIGH(guess.high_pitch.exp(), 0)
     ears = mid_side(noise + torch.cat(tones, dim=3).flatten(2), -1) * guess.level.exp()
     return TRANSFORM.inverse(mid_side(ears, -1))
 
@@ -253,7 +214,7 @@ def test_the_surprise_tells_a_tone_from_noise_of_its_power():
 def test_music_of_3_khz_is_less_of_a_surprise_as_a_tone_than_as_noise_of_its_power():
     """And noise of a short bin less as that than as tones."""
     silent, high = torch.full((BINS, PER_BIN), SILENT), NONE_HIGH.clone()
-    tone = int((HIGH_FREQUENCIES - 3000 * 2 * HOP / RATE).abs().argmin())
+    tone = int((HIGH.frequencies - 3000 * 2 * HOP / RATE).abs().argmin())
     owner, half = int(HIGH.owner[tone]), TRANSFORM.features // 2
     high[tone] = 1.0
     own = BINS + owner + TRANSFORM.short.bins * torch.arange(TRANSFORM.blocks)
@@ -262,7 +223,7 @@ def test_music_of_3_khz_is_less_of_a_surprise_as_a_tone_than_as_noise_of_its_pow
     beside[..., torch.cat([own, half + own])] = 1.0 - math.log(TRANSFORM.blocks) / 2
     noisy = noisy._replace(texture=beside)
     time = torch.arange(tonal.texture.shape[1] * HOP) / RATE
-    wave = (2 * math.pi * HIGH_FREQUENCIES[tone] * RATE / (2 * HOP) * time).sin()
+    wave = (2 * math.pi * HIGH.frequencies[tone] * RATE / (2 * HOP) * time).sin()
     hiss = drawn(expected(-4.0, silent))
     loud = drawn(tonal).square().mean().sqrt() * 2**0.5
     for music, right, wrong in ((hiss + loud * wave, tonal, noisy), (drawn(noisy), noisy, tonal)):

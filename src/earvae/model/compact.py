@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earvae.config import CompactConfig
@@ -34,7 +33,7 @@ from earvae.model.layers import without_autocast
 from earvae.model.likelihood import QUIET_POWER, Expected, FineSurprise, Surprise
 from earvae.model.pca import principal_components
 from earvae.model.texture import StoredNoise
-from earvae.model.tones import PER_BIN, HighTones, StoredTones
+from earvae.model.tones import PER_BIN, stored_tones
 from earvae.model.transform import TwoResolutions, mid_side
 
 LEVEL_RANGE = 12.0  # natural log units: levels stay within ±104 dB of full scale
@@ -141,14 +140,14 @@ class CompactDecoder(nn.Module):
         self.level = nn.Linear(config.width, levels, bias=False)
         self.noise = StoredNoise(features)
         self.texture = nn.Linear(config.width, features)
-        self.tones = StoredTones(self.transform)
+        tones = stored_tones(self.transform, config.tones_hz, config.sample_rate)
+        self.tones, self.high_tones = tones
         self.pitch = nn.Linear(config.width, 2 * self.tones.count)
-        self.high_tones = HighTones(self.transform, config.tones_hz, config.sample_rate)
         high = 2 * self.high_tones.count
         self.pitch_high = nn.Linear(config.width, high) if high else None
         frequencies = self.transform.frequencies(config.sample_rate)[: features // 2]
-        self.surprise = Surprise(self.bands, frequencies, self.tones, self.high_tones)
-        self.fine_surprise = FineSurprise(self.transform, self.high_tones, config.sample_rate)
+        self.surprise = Surprise(self.bands, frequencies, tones)
+        self.fine_surprise = FineSurprise(self.transform, tones, config.sample_rate)
         with torch.no_grad():
             for linear in (self.linear_mid, self.linear_side):
                 nn.init.eye_(linear.weight)
@@ -160,12 +159,10 @@ class CompactDecoder(nn.Module):
                 layer.weight.mul_(0.1)
             self.texture.bias.zero_()
             self.shape.bias.zero_()
-            self.pitch.weight.mul_(0.1)
-            self.pitch.bias.fill_(FIRST_PITCH)
-            if self.pitch_high is not None:
-                self.pitch_high.weight.mul_(0.1)
-                first = self.high_tones.first_pitch(FIRST_PITCH + math.log(PER_BIN))
-                self.pitch_high.bias.copy_(first.repeat(2))
+            for layer, of in ((self.pitch, self.tones), (self.pitch_high, self.high_tones)):
+                if layer is not None:
+                    layer.weight.mul_(0.1)
+                    layer.bias.copy_(of.first_pitch(FIRST_PITCH + math.log(PER_BIN)).repeat(2))
 
     def forward(
         self, latents: Tensor, first_frame: int | Tensor = 0, music: Tensor | None = None
@@ -200,8 +197,8 @@ class CompactDecoder(nn.Module):
             texture = _bounded(texture + self._wide(self.texture(x)), TEXTURE_RANGE)
             ears = mid_side(self._wide(self.shape(x)), -1) * self.transform.long_of(level).exp()
             mean = self.transform.frames_of_long(linear + mid_side(ears, -1))
-            pitch = self._wide(self.pitch(x)).unflatten(-1, (2, self.tones.bins, PER_BIN))
-            high_pitch = pitch.flatten(3)[..., :0]
+            pitch = self._wide(self.pitch(x)).unflatten(-1, (2, -1))
+            high_pitch = pitch[..., :0]
             if self.pitch_high is not None:
                 high_pitch = self._wide(self.pitch_high(x)).unflatten(-1, (2, -1))
             return Told(mean, texture, pitch, high_pitch, level)
@@ -211,20 +208,16 @@ class CompactDecoder(nn.Module):
         power of ``decided``."""
         texture = told.texture.unflatten(-1, (2, -1))
         long, short = texture.split(self.transform.sections, dim=-1)
-        shares = F.pad(decided * told.pitch, (1, 0)).log_softmax(dim=-1)  # noise first
-        shares, high_pitch = long.unsqueeze(-1) + shares / 2, told.high_pitch
-        if self.pitch_high is not None:
-            short = short.unflatten(-1, (self.transform.blocks, -1))
-            short, high_pitch = self.high_tones.shares(short, decided * high_pitch)
-            short = short.flatten(-2)
-        texture = torch.cat([shares[..., 0], short], dim=-1).flatten(-2)
-        return Expected(told.mean, texture, shares[..., 1:], high_pitch, told.level)
+        long, pitch = self.tones.shares(long, decided * told.pitch)
+        short, high_pitch = self.high_tones.shares(short, decided * told.high_pitch)
+        texture = torch.cat([long, short], dim=-1).flatten(-2)
+        return Expected(told.mean, texture, pitch, high_pitch, told.level)
 
     def draw(self, expected: Expected, first_frame: int | Tensor = 0) -> Tensor:
         """Audio ``[batch, 2, frames·hop]`` with the noise of the frames from ``first_frame`` on."""
         with without_autocast(expected.mean):
             noise = self.noise(first_frame, expected.mean.shape[1])
-            low = self.tones(expected.pitch.exp(), first_frame)  # [batch, frames, 2, bins]
+            low = self.tones(expected.pitch.exp(), first_frame)
             high = self.high_tones(expected.high_pitch.exp(), first_frame)
             tones = torch.cat([low, high], dim=-1).flatten(-2)  # [batch, frames, features]
             drawn = expected.texture.exp() * noise + tones

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from earvae.model.envelope import EarBands
 from earvae.model.layers import Constants
-from earvae.model.tones import HIGH_PER_BIN, HighTones, StoredTones, tone_frequencies
+from earvae.model.tones import StoredTones
 from earvae.model.transform import MDCT, TwoResolutions, mid_side
 
 MASKING = 0.03  # of a band's power: -15 dB, about what music masks of noise in its own band
@@ -44,7 +44,7 @@ class Expected(NamedTuple):
     """Frames ``[batch, frames, features]`` as a decoder expects them.
 
     ``mean`` is in Mid and Side. What is not known is ``exp(texture)`` times noise of unit variance
-    in Mid and Side, and in the long blocks ``exp(pitch) [batch, frames, 2, bins, PER_BIN]`` times
+    in Mid and Side, and in the long blocks ``exp(pitch) [batch, frames, 2, tones]`` times
     tones of unit power and any phase, in the short ones ``exp(high_pitch) [batch, frames, 2,
     tones]`` times such, then ``exp(level)`` times both in Left and Right: so what is drawn can be
     alike in both ears, of opposite sign or neither, and as quiet in one of them as it was.
@@ -65,19 +65,18 @@ class Surprise(Constants):
         bands: those of frames of Left and Right, over which masking is measured.
         frequencies: of each coefficient of one ear, in Hz, ``[features / 2]``. All stand for as
             much of time and band as each other.
-        tones: those that stand beside the noise in the long blocks.
-        high_tones: those in the short blocks.
+        tones: those that stand beside the noise in the long blocks, and those in the short ones.
     """
 
     share: Tensor
 
     def __init__(
-        self, bands: EarBands, frequencies: Tensor, tones: StoredTones, high_tones: HighTones
+        self, bands: EarBands, frequencies: Tensor, tones: tuple[StoredTones, StoredTones]
     ) -> None:
         super().__init__()
         density = 1 / critical_bandwidth(frequencies)  # critical bands a hertz
         self.register_buffer("share", density / density.sum(), persistent=False)
-        self.bands, self.tones, self.high_tones = bands, tones, high_tones
+        self.bands, (self.tones, self.high_tones) = bands, tones
 
     def forward(self, expected: Expected, frames: Tensor) -> Tensor:
         """A scalar, for frames ``[batch, frames, features]`` of Mid and Side."""
@@ -104,7 +103,7 @@ class Surprise(Constants):
 
     def variances(self, expected: Expected) -> tuple[Tensor, Tensor]:
         """Of what is drawn in Mid and in Side, ``[batch, frames, features / 2]`` each."""
-        low = self.tones.power((2 * expected.pitch).exp())  # [batch, frames, 2, bins]
+        low = self.tones.power((2 * expected.pitch).exp())
         high = self.high_tones.power((2 * expected.high_pitch).exp())
         noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
         variance = noise + torch.cat([low, high], dim=-1)
@@ -122,31 +121,36 @@ class FineSurprise(Constants):
 
     Args:
         transform: that of the frames.
-        high_tones: those in the short blocks.
+        tones: those in the long blocks, and those in the short ones.
         sample_rate: Hz.
     """
 
-    def __init__(self, transform: TwoResolutions, high_tones: HighTones, sample_rate: int) -> None:
+    def __init__(
+        self,
+        transform: TwoResolutions,
+        tones: tuple[StoredTones, StoredTones],
+        sample_rate: int,
+    ) -> None:
         super().__init__()
-        hop, bins, self.high_tones = transform.long.block, transform.long.bins, high_tones
+        hop, (low, high) = transform.long.block, tones
+        self.sections, self.tones, self.high_tones = transform.sections, low, high
         window = torch.hann_window(FINE * hop, dtype=torch.float64)
         # Half a bin more than the long blocks have would already hold some of the short ones.
-        end = high_tones.end if high_tones.count else max(1, bins - 1)
+        end = high.end if high.count else max(1, low.end - 1)
         fine = torch.arange(FINE // 2, end * FINE // 2)  # FINE / 2 to a long bin
-        frequency = torch.cat([
-            tone_frequencies(bins), tone_frequencies(high_tones.end, bins, HIGH_PER_BIN)
-        ])  # fmt: skip
-        apart = fine - frequency.double()[:, None] * FINE / 2
+        frequency = torch.cat([low.frequencies, high.frequencies]).double()
+        apart = fine - frequency[:, None] * FINE / 2
         one, around = torch.special.sinc(apart), torch.special.sinc(apart + 1)
-        tones = FINE / 2 * (one + (around + torch.special.sinc(apart - 1)) / 2)  # a Hann window
-        self.register_buffer("of_tones", (tones.square() * hop / 2).float(), persistent=False)
+        of_tones = FINE / 2 * (one + (around + torch.special.sinc(apart - 1)) / 2)  # Hann window
+        self.register_buffer("of_tones", (of_tones.square() * hop / 2).float(), persistent=False)
         weights = window.square().unflatten(0, (FINE, hop)).mean(dim=1)
-        noise = _powers_of_bins(transform.long, bins, 1, window)
-        if high_tones.count:
-            kept, blocks = high_tones.kept, transform.blocks
-            noise = torch.cat([noise, _powers_of_bins(transform.short, kept, blocks, window)])
+        noise = torch.cat([
+            _powers_of_bins(mdct, own, window)
+            for mdct, own in ((transform.long, low), (transform.short, high))
+            if own.count
+        ])  # fmt: skip
         noise = noise[:, fine] * weights.sum() / weights[FINE // 2]
-        self.register_buffer("of_noise", noise.float(), persistent=False)  # [bins + kept, fine]
+        self.register_buffer("of_noise", noise.float(), persistent=False)  # [all kept, fine]
         self.register_buffer("weights", (weights / weights.sum()).float(), persistent=False)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("fine", fine, persistent=False)
@@ -171,15 +175,20 @@ class FineSurprise(Constants):
 
     def powers(self, expected: Expected) -> Tensor:
         """Fine spectra of what is drawn, on average, ``[batch, windows, 2, fine]``."""
-        of_bins, bins = self.high_tones.by_bin, expected.pitch.shape[-2]
         gain = (2 * expected.level).exp().unflatten(-1, (2, -1))  # [.., 2, features / 2]
-        noise = (2 * expected.texture).exp().unflatten(-1, (2, -1))
-        noise = gain * noise.mean(dim=-2, keepdim=True)
-        noise = torch.cat([noise[..., :bins], of_bins(noise[..., bins:])], dim=-1)
-        low = gain[..., :bins, None] * (2 * expected.pitch).exp().mean(dim=-3, keepdim=True)
-        high_gain = of_bins(gain[..., bins:])[..., self.high_tones.owner]
-        high = high_gain * (2 * expected.high_pitch).exp().mean(dim=-2, keepdim=True)
-        tones = torch.cat([low.flatten(-2), high], dim=-1)
+        noise = gain * (2 * expected.texture).exp().unflatten(-1, (2, -1)).mean(-2, keepdim=True)
+        noises, tones = [], []
+        for own, pitch, gains, powers in zip(
+            (self.tones, self.high_tones),
+            (expected.pitch, expected.high_pitch),
+            gain.split(self.sections, dim=-1),
+            noise.split(self.sections, dim=-1),
+            strict=True,
+        ):
+            noises.append(own.by_bin(powers))
+            gains = own.by_bin(gains)[..., own.owner]
+            tones.append(gains * (2 * pitch).exp().mean(dim=-2, keepdim=True))
+        noise, tones = torch.cat(noises, dim=-1), torch.cat(tones, dim=-1)
         return self._over_time(noise) @ self.of_noise + self._over_time(tones) @ self.of_tones
 
     def _over_time(self, power: Tensor) -> Tensor:
@@ -193,9 +202,10 @@ class FineSurprise(Constants):
         return torch.fft.rfft(parts)[..., self.fine].abs().square().transpose(1, 2)
 
 
-def _powers_of_bins(mdct: MDCT, bins: int, blocks: int, window: Tensor) -> Tensor:
-    """Power spectra ``[bins, frequencies]`` of one frame in the middle of the window that has
-    noise of unit variance in all its ``blocks``, in one bin at a time from the lowest on."""
+def _powers_of_bins(mdct: MDCT, tones: StoredTones, window: Tensor) -> Tensor:
+    """Power spectra ``[kept, frequencies]`` of one frame in the middle of the window that has
+    noise of unit variance in all its blocks, in one bin at a time where tones have coefficients."""
+    bins, blocks = tones.kept, tones.blocks
     single = torch.zeros(bins, blocks, FINE * blocks, mdct.bins)
     bin_, block = torch.arange(bins)[:, None], torch.arange(blocks)
     single[bin_, block, FINE // 2 * blocks + block, bin_] = 1

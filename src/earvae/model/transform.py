@@ -35,7 +35,7 @@ class MDCT(Constants):
     def __init__(self, block: int, kept: slice = slice(None)) -> None:
         super().__init__()
         self.block = block
-        self.bins = len(range(block)[kept])
+        self.first, self.bins = range(block)[kept].start, len(range(block)[kept])
         n = torch.arange(block, dtype=torch.float64) + 0.5
         dct = math.sqrt(2 / block) * torch.cos(math.pi / block * n[:, None] * n[None, :])
         angle = math.pi / (2 * block) * (block / 2 + n[: block // 2])

@@ -19,7 +19,7 @@ from earvae.model.compact import (
 )
 from earvae.model.envelope import LEAST_SHARE, QUIET, Bands, EarBands
 from earvae.model.likelihood import QUIET_POWER
-from earvae.model.tones import NOTHING, PER_BIN, HighTones, StoredTones
+from earvae.model.tones import NOTHING, StoredTones
 
 
 def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
@@ -43,7 +43,10 @@ def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
 def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value:
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
-    latents, bins = latents.transpose(0, 2, 1), decoder.tones.bins  # [batch, frames, latent]
+    latents, bins = (
+        latents.transpose(0, 2, 1),
+        decoder.transform.long.bins,
+    )  # [batch, frames, latent]
     of_mid, of_side, _ = decoder.kinds
     mid, side = latents.slice(2, 0, of_mid), latents.slice(2, of_mid, of_mid + of_side)
     of_levels = latents.slice(2, of_mid + of_side)
@@ -58,27 +61,21 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     texture = _spread(decoder.bands, linear(decoder.linear_texture, of_levels))
     texture = _bounded(texture + linear(decoder.texture, x), TEXTURE_RANGE)
     # Noise and tones share the power of each bin.
+    low, high = decoder.tones, decoder.high_tones
     noise_long, noise_short = sections(decoder.transform.sections, texture)
-    pitch = (linear(decoder.pitch, x) * DECIDED).reshape(0, 0, 2, bins, PER_BIN)
-    nothing = noise_long.unsqueeze(4) * 0.0
-    shares = latents.graph.concat(nothing, pitch, axis=4).op("LogSoftmax", axis=4) * 0.5
-    shares = (shares + noise_long.unsqueeze(4)).op("Exp")  # [batch, frames, 2, bins, 1 + PER_BIN]
-    noise_long = shares.slice(4, 0, 1).reshape(0, 0, 2, bins)
+    noise_long, pitch = _shared(low, noise_long, linear(decoder.pitch, x) * DECIDED)
     high_pitch = None
     if decoder.pitch_high is not None:
-        high_pitch = (linear(decoder.pitch_high, x) * DECIDED).reshape(
-            0, 0, 2, decoder.high_tones.count
-        )
-        noise_short, high_pitch = _high_shares(decoder.high_tones, noise_short, high_pitch)
-    noise = latents.graph.concat(noise_long, noise_short.op("Exp"), axis=3)  # its strength
-    pitch = shares.slice(4, 1).reshape(0, 0, 2, decoder.tones.count)
+        high_pitch = linear(decoder.pitch_high, x) * DECIDED
+        noise_short, high_pitch = _shared(high, noise_short, high_pitch)
+    noise = latents.graph.concat(noise_long, noise_short, axis=3).op("Exp")  # its strength
     drawn = noise.reshape(0, 0, decoder.transform.features)
     drawn = drawn * _stored(decoder.noise.table, first_frame, count)
-    tones = _tones(decoder.tones, pitch, first_frame, count)
     long, short = sections(decoder.transform.sections, drawn)
+    long = long + _tones(low, pitch, first_frame, count)
     if high_pitch is not None:
-        short = short + _high_tones(decoder.high_tones, high_pitch, first_frame, count)
-    drawn = latents.graph.concat(long + tones, short, axis=3)
+        short = short + _tones(high, high_pitch, first_frame, count)
+    drawn = latents.graph.concat(long, short, axis=3)
     drawn = drawn.reshape(0, 0, decoder.transform.features)
     long, _ = sections(decoder.transform.sections, level)
     shape = _mid_side(_mid_side(linear(decoder.shape, x)) * long.reshape(0, 0, 2 * bins))
@@ -90,7 +87,7 @@ def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value
     return from_two_resolutions(decoder.transform, mean + _mid_side(drawn))
 
 
-def _high_shares(tones: HighTones, noise: Value, pitch: Value) -> tuple[Value, Value]:
+def _shared(tones: StoredTones, noise: Value, pitch: Value) -> tuple[Value, Value]:
     """Log strengths of noise ``[batch, frames, 2, blocks·bins]``, and strengths of tones ``[batch,
     frames, 2, tones]``."""
     before, after = tones.missing
@@ -98,6 +95,7 @@ def _high_shares(tones: HighTones, noise: Value, pitch: Value) -> tuple[Value, V
     noise = noise.reshape(0, 0, 2, tones.blocks, bins)
     own = noise.slice(4, tones.lowest, end) * 2.0
     whole = own.op("ReduceLogSumExp", axes=[3], keepdims=0).unsqueeze(4)  # […, owners, 1]
+    pitch = pitch.reshape(0, 0, 2, tones.count)
     pitch = pitch.op("Pad", [0, 0, 0, before, 0, 0, 0, after], NOTHING)
     pitch = pitch.reshape(0, 0, 2, tones.owners, tones.each)
     shares = noise.graph.concat(whole * 0.0, pitch, axis=4).op("LogSoftmax", axis=4)
@@ -108,15 +106,15 @@ def _high_shares(tones: HighTones, noise: Value, pitch: Value) -> tuple[Value, V
     return (noise + left).reshape(0, 0, 2, tones.blocks * bins), pitch
 
 
-def _high_tones(tones: HighTones, strength: Value, first_frame: Value, frames: Value) -> Value:
-    """Coefficients of the short blocks, ``[batch, frames, 2, blocks·bins]``, of tones of
-    ``strength [batch, frames, 2, tones]``."""
+def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Value) -> Value:
+    """Coefficients of the blocks, ``[batch, frames, 2, blocks·bins]``, of tones of ``strength
+    [batch, frames, 2, tones]``."""
     both = strength.graph.concat(strength, strength, axis=3)
     return _placed(tones, both * _stored(tones.turns, first_frame, frames) @ tones.waves)
 
 
-def _placed(tones: HighTones, kept: Value) -> Value:
-    """``[batch, frames, 2, blocks·kept]`` among all short bins, ``[…, blocks·bins]``."""
+def _placed(tones: StoredTones, kept: Value) -> Value:
+    """``[batch, frames, 2, blocks·kept]`` among all bins, ``[…, blocks·bins]``."""
     kept = kept.reshape(0, 0, 2, tones.blocks, tones.kept)
     kept = kept.op("Pad", [0, 0, 0, 0, 0, 0, 0, 0, 0, tones.above])
     return kept.reshape(0, 0, 2, tones.blocks * (tones.kept + tones.above))
@@ -125,12 +123,12 @@ def _placed(tones: HighTones, kept: Value) -> Value:
 def _power(decoder: CompactDecoder, noise: Value, pitch: Value, high_pitch: Value | None) -> Value:
     """Of what is drawn in Mid and Side, of strengths ``noise``, ``pitch`` and ``high_pitch``,
     before its level: ``[batch, frames, 2, features / 2]``."""
-    bins, power = decoder.tones.bins, noise * noise
+    power, bins = noise * noise, decoder.transform.long.bins
+    low, high = decoder.tones, decoder.high_tones
     long, short = power.slice(3, 0, bins), power.slice(3, bins)
-    long = long + (pitch * pitch) @ decoder.tones.dense_power()  # [batch, frames, 2, bins]
+    long = long + _placed(low, (pitch * pitch) @ low.leaning)
     if high_pitch is not None:
-        tones = decoder.high_tones
-        short = short + _placed(tones, (high_pitch * high_pitch) @ tones.leaning)
+        short = short + _placed(high, (high_pitch * high_pitch) @ high.leaning)
     return noise.graph.concat(long, short, axis=3)
 
 
@@ -158,14 +156,6 @@ def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
     graph = first_frame.graph
     index = graph.op("Range", first_frame.op("Squeeze"), (first_frame + frames).op("Squeeze"), 1)
     return graph.op("Gather", table, index.op("Mod", len(table)))
-
-
-def _tones(tones: StoredTones, strength: Value, first_frame: Value, frames: Value) -> Value:
-    """Coefficients ``[batch, frames, 2, bins]`` of tones of ``strength [batch, frames, 2,
-    tones]``."""
-    table = _stored(tones.dense(), first_frame, frames)  # [frames, 2, tones, bins]
-    strength = strength.reshape(0, 0, 2, 1, tones.count)
-    return (strength @ table).reshape(0, 0, 2, tones.bins)
 
 
 def _bounded(logs: Value, most: float) -> Value:
