@@ -131,7 +131,11 @@ class StoredTones(Constants):
     def first_pitch(self, of_bin: float) -> Tensor:
         """``[count]``: what all tones of a bin have alike so that together they have the power
         ``exp(of_bin)`` over that of the noise."""
-        return of_bin - self.owner.bincount()[self.owner].float().log()
+        owned = torch.full((self.owners,), float(self.each))
+        if self.count:
+            owned[0] -= self.missing[0]
+            owned[-1] -= self.missing[1]
+        return of_bin - owned[self.owner - self.lowest].log()
 
     def _placed(self, kept: Tensor) -> Tensor:
         """``[…, blocks · kept]`` among all bins, ``[…, blocks · bins]``."""
