@@ -282,6 +282,21 @@ def test_what_is_expected_below_any_recording_is_not_drawn_and_what_is_above_is(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("loudness_db, drawn_db", [(-20, -20), (-10, -10), (0, -1.5), (40, 0)])
+def test_nothing_is_drawn_louder_than_full_scale(vae, loudness_db, drawn_db):
+    """Noise at up to 40 dB above it in each frame, whether all of it is in one band or not."""
+    decoder = vae.decoder
+    told = decoder.tell(torch.zeros(1, 8, 400))
+    expected = decoder.expect(told)._replace(mean=torch.zeros_like(told.mean))
+    power = torch.cat(decoder.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1)).mean(2)
+    level = -power.sum(dim=-1, keepdim=True).log() / 2 + math.log(SMALL.hop_length) / 2
+    level = level + loudness_db / 20 * math.log(10)
+    expected = expected._replace(level=level.expand_as(told.level))
+    loud = decoder.draw(expected).square().mean().item()
+    assert 10 * math.log10(loud) == pytest.approx(drawn_db, abs=0.3)
+
+
+@torch.no_grad()
 def test_a_decision_keeps_the_power_of_every_bin_and_gives_it_to_the_likeliest(vae):
     """By the fourth power of the shares. In the short bins it is the sum over a frame's blocks
     that stays."""

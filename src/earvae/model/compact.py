@@ -235,10 +235,15 @@ class CompactDecoder(nn.Module):
 
     def _audible(self, expected: Expected) -> Tensor:
         """Gains of Left and Right for what is drawn, smaller the deeper it lies below the noise
-        that the likelihood takes to be in every recording: silence is drawn as silence."""
+        that the likelihood takes to be in every recording: silence is drawn as silence. And no
+        frame of it is louder than full scale, whatever blocks say of what they were never shown."""
         power = torch.cat(self.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1))
         power = (2 * expected.level).exp() * power.mean(dim=-2).repeat(1, 1, 2)
-        return expected.level.exp() * power / (power.square() + QUIET_POWER**2).sqrt()
+        ears = power.unflatten(-1, (2, -1))
+        square = ears.sum(dim=-1, keepdim=True) / self.config.hop_length  # mean, of a frame
+        within = ((1 + square.square()) ** -0.25).expand_as(ears).flatten(-2)
+        audible = power / (power.square() + QUIET_POWER**2).sqrt()
+        return expected.level.exp() * audible * within
 
     def _wide(self, x: Tensor) -> Tensor:
         """In the precision that audio is computed in, which is not that of a half model."""

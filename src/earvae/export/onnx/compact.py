@@ -143,11 +143,17 @@ def _unmasked(decoder: CompactDecoder, power: Value, level: Value, mean: Value) 
 
 
 def _audible(decoder: CompactDecoder, power: Value, level: Value) -> Value:
-    """How much of Left and Right is above the noise that is taken to be in every recording,
-    ``[batch, frames, features]``."""
+    """How much of Left and Right is above the noise that is taken to be in every recording, and
+    within full scale, ``[batch, frames, features]``."""
+    half = decoder.transform.features // 2
     power = power.op("ReduceMean", axes=[2], keepdims=0)  # [batch, frames, features / 2]
     power = power.graph.concat(power, power, axis=2) * level * level
-    return power / (power * power + QUIET_POWER**2).op("Sqrt")
+    audible = power / (power * power + QUIET_POWER**2).op("Sqrt")
+    square = power.reshape(0, 0, 2, half).op("ReduceMean", axes=[3], keepdims=1)
+    square = square * (half / decoder.config.hop_length)
+    within = (square * square + 1.0).op("Pow", -0.25)
+    audible = audible.reshape(0, 0, 2, half) * within
+    return audible.reshape(0, 0, 2 * half)
 
 
 def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
