@@ -239,9 +239,8 @@ class CompactDecoder(nn.Module):
         frame of it is louder than full scale, whatever blocks say of what they were never shown."""
         power = torch.cat(self.surprise.variances(expected), dim=-1).unflatten(-1, (2, -1))
         power = (2 * expected.level).exp() * power.mean(dim=-2).repeat(1, 1, 2)
-        ears = power.unflatten(-1, (2, -1))
-        square = ears.sum(dim=-1, keepdim=True) / self.config.hop_length  # mean, of a frame
-        within = ((1 + square.square()) ** -0.25).expand_as(ears).flatten(-2)
+        square = power.unflatten(-1, (2, -1)).sum(dim=-1) / self.config.hop_length  # a mean
+        within = (1 + square.amax(dim=-1, keepdim=True).square()) ** -0.25  # by the louder ear
         audible = power / (power.square() + QUIET_POWER**2).sqrt()
         return expected.level.exp() * audible * within
 

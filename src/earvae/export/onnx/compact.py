@@ -151,9 +151,8 @@ def _audible(decoder: CompactDecoder, power: Value, level: Value) -> Value:
     audible = power / (power * power + QUIET_POWER**2).op("Sqrt")
     square = power.reshape(0, 0, 2, half).op("ReduceMean", axes=[3], keepdims=1)
     square = square * (half / decoder.config.hop_length)
-    within = (square * square + 1.0).op("Pow", -0.25)
-    audible = audible.reshape(0, 0, 2, half) * within
-    return audible.reshape(0, 0, 2 * half)
+    square = square.op("ReduceMax", axes=[2], keepdims=0)  # of the louder ear
+    return audible * (square * square + 1.0).op("Pow", -0.25)
 
 
 def _stored(table: Tensor, first_frame: Value, frames: Value) -> Value:
