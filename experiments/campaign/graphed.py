@@ -52,6 +52,7 @@ SHARES = {
 SPEEDS = (0, 0, -6, 4, -3, 6, -1, 2)  # of crops in turn, as 64ths more than 1
 VIEWS = (((0, 3), (0, 3)), ((1, 4), (1, 4)), ((0, 2), (2, 5)), ((1, 3), (0, 4)), ((2, 4), (1, 3)))
 # of a step each: scales of the discriminator, resolutions of the objective
+NOTES, PARTIALS = 3, 48  # of an additive sound
 HELD_OUT = 12  # excerpts that nothing is trained on
 
 
@@ -120,10 +121,41 @@ class Music:
         return torch.stack([self.audio[:, a : a + CROP] for a, n in places if n > CROP]) / 32_768
 
 
+def notes(count: int, device: torch.device) -> Tensor:
+    """``[count, 2, CROP]`` of additive sounds: three notes each, harmonic or a little stretched,
+    with vibrato or none, struck or held, anywhere between the ears; every fourth is a lone sine.
+    Their partials from a kilohertz up are where those below say."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, NOTES, 1, 1, device=device)
+
+    time = torch.arange(CROP, device=device) / RATE
+    partial = torch.arange(1, PARTIALS + 1, device=device, dtype=torch.float32)[:, None]
+    lone = (torch.arange(count, device=device) % 4 == 3).view(-1, 1, 1, 1)
+    first = 55 * 16 ** uniform(0, 1)  # Hz, to 880
+    first = torch.where(lone, 100 * 120 ** uniform(0, 1), first)  # to 12 kHz
+    stretch = (1 + 10 ** uniform(-6, -3.3) * partial.square()).sqrt()
+    frequency = first * partial * stretch  # [count, NOTES, PARTIALS, 1]
+    gain = partial ** -uniform(0.5, 2.5) * (1 + 0.9 * torch.rand(frequency.shape, device=device))
+    gain = gain * (frequency < 16_000) * torch.where(lone, partial == 1, True)
+    depth = uniform(0, 0.01) * (uniform(0, 1) < 0.5)
+    rate = uniform(4, 7)
+    bent = time + depth / (2 * math.pi * rate) * (2 * math.pi * rate * time).sin()
+    phase = 2 * math.pi * torch.rand(frequency.shape, device=device)
+    since = (time - uniform(-0.5, 1.2)).clamp_min(0)
+    decay = uniform(0, 4) * (1 + uniform(0, 0.1) * partial)
+    shape = (1 - torch.exp(-since / uniform(0.002, 0.1))) * torch.exp(-since * decay)
+    sound = (gain * shape * (2 * math.pi * frequency * bent + phase).sin()).sum(dim=2)
+    pan = uniform(0.15, 1.42)[..., 0]
+    both = torch.stack([sound * pan.cos(), sound * pan.sin()], dim=2)  # [count, NOTES, 2, CROP]
+    return both.sum(dim=1)
+
+
 class Changes:
     """The random changes of crops that ninth.yaml has, drawn and made without the host."""
 
-    def __init__(self, device: torch.device, plain: float) -> None:
+    def __init__(self, device: torch.device, plain: float, sung: int = 0) -> None:
+        self.sung = sung  # how many crops of a batch have notes added
         self.k_weights = augment._k_weights(CROP, RATE, device)
         self.plain = plain  # share of crops with nothing but gain, channels and polarity
 
@@ -141,6 +173,13 @@ class Changes:
         added = torch.roll(audio, 1, 0)
         audio = torch.where(mixed, augment.mix(audio, added, 10 ** (uniform(*MIX_DB) / 20)), audio)
         audio = self.at_speeds(audio)
+        if self.sung:
+            added, own = notes(self.sung, audio.device), audio[: self.sung]
+            loud = 10 ** (uniform(-12, 6)[: self.sung] / 20)
+            alone = torch.rand(self.sung, 1, 1, device=audio.device) < 0.2
+            added = added * (0.1 / (added.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-9))
+            sung = torch.where(alone, added, augment.mix(own, added, loud))
+            audio = torch.cat([sung, audio[self.sung :]])
         gains = 2 * torch.randn(count, len(OCTAVES), device=audio.device) * changed[..., 0]
         bass = 10 ** (uniform(-3, 6) * changed / 20) - 1
         audio = augment.equalise(audio, gains, RATE, bass[..., 0])
@@ -269,7 +308,7 @@ class Training:
         self.keep = torch.zeros((), device=device)  # share of the new weights in the average
         self.sums = torch.zeros(8, device=device)
         self.finite = torch.zeros((), device=device)
-        self.changes = Changes(device, args.plain)
+        self.changes = Changes(device, args.plain, args.notes)
 
     def changed(self, audio: Tensor, plain: float) -> Tensor:
         return Changes(self.device, plain)(audio)
@@ -537,6 +576,7 @@ def main() -> None:
     one.add_argument("--alone", type=int, default=300, help="steps of the discriminator alone")
     one.add_argument("--linear-rate", type=float, default=1.0, help="share of the rate")
     one.add_argument("--plain", type=float, default=0.3, help="share of crops left unchanged")
+    one.add_argument("--notes", type=int, default=0, help="crops of a batch with notes added")
     one.add_argument("--decay", type=float, default=0.999)
     one.add_argument("--channels", type=int, default=32)
     one.add_argument("--judged", type=int, default=0, help="samples that the judge sees; 0 = all")
