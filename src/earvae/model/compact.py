@@ -52,7 +52,8 @@ DECIDED = 4.0
 class Told(NamedTuple):
     """What a decoder's blocks say of frames ``[batch, frames, features]``, before the power of a
     bin is shared: as :class:`Expected`, but ``texture`` is of noise and tones together, and
-    ``pitch`` and ``high_pitch`` are logarithms of a tone's power over that of the noise."""
+    ``pitch`` and ``high_pitch``, ``[batch, frames, 2, tones]`` each, are natural logarithms of a
+    tone's power over that of the noise."""
 
     mean: Tensor
     texture: Tensor

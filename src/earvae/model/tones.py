@@ -48,6 +48,7 @@ class StoredTones(Constants):
 
     Attributes:
         count: tones, for Mid and for Side each.
+        end: as given.
         frequencies: in long bins, low to high, ``[count]``.
         owner: of the bins that ``mdct`` keeps, the one that a tone lies in, ``[count]``.
         lowest, owners: the first bin that owns tones, and how many do.

@@ -43,10 +43,8 @@ def encode(encoder: CompactEncoder, audio: Value) -> tuple[Value, Value]:
 def decode(decoder: CompactDecoder, latents: Value, first_frame: Value) -> Value:
     """``[batch, latent, frames]``, the first of them at ``first_frame [1]`` of the file, to
     ``[batch, 2, frames·hop]``."""
-    latents, bins = (
-        latents.transpose(0, 2, 1),
-        decoder.transform.long.bins,
-    )  # [batch, frames, latent]
+    latents = latents.transpose(0, 2, 1)  # [batch, frames, latent]
+    bins = decoder.transform.long.bins
     of_mid, of_side, _ = decoder.kinds
     mid, side = latents.slice(2, 0, of_mid), latents.slice(2, of_mid, of_mid + of_side)
     of_levels = latents.slice(2, of_mid + of_side)
