@@ -53,6 +53,7 @@ SPEEDS = (0, 0, -6, 4, -3, 6, -1, 2)  # of crops in turn, as 64ths more than 1
 VIEWS = (((0, 3), (0, 3)), ((1, 4), (1, 4)), ((0, 2), (2, 5)), ((1, 3), (0, 4)), ((2, 4), (1, 3)))
 # of a step each: scales of the discriminator, resolutions of the objective
 NOTES, PARTIALS = 3, 48  # of an additive sound
+FINE_HZ, TREBLE_HZ = 600.0, 4000.0
 HELD_OUT = 12  # excerpts that nothing is trained on
 
 
@@ -296,6 +297,7 @@ class Training:
         else:
             crops = (self.changed(music.crops(50), 1.0) for _ in range(30))
             compact.fit_linear_start(self.vae.encoder, self.vae.decoder, crops)
+        self.counts(self.vae.decoder)
         self.ema = copy.deepcopy(self.vae).eval().requires_grad_(False)
         if args.only:
             for name, parameter in self.vae.named_parameters():
@@ -309,6 +311,15 @@ class Training:
         self.sums = torch.zeros(8, device=device)
         self.finite = torch.zeros((), device=device)
         self.changes = Changes(device, args.plain, args.notes)
+
+    def counts(self, decoder) -> None:
+        """Fine spectra from FINE_HZ up, where lines are missed, and frames from TREBLE_HZ up count
+        so many times."""
+        fine, frames = decoder.fine_surprise, decoder.surprise
+        hz = fine.fine * RATE / len(fine.window)
+        fine.share.mul_(torch.where(hz >= FINE_HZ, self.args.fine, 1.0))
+        hz = decoder.transform.frequencies(RATE)[: len(frames.share)].to(frames.share.device)
+        frames.share.mul_(torch.where(hz >= TREBLE_HZ, self.args.treble, 1.0))
 
     def changed(self, audio: Tensor, plain: float) -> Tensor:
         return Changes(self.device, plain)(audio)
@@ -577,6 +588,8 @@ def main() -> None:
     one.add_argument("--linear-rate", type=float, default=1.0, help="share of the rate")
     one.add_argument("--plain", type=float, default=0.3, help="share of crops left unchanged")
     one.add_argument("--notes", type=int, default=0, help="crops of a batch with notes added")
+    one.add_argument("--fine", type=float, default=1.0, help="how much fine spectra count")
+    one.add_argument("--treble", type=float, default=1.0, help="how much frames count there")
     one.add_argument("--decay", type=float, default=0.999)
     one.add_argument("--channels", type=int, default=32)
     one.add_argument("--judged", type=int, default=0, help="samples that the judge sees; 0 = all")
