@@ -54,6 +54,7 @@ VIEWS = (((0, 3), (0, 3)), ((1, 4), (1, 4)), ((0, 2), (2, 5)), ((1, 3), (0, 4)),
 # of a step each: scales of the discriminator, resolutions of the objective
 NOTES, PARTIALS = 3, 48  # of an additive sound
 FINE_HZ, TREBLE_HZ = 600.0, 4000.0
+PANNED_DB = (-40, -6)  # of the quieter ear
 HELD_OUT = 12  # excerpts that nothing is trained on
 
 
@@ -155,8 +156,11 @@ def notes(count: int, device: torch.device) -> Tensor:
 class Changes:
     """The random changes of crops that ninth.yaml has, drawn and made without the host."""
 
-    def __init__(self, device: torch.device, plain: float, sung: int = 0) -> None:
+    def __init__(
+        self, device: torch.device, plain: float, sung: int = 0, panned: float = 0.0
+    ) -> None:
         self.sung = sung  # how many crops of a batch have notes added
+        self.panned = panned  # share of crops of which one ear hears little
         self.k_weights = augment._k_weights(CROP, RATE, device)
         self.plain = plain  # share of crops with nothing but gain, channels and polarity
 
@@ -169,6 +173,8 @@ class Changes:
         def happens(probability: float) -> Tensor:
             return torch.rand(count, 1, 1, device=audio.device) < probability
 
+        quieter = 10 ** (uniform(*PANNED_DB) / 20 * happens(self.panned))
+        audio = torch.cat([audio[:, :1], audio[:, 1:] * quieter], dim=1)
         changed = ~happens(self.plain)
         mixed = happens(0.15) & changed
         added = torch.roll(audio, 1, 0)
@@ -310,7 +316,7 @@ class Training:
         self.keep = torch.zeros((), device=device)  # share of the new weights in the average
         self.sums = torch.zeros(8, device=device)
         self.finite = torch.zeros((), device=device)
-        self.changes = Changes(device, args.plain, args.notes)
+        self.changes = Changes(device, args.plain, args.notes, args.panned)
 
     def counts(self, decoder) -> None:
         """Fine spectra from FINE_HZ up, where lines are missed, and frames from TREBLE_HZ up count
@@ -588,6 +594,7 @@ def main() -> None:
     one.add_argument("--linear-rate", type=float, default=1.0, help="share of the rate")
     one.add_argument("--plain", type=float, default=0.3, help="share of crops left unchanged")
     one.add_argument("--notes", type=int, default=0, help="crops of a batch with notes added")
+    one.add_argument("--panned", type=float, default=0.0, help="share of crops panned hard")
     one.add_argument("--fine", type=float, default=1.0, help="how much fine spectra count")
     one.add_argument("--treble", type=float, default=1.0, help="how much frames count there")
     one.add_argument("--decay", type=float, default=0.999)
