@@ -173,8 +173,9 @@ class Changes:
         def happens(probability: float) -> Tensor:
             return torch.rand(count, 1, 1, device=audio.device) < probability
 
-        quieter = 10 ** (uniform(*PANNED_DB) / 20 * happens(self.panned))
-        audio = torch.cat([audio[:, :1], audio[:, 1:] * quieter], dim=1)
+        if self.panned:
+            quieter = 10 ** (uniform(*PANNED_DB) / 20 * happens(self.panned))
+            audio = torch.cat([audio[:, :1], audio[:, 1:] * quieter], dim=1)
         changed = ~happens(self.plain)
         mixed = happens(0.15) & changed
         added = torch.roll(audio, 1, 0)
@@ -319,8 +320,8 @@ class Training:
         self.changes = Changes(device, args.plain, args.notes, args.panned)
 
     def counts(self, decoder) -> None:
-        """Fine spectra from FINE_HZ up, where lines are missed, and frames from TREBLE_HZ up count
-        so many times."""
+        """Let fine spectra count ``fine`` times from FINE_HZ up, where lines are missed, and frames
+        ``treble`` times from TREBLE_HZ up."""
         fine, frames = decoder.fine_surprise, decoder.surprise
         hz = fine.fine * RATE / len(fine.window)
         fine.share.mul_(torch.where(hz >= FINE_HZ, self.args.fine, 1.0))

@@ -46,7 +46,8 @@ def main() -> None:
             for name, value in panning_figures(Signal(decoded), Signal(panned)).items():
                 if not math.isnan(value):
                     found.setdefault(name, []).append(value)
-        told = (f"{band} kHz {fmean(found[f'panning_{band}']):+.1f}" for band in BANDS_HZ)
+        means = {name: fmean(values) for name, values in found.items()}  # none, nan: none so loud
+        told = (f"{band} kHz {means.get(f'panning_{band}', math.nan):+.1f}" for band in BANDS_HZ)
         print(f"{quieter} dB quieter: {', '.join(told)} dB", flush=True)
 
 

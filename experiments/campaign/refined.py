@@ -27,6 +27,8 @@ SHOWN = ("si_sdr", "mel", "stft", "lines_f1_0.2-1", "lines_f1_1-2", "lines_f1_2-
 
 
 def surprises(vae: EarVAE, latents: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Of frames and of fine spectra, scalars, at audio ``[1, 2, frames·hop]`` when the decoder has
+    latents ``[1, latent, frames]``."""
     decoder = vae.decoder
     expected = decoder.expect(decoder.tell(latents))
     left_over = audio - decoder.transform.inverse(expected.mean)
@@ -45,7 +47,7 @@ def show(name: str, vae: EarVAE, latents: Tensor, audio: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
     parser.add_argument("--weights")
     parser.add_argument("--steps", type=int, default=40)
